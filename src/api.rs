@@ -40,6 +40,21 @@ pub struct Summary {
     pub dropped: BTreeMap<String, u64>,
     /// The last transition's sequence number.
     pub last_seq: u64,
+    /// How deadlines are computed.
+    pub timing: TimingSettings,
+}
+
+/// How deadlines are computed: `timeout = missed × interval + grace`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimingSettings {
+    /// Interval of peers that state none, nanoseconds.
+    pub interval_ns: u64,
+    /// Intervals that a peer may miss.
+    pub missed: f64,
+    /// Added to every timeout, nanoseconds.
+    pub grace_ns: u64,
+    /// Share of the timeout after which a peer is suspected.
+    pub suspect_at: f64,
 }
 
 /// Peers by state.

@@ -1,4 +1,38 @@
 //! The engine: who is up, who fell silent. Sans-IO.
 pub mod slot;
+pub mod table;
+pub mod timing;
 pub mod transition;
 pub mod wheel;
+
+pub use timing::Timing;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use transition::PeerState;
+
+/// How many of a shard's peers are in each state. Written by the owner, read by anybody.
+#[derive(Debug, Default)]
+pub struct StateCounts([AtomicU64; 5]);
+
+impl StateCounts {
+    /// Moves one peer from a state to another. Only the shard's owner calls it.
+    pub fn moved(&self, from: PeerState, to: PeerState) {
+        // Relaxed throughout: one writer, and a reader wants a recent figure, nothing ordered by it.
+        let step = |state: PeerState, by: u64| {
+            if let Some(cell) = self.0.get(state as usize) {
+                cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+            }
+        };
+        step(from, u64::MAX);
+        step(to, 1);
+    }
+
+    /// Peers in a state now.
+    pub fn get(&self, state: PeerState) -> u64 {
+        match state {
+            PeerState::Unknown | PeerState::Forgotten => 0,
+            // Relaxed: as in `moved`.
+            kept => self.0[kept as usize].load(Ordering::Relaxed),
+        }
+    }
+}
