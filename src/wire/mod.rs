@@ -1,67 +1,166 @@
 //! The datagram forms: what a heartbeat looks like on the wire, decoded and encoded in one place.
 //!
-//! `docs/protocol.md` is the specification, with a byte drawing and test vectors.
+//! ```text
+//!                    first byte
+//!  datagram ─┬─ 0xBE ──────────▶ header ─┬─ BEAT, BYE, PROBE   the header is all there is
+//!            │                           ├─ HELLO              + profile (name, group, labels)
+//!            │                           └─ BATCH              + beats of other peers
+//!            ├─ can start UTF-8 ▶ text                         a line that a shell can send
+//!            └─ else ───────────▶ Reject::Magic
+//! ```
+//!
+//! `docs/protocol.md` is the specification, with a byte drawing and test vectors; the tests read
+//! the vectors out of it. Three invariants:
+//!
+//! - Whatever bytes come, [`decode`] neither panics nor allocates: it answers with a [`Form`] that
+//!   borrows from the datagram, or with the one [`Reject`] that is counted.
+//! - Whatever decodes has been checked to its last byte, so that nothing behind [`Form`] can fail.
+//! - No cryptographic hash is computed for a binary form. Whether a name belongs to the id in the
+//!   header is [`Profile::matches`], which the caller asks only when the profile is new to it. The
+//!   text form carries no id, so there the name is hashed.
+//!
+//! Absent on purpose: sockets, time, the table, and any reply.
 
-use std::fmt;
+mod batch;
+mod digest;
+mod header;
+mod heartbeat;
+mod id;
+mod interval;
+mod key;
+mod profile;
+mod text;
 
-/// A peer's identity on the wire and in the table: the first eight bytes, little-endian, of the
-/// SHA-256 digest of its name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct PeerId(pub u64);
+#[cfg(test)]
+mod tests;
 
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+pub use batch::{Batch, BatchEncoder};
+pub use header::{encode_beat, encode_hello, encode_probe};
+pub use heartbeat::{Heartbeat, Kind, Status, start_of};
+pub use id::{PeerId, steer};
+pub use interval::{MAX_INTERVAL_US, MIN_INTERVAL_US, decode_interval, encode_interval};
+pub use profile::{MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile, Profile};
+
+use crate::metrics::Counter;
+use thiserror::Error;
+
+/// Bytes of the largest datagram, tag included: what an Ethernet frame carries without fragments.
+pub const MAX_DATAGRAM: usize = 1472;
+/// Bytes of the header, which is all of a BEAT, a BYE and a PROBE.
+pub const HEADER: usize = 32;
+/// Bytes of an authentication tag.
+pub const TAG: usize = 16;
+
+/// First byte of every binary form: a UTF-8 continuation byte, which no text starts with.
+const MAGIC: u8 = 0xBE;
+/// The only version so far.
+const VERSION: u8 = 1;
+/// Bytes that a form may have before its tag: a tag fits behind every one that is valid without.
+const MAX_UNTAGGED: usize = MAX_DATAGRAM - TAG;
+
+/// Why a datagram was dropped. The sender is never told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+pub enum Reject {
+    /// Shorter than the fixed part of its form.
+    #[error("shorter than its form")]
+    Runt,
+    /// The first byte is neither ours nor the start of UTF-8 text.
+    #[error("neither binary nor text")]
+    Magic,
+    /// A version that we do not speak.
+    #[error("unknown version")]
+    Version,
+    /// A kind that we do not know.
+    #[error("unknown kind")]
+    Kind,
+    /// The length does not match what the form says of itself, or exceeds its maximum.
+    #[error("length does not match the form")]
+    Length,
+    /// A reserved bit or byte is set, the tag flag and the key id contradict each other, or the
+    /// peer id is 0.
+    #[error("reserved bits set")]
+    Reserved,
+    /// An interval outside 1 ms to 90 days.
+    #[error("interval out of range")]
+    Interval,
+    /// A name that is empty, not UTF-8, or has control characters.
+    #[error("malformed name")]
+    Name,
+    /// A malformed group or label, too many labels, or a label key twice.
+    #[error("malformed group or label")]
+    Label,
+    /// A line that is not of the text form.
+    #[error("malformed text")]
+    Text,
+    /// Tagged with a key that we do not have.
+    #[error("unknown key")]
+    UnknownKey,
+}
+
+impl Reject {
+    /// All of them.
+    pub const ALL: [Reject; 11] = [
+        Reject::Runt,
+        Reject::Magic,
+        Reject::Version,
+        Reject::Kind,
+        Reject::Length,
+        Reject::Reserved,
+        Reject::Interval,
+        Reject::Name,
+        Reject::Label,
+        Reject::Text,
+        Reject::UnknownKey,
+    ];
+
+    /// The counter that it is counted by.
+    pub fn counter(self) -> Counter {
+        match self {
+            Reject::Runt => Counter::DropRunt,
+            Reject::Magic => Counter::DropMagic,
+            Reject::Version => Counter::DropVersion,
+            Reject::Kind => Counter::DropKind,
+            Reject::Length => Counter::DropLength,
+            Reject::Reserved => Counter::DropReserved,
+            Reject::Interval => Counter::DropInterval,
+            Reject::Name => Counter::DropName,
+            Reject::Label => Counter::DropLabel,
+            Reject::Text => Counter::DropText,
+            Reject::UnknownKey => Counter::DropKey,
+        }
     }
 }
 
-/// What the sender says of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
-pub enum Status {
-    /// All is well.
-    #[default]
-    Ok = 0,
-    /// Something wants attention.
-    Warn = 1,
-    /// It beats, but it does not work.
-    Critical = 2,
-    /// Planned work.
-    Maintenance = 3,
+/// What a datagram says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Form<'a> {
+    /// BEAT or BYE, or a text line that says `bye`: one heartbeat, without a profile.
+    Beat(Heartbeat),
+    /// HELLO or a text line: one heartbeat and who its sender is. Unless [`Profile::matches`] was
+    /// asked, a HELLO may carry a name that is not the peer's.
+    Hello(Heartbeat, Profile<'a>),
+    /// BATCH: a relay's own heartbeat, if it is a peer, and those of the peers that it heard.
+    Batch(Batch<'a>),
+    /// PROBE: what a reactor sends to itself to time the way from the socket.
+    Probe {
+        /// Proves that the reactor itself sent it.
+        secret: u64,
+        /// Monotonic nanoseconds at sending, by the reactor's clock.
+        sent_ns: u64,
+    },
 }
 
-/// Whether the heartbeat says "I am alive" or "I am leaving".
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// BEAT, HELLO, a BATCH entry or the text form.
-    Beat,
-    /// BYE: a graceful leave.
-    Bye,
-}
-
-/// One heartbeat as the engine takes it, whichever form it came in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Heartbeat {
-    /// Who beats.
-    pub peer: PeerId,
-    /// Beat or leave.
-    pub kind: Kind,
-    /// What the sender says of itself.
-    pub status: Status,
-    /// False for the text form, which carries neither incarnation nor sequence (both are 0 then).
-    pub sequenced: bool,
-    /// Key that the tag was made with; 0 is none.
-    pub key_id: u8,
-    /// The sender's start: tenths of a second since 1970, modulo 2^32 (serial arithmetic, RFC 1982).
-    pub incarnation: u32,
-    /// Sequence number within the incarnation, modulo 2^32 (serial arithmetic, RFC 1982).
-    pub sequence: u32,
-    /// The sender's interval in microseconds; 0 is "not stated", the monitor's default holds.
-    pub interval_us: u64,
-    /// The sender's wall clock at sending, nanoseconds since 1970; 0 is "not stated".
-    pub sent_ns: u64,
-    /// How long a relay has held it before sending, microseconds.
-    pub age_us: u32,
-    /// Digest of the profile that came with it (never 0); 0 when it came without one.
-    pub profile_digest: u32,
+/// Decodes a datagram.
+///
+/// # Errors
+/// The reason why it is to be dropped: the first that applies, in the order that
+/// `docs/protocol.md` states.
+#[inline]
+pub fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+    match datagram.first() {
+        Some(&MAGIC) => header::decode(datagram),
+        Some(0x00..=0x7F | 0xC2..=0xF4) => text::decode(datagram),
+        Some(_) => Err(Reject::Magic),
+        None => Err(Reject::Runt),
+    }
 }

@@ -1,0 +1,180 @@
+//! The 32 bytes that every binary form starts with, and the forms that consist of nothing else.
+//!
+//! ```text
+//!    0        1        2        3        4        5        6        7
+//!  ┌────────┬────────┬────────┬────────┬────────┬────────┬────────┬────────┐
+//!  │  0xBE  │ver kind│ flags  │ key id │       interval code (u32)         │  0
+//!  ├────────┴────────┴────────┴────────┴───────────────────────────────────┤
+//!  │                      peer id (u64)                                    │  8
+//!  ├───────────────────────────────────┬───────────────────────────────────┤
+//!  │         incarnation (u32)         │          sequence (u32)           │ 16
+//!  ├───────────────────────────────────┴───────────────────────────────────┤
+//!  │                      sent (u64)                                       │ 24
+//!  └───────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use super::batch::Batch;
+use super::key::Keyring;
+use super::{
+    Form, HEADER, Heartbeat, Kind, MAGIC, PeerId, Profile, Reject, Status, VERSION,
+    decode_interval, encode_interval,
+};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const BEAT: u8 = 1;
+const HELLO: u8 = 2;
+const BYE: u8 = 3;
+pub(super) const BATCH: u8 = 4;
+const PROBE: u8 = 15;
+
+const STATUS_BITS: u8 = 0b0000_0011;
+const TAGGED: u8 = 0b1000_0000;
+
+/// The header as it lies in the datagram.
+#[derive(
+    FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, PartialEq, Debug,
+)]
+#[repr(C)]
+pub(super) struct Header {
+    magic: u8,
+    version_and_kind: u8,
+    flags: u8,
+    key_id: u8,
+    interval: U32,
+    peer: U64,
+    incarnation: U32,
+    sequence: U32,
+    sent: U64,
+}
+
+const _: () = assert!(size_of::<Header>() == HEADER);
+
+/// Decodes a datagram whose first byte is the magic.
+#[inline]
+pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+    let (header, body) = Header::ref_from_prefix(datagram).map_err(|_| Reject::Runt)?;
+    if header.version_and_kind >> 4 != VERSION {
+        return Err(Reject::Version);
+    }
+    let kind = header.version_and_kind & 0x0F;
+    if !matches!(kind, BEAT | HELLO | BYE | BATCH | PROBE) {
+        return Err(Reject::Kind);
+    }
+    let tagged = header.flags & TAGGED != 0;
+    if header.flags & !(STATUS_BITS | TAGGED) != 0 || tagged != (header.key_id != 0) {
+        return Err(Reject::Reserved);
+    }
+    let body = if tagged { &Keyring.open(header.key_id, datagram)?[HEADER..] } else { body };
+    match kind {
+        BEAT => header.alone(Kind::Beat, body).map(Form::Beat),
+        BYE => header.alone(Kind::Bye, body).map(Form::Beat),
+        HELLO => {
+            let mut heartbeat = header.of_peer(Kind::Beat)?;
+            let profile = Profile::from_bytes(body)?;
+            heartbeat.profile_digest = profile.digest();
+            Ok(Form::Hello(heartbeat, profile))
+        }
+        BATCH => Batch::decode(header, body).map(Form::Batch),
+        _ => header.probe(body),
+    }
+}
+
+/// A BEAT, or a BYE if the heartbeat is one. Age, key and profile do not travel in it.
+pub fn encode_beat(heartbeat: &Heartbeat) -> [u8; HEADER] {
+    let kind = match heartbeat.kind {
+        Kind::Beat => BEAT,
+        Kind::Bye => BYE,
+    };
+    zerocopy::transmute!(Header::new(kind, heartbeat))
+}
+
+/// Appends a HELLO to `out`. The heartbeat's peer must be the id of the profile's name, or the
+/// monitor drops it.
+pub fn encode_hello(heartbeat: &Heartbeat, profile: &Profile<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(Header::new(HELLO, heartbeat).as_bytes());
+    profile.to_bytes(out);
+}
+
+/// A PROBE, from a reactor to itself. `token` is any id that is steered to it, `secret` proves that
+/// it was the sender, `sent_ns` is its monotonic clock.
+pub fn encode_probe(token: PeerId, secret: u64, sent_ns: u64) -> [u8; HEADER] {
+    zerocopy::transmute!(Header {
+        magic: MAGIC,
+        version_and_kind: VERSION << 4 | PROBE,
+        flags: 0,
+        key_id: 0,
+        interval: U32::ZERO,
+        peer: U64::new(token.0),
+        incarnation: U32::new(secret as u32),
+        sequence: U32::new((secret >> 32) as u32),
+        sent: U64::new(sent_ns),
+    })
+}
+
+impl Header {
+    /// An untagged header that says what the heartbeat says.
+    pub(super) fn new(kind: u8, heartbeat: &Heartbeat) -> Header {
+        Header {
+            magic: MAGIC,
+            version_and_kind: VERSION << 4 | kind,
+            flags: heartbeat.status as u8,
+            key_id: 0,
+            interval: U32::new(encode_interval(heartbeat.interval_us)),
+            peer: U64::new(heartbeat.peer.0),
+            incarnation: U32::new(heartbeat.incarnation),
+            sequence: U32::new(heartbeat.sequence),
+            sent: U64::new(heartbeat.sent_ns),
+        }
+    }
+
+    /// An untagged header of a kind that speaks for no peer.
+    pub(super) fn anonymous(kind: u8) -> Header {
+        Header { magic: MAGIC, version_and_kind: VERSION << 4 | kind, ..Header::new_zeroed() }
+    }
+
+    /// The heartbeat of a form that has nothing behind its header.
+    #[inline]
+    fn alone(&self, kind: Kind, body: &[u8]) -> Result<Heartbeat, Reject> {
+        if !body.is_empty() {
+            return Err(Reject::Length);
+        }
+        self.of_peer(kind)
+    }
+
+    /// The heartbeat of a form that always speaks for a peer.
+    #[inline]
+    fn of_peer(&self, kind: Kind) -> Result<Heartbeat, Reject> {
+        let heartbeat = self.heartbeat(kind)?;
+        if heartbeat.peer.0 == 0 { Err(Reject::Reserved) } else { Ok(heartbeat) }
+    }
+
+    /// What the header says, peer id 0 included.
+    #[inline]
+    pub(super) fn heartbeat(&self, kind: Kind) -> Result<Heartbeat, Reject> {
+        Ok(Heartbeat {
+            peer: PeerId(self.peer.get()),
+            kind,
+            status: Status::from_bits(self.flags),
+            sequenced: true,
+            key_id: self.key_id,
+            incarnation: self.incarnation.get(),
+            sequence: self.sequence.get(),
+            interval_us: decode_interval(self.interval.get()).ok_or(Reject::Interval)?,
+            sent_ns: self.sent.get(),
+            age_us: 0,
+            profile_digest: 0,
+        })
+    }
+
+    fn probe(&self, body: &[u8]) -> Result<Form<'static>, Reject> {
+        if !body.is_empty() {
+            return Err(Reject::Length);
+        }
+        if self.flags != 0 || self.interval.get() != 0 {
+            return Err(Reject::Reserved);
+        }
+        let secret = u64::from(self.sequence.get()) << 32 | u64::from(self.incarnation.get());
+        Ok(Form::Probe { secret, sent_ns: self.sent.get() })
+    }
+}

@@ -1,0 +1,56 @@
+//! What must hold for every datagram, whoever made it. The fuzz targets call this; a broken rule is
+//! a panic, which libFuzzer reports together with the bytes.
+
+use systole::wire::{
+    BatchEncoder, Form, Heartbeat, OwnedProfile, PeerId, Profile, Reject, decode, encode_beat,
+    encode_hello, encode_probe,
+};
+
+/// Decodes, encodes what came out, decodes again: the meaning must be the same.
+pub fn check(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+    let form = decode(datagram)?;
+    match form {
+        Form::Beat(heartbeat) => {
+            assert_eq!(heartbeat.profile_digest, 0);
+            let again = encode_beat(&heartbeat);
+            assert_eq!(decode(&again), Ok(Form::Beat(as_binary(heartbeat))));
+        }
+        Form::Hello(heartbeat, profile) => check_hello(heartbeat, profile),
+        Form::Batch(batch) => {
+            let mut encoder = BatchEncoder::new();
+            batch.entries().for_each(|beat| assert!(encoder.push(&beat), "it fitted before"));
+            let mut again = Vec::new();
+            encoder.finish(batch.relay().as_ref(), &mut again);
+            assert!(again.len() <= datagram.len(), "the encoder wastes nothing");
+            let Ok(Form::Batch(twin)) = decode(&again) else { panic!("not a batch: {again:x?}") };
+            assert_eq!(twin.relay(), batch.relay());
+            assert!(twin.entries().eq(batch.entries()), "{batch:?} became {twin:?}");
+        }
+        Form::Probe { secret, sent_ns } => {
+            let mut token = [0; 8];
+            token.copy_from_slice(&datagram[8..16]);
+            let token = PeerId(u64::from_le_bytes(token));
+            assert_eq!(encode_probe(token, secret, sent_ns), datagram);
+        }
+    }
+    Ok(form)
+}
+
+fn check_hello(heartbeat: Heartbeat, profile: Profile<'_>) {
+    assert_ne!(heartbeat.profile_digest, 0);
+    let mut again = Vec::new();
+    encode_hello(&heartbeat, &profile, &mut again);
+    assert_eq!(decode(&again), Ok(Form::Hello(as_binary(heartbeat), profile)));
+
+    let owned = OwnedProfile::of(&profile);
+    assert_eq!(owned.profile(), profile);
+    assert_eq!(owned.profile().digest(), heartbeat.profile_digest);
+    assert_eq!(Profile::from_bytes(owned.as_bytes()), Ok(profile));
+    let labels: Vec<_> = profile.labels().collect();
+    assert_eq!(Profile::new(profile.name, profile.group, &labels), Ok(profile));
+}
+
+/// The text form has no sequence; once it is encoded as binary it has one.
+fn as_binary(heartbeat: Heartbeat) -> Heartbeat {
+    Heartbeat { sequenced: true, ..heartbeat }
+}
