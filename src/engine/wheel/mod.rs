@@ -1,0 +1,339 @@
+//! The timing wheel: which timer is due next, at a cost that does not depend on how many there are.
+//!
+//! Think of eight clocks side by side, each with 64 marks on its dial. The first one's hand moves
+//! a mark every microsecond, the second one's every 64 µs, and so on. A timer hangs at a mark of
+//! the *fastest* clock whose dial still reaches to its deadline. When a hand comes to a mark, the
+//! timers there are taken down and hung on faster clocks (a *cascade*), until the first clock's
+//! hand finds them at their very microsecond.
+//!
+//! ```text
+//!            width of a slot    reach                    occupied (one word a level)
+//!  level 0      1 µs            63 µs       c▽           0010…0001
+//!  level 1     64 µs             4 ms       │ c▽         0000…0100   ▽ slot of `elapsed`
+//!  level 2      4.1 ms         258 ms       │ │          0000…0000
+//!  level 3    262 ms          16.5 s        ▼ ▼          1100…1111
+//!  level 4     16.8 s         17.6 min    ┌──────┐  head   ┌────┐   ┌────┐   ┌────┐  tail
+//!  level 5     17.9 min       18.8 h      │ list ├────────▶│ 17 │◀─▶│  4 │◀─▶│ 90 │◀──────
+//!  level 6     19.1 h         50.1 days   └──────┘         └────┘   └────┘   └────┘
+//!  level 7     50.9 days       8.8 years                   links are kept inside the records
+//! ```
+//!
+//! **Every level is a ring.** At level `l` the slots are numbered from time 0, `tick >> 6·l`; a
+//! timer belongs to the lowest level at which its slot is at most 63 slots ahead of the slot of
+//! `elapsed`, the tick up to which the wheel has worked. So a timer of three seconds is always put
+//! on level 3. (The usual rule, the highest bit in which tick and `elapsed` differ, lets nearly a
+//! whole fleet pile up in one slot before each boundary of a higher level: every 16.8 s a million
+//! peers would be cascaded at one blow.)
+//!
+//! **The wheel is lazy.** A heartbeat does not touch it. When a timer is visited, the wheel asks
+//! the record for its real deadline ([`Timers::deadline_us`]) and goes by the answer. A healthy
+//! peer is met at a cascade about once in a timeout, however fast it beats, has moved on, and is
+//! hung up at its new place without ever getting near level 0.
+//!
+//! **Invariants.** Between two calls:
+//! 1. a timer in slot number `s` of level `l` has `s - (elapsed >> 6·l)` in 1 ..= 63, or in
+//!    0 ..= 63 at level 0. So a slot holds one rotation only, and what is due stands at level 0;
+//! 2. a bit of `occupied` is set exactly if its list has a timer;
+//! 3. no slot of any level starts between `elapsed` and [`Wheel::next_us`].
+//!
+//! **Order.** Timers fire in ascending order of their ticks, where a deadline that was already in
+//! the past when the wheel was told it counts as the tick at which it was told. Timers of *one*
+//! tick fire in the order in which the wheel learnt of that tick: at [`Wheel::insert`], or when it
+//! visited the record and got a new answer. For deadlines that do not move this is first in, first
+//! out. It holds because the level of a fixed tick can only sink as `elapsed` grows: of two timers
+//! for one tick the one on the higher level was placed earlier. So a cascade puts what did not
+//! move *in front* of the lists below, lowest level first, and what did move at their ends. (Only
+//! a deadline beyond the horizon is, in this sense, learnt anew when it comes within reach.)
+//!
+//! **Absent:** locks and sharing (the wheel has one owner), allocation, a clock (the time is an
+//! argument), stepping through empty ticks: a jump of hours costs as many steps as there are
+//! occupied slots in it.
+
+mod level;
+#[cfg(test)]
+mod tests;
+
+use level::{LEVELS, Level, SLOTS};
+
+/// What the wheel needs of the records whose timers it holds: room for the links, and the truth.
+pub trait Timers {
+    /// The record's links and the tick at which it is armed. A record that was never in the wheel
+    /// must answer [`Link::UNARMED`].
+    fn link(&self, index: u32) -> Link;
+    /// Stores them.
+    fn set_link(&mut self, index: u32, link: Link);
+    /// The record's real deadline now, in ticks (microseconds). It may have moved since the timer
+    /// was armed; the wheel then re-inserts it at its true place instead of firing it. Only a move
+    /// to a *later* tick may go unannounced: for an earlier one the owner removes and inserts,
+    /// otherwise the timer fires as late as the tick it was armed for.
+    fn deadline_us(&self, index: u32) -> u64;
+    /// Says that this record will be visited next; an implementation whose records do not fit the
+    /// cache starts loading it.
+    #[inline]
+    fn prefetch(&self, index: u32) {
+        let _ = index;
+    }
+}
+
+/// A record's place in its list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Index of the record before, or [`NIL`].
+    pub prev: u32,
+    /// Index of the record behind, or [`NIL`].
+    pub next: u32,
+    /// Tick that the timer is armed for; [`UNARMED`] when it is in no list.
+    pub armed_us: u64,
+}
+
+impl Link {
+    /// In no list.
+    pub const UNARMED: Link = Link { prev: NIL, next: NIL, armed_us: UNARMED };
+}
+
+/// No record.
+pub const NIL: u32 = u32::MAX;
+/// In no list.
+pub const UNARMED: u64 = u64::MAX;
+
+/// Levels below this one are not worth weeding ahead of time: their slots are at most 4.1 ms wide,
+/// so what is cascaded at one blow is a small share of the fleet.
+const WEEDED_FROM: usize = 3;
+
+/// The wheel: eight levels of 64 lists, one microsecond a tick.
+pub struct Wheel {
+    /// All ticks before this one are done with; this one may have timers left to fire.
+    elapsed: u64,
+    levels: [Level; LEVELS],
+    /// For each level, how far [`Wheel::weed`] has got.
+    weeding: [Weeding; LEVELS],
+}
+
+/// A walk through the list of one slot, from its tail to its head.
+#[derive(Clone, Copy)]
+struct Weeding {
+    /// The slot that is walked through.
+    slot: u64,
+    /// The record to visit next; [`NIL`] when the walk is over.
+    cursor: u32,
+}
+
+impl Wheel {
+    /// An empty wheel at `now_us`, any tick below 2^63.
+    pub fn new(now_us: u64) -> Wheel {
+        debug_assert!(now_us < 1 << 63);
+        Wheel {
+            elapsed: now_us,
+            levels: std::array::from_fn(Level::new),
+            weeding: [Weeding { slot: u64::MAX, cursor: NIL }; LEVELS],
+        }
+    }
+
+    /// Arms a record's timer; it must not be armed. A deadline in the past fires at the next `pop`.
+    pub fn insert(&mut self, timers: &mut impl Timers, index: u32, deadline_us: u64) {
+        debug_assert_eq!(timers.link(index).armed_us, UNARMED, "record {index} is armed already");
+        self.place_last(timers, index, deadline_us);
+    }
+
+    /// Disarms a record's timer if it is armed.
+    pub fn remove(&mut self, timers: &mut impl Timers, index: u32) {
+        let link = timers.link(index);
+        if link.armed_us == UNARMED {
+            return;
+        }
+        // The level is not stored. It is needed only for a record at an end of its list, and then
+        // is the one whose list has this record at this end: at most eight to look at.
+        let level = if link.prev != NIL && link.next != NIL {
+            0
+        } else {
+            let at_end = |level: &Level| {
+                let list = level.list(level.slot_of(link.armed_us));
+                if link.prev == NIL { list.head == index } else { list.tail == index }
+            };
+            self.levels.iter().position(at_end).expect("an armed timer is in a list")
+        };
+        self.unlink(timers, level, index, link);
+        timers.set_link(index, Link::UNARMED);
+    }
+
+    /// Takes out the next record whose *real* deadline is at or before `now_us`, cascading and
+    /// weeding out those that moved on the way. `None`: nothing (more) is due.
+    ///
+    /// The caller may stop at any time and go on later, at the same or a later `now_us`. Amortised
+    /// constant time: a record is visited at most once a level between being armed and fired.
+    ///
+    /// ```text
+    /// loop:
+    ///     while the list of tick `elapsed` has a first record:
+    ///         its deadline has come    → take it out, return it
+    ///         it has moved             → hang it at its true place
+    ///     tick ← start of the first occupied slot of any level
+    ///     tick is after now            → elapsed ← now, return nothing
+    ///     elapsed ← tick, cascade the slots that start at it
+    /// ```
+    pub fn pop(&mut self, timers: &mut impl Timers, now_us: u64) -> Option<u32> {
+        debug_assert!(now_us < 1 << 63);
+        loop {
+            if self.elapsed <= now_us
+                && let Some(index) = self.fire(timers)
+            {
+                return Some(index);
+            }
+            match self.next_us() {
+                Some(tick) if tick <= now_us => self.enter(timers, tick),
+                // A time that goes back moves nothing.
+                _ => {
+                    self.elapsed = self.elapsed.max(now_us);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The tick at which `pop` next has something to do: a deadline that may be real, or a cascade.
+    /// `None`: no timer is armed. Exact for timers at most 63 µs ahead, and otherwise early: the
+    /// start of the slot.
+    pub fn next_us(&self) -> Option<u64> {
+        self.levels.iter().filter_map(|level| level.next_start(self.elapsed)).min()
+    }
+
+    /// Visits up to `visits` timers of the slots that will be cascaded next and hangs those whose
+    /// deadline has moved at their true places; returns how many it visited.
+    ///
+    /// Never needed, for `pop` does the same when the time comes, but then all at once: a slot of
+    /// level 3 holds a tenth of a fleet with three-second timeouts. The owner calls this in its
+    /// spare time, and the cascade finds only those that are silent indeed. A slot is walked
+    /// through once, and not before it is the next one of its level, so that a healthy peer is
+    /// still met about once in a timeout.
+    pub fn weed(&mut self, timers: &mut impl Timers, visits: u32) -> u32 {
+        let mut left = visits;
+        for level in WEEDED_FROM..LEVELS {
+            let slot = self.levels[level].slot_of(self.elapsed) + 1;
+            if self.weeding[level].slot != slot {
+                self.weeding[level] = Weeding { slot, cursor: self.levels[level].list(slot).tail };
+            }
+            // From tail to head: what is hung up meanwhile goes behind the cursor, so the walk ends.
+            while self.weeding[level].cursor != NIL {
+                if left == 0 {
+                    return visits;
+                }
+                left -= 1;
+                let index = self.weeding[level].cursor;
+                let link = timers.link(index);
+                debug_assert_eq!(self.levels[level].slot_of(link.armed_us), slot);
+                if link.prev != NIL {
+                    timers.prefetch(link.prev);
+                }
+                let deadline_us = timers.deadline_us(index);
+                if deadline_us == link.armed_us {
+                    self.weeding[level].cursor = link.prev;
+                } else {
+                    // Moves the cursor, too.
+                    self.unlink(timers, level, index, link);
+                    self.place_last(timers, index, deadline_us);
+                }
+            }
+        }
+        visits - left
+    }
+
+    /// Takes the first timer of tick `elapsed` that is due indeed; those before it have moved.
+    fn fire(&mut self, timers: &mut impl Timers) -> Option<u32> {
+        loop {
+            let index = self.levels[0].list(self.elapsed).head;
+            if index == NIL {
+                return None;
+            }
+            let link = timers.link(index);
+            debug_assert_eq!(link.armed_us, self.elapsed);
+            if link.next != NIL {
+                timers.prefetch(link.next);
+            }
+            let deadline_us = timers.deadline_us(index);
+            self.levels[0].unlink(timers, index, link);
+            if deadline_us <= self.elapsed {
+                timers.set_link(index, Link::UNARMED);
+                return Some(index);
+            }
+            self.place_last(timers, index, deadline_us);
+        }
+    }
+
+    /// Moves on to a tick, the next one with anything to do, and cascades what starts there.
+    fn enter(&mut self, timers: &mut impl Timers, tick: u64) {
+        debug_assert!(tick >= self.elapsed);
+        self.elapsed = tick;
+        // Lowest level first: each goes in front of those that were placed after it.
+        for level in 1..LEVELS {
+            if !self.levels[level].starts_at(tick) {
+                break;
+            }
+            self.cascade(timers, level);
+        }
+    }
+
+    /// Takes down all timers of the slot that starts now and hangs each where its deadline says:
+    /// the others *in front*, from the last to the first, those that moved at the end.
+    fn cascade(&mut self, timers: &mut impl Timers, level: usize) {
+        let slot = self.levels[level].slot_of(self.elapsed);
+        if self.weeding[level].slot == slot {
+            self.weeding[level].cursor = NIL;
+        }
+        let mut index = self.levels[level].take(slot).tail;
+        while index != NIL {
+            let link = timers.link(index);
+            debug_assert_eq!(self.levels[level].slot_of(link.armed_us), slot);
+            if link.prev != NIL {
+                timers.prefetch(link.prev);
+            }
+            let deadline_us = timers.deadline_us(index);
+            if deadline_us == link.armed_us {
+                let lower = level_of(self.elapsed, deadline_us);
+                debug_assert!(lower < level);
+                self.levels[lower].push_front(timers, index, deadline_us);
+            } else {
+                self.place_last(timers, index, deadline_us);
+            }
+            index = link.prev;
+        }
+    }
+
+    /// Hangs a timer at the end of the list of its tick, or as near to it as the wheel reaches:
+    /// not before `elapsed`, and not beyond the horizon, where it waits to be hung up again.
+    fn place_last(&mut self, timers: &mut impl Timers, index: u32, deadline_us: u64) {
+        let armed_us = deadline_us.clamp(self.elapsed, self.horizon_us());
+        self.levels[level_of(self.elapsed, armed_us)].push_back(timers, index, armed_us);
+    }
+
+    /// Takes a timer out of its list, and the weeding on to the one before it. `level` matters only
+    /// for a record at an end of its list.
+    fn unlink(&mut self, timers: &mut impl Timers, level: usize, index: u32, link: Link) {
+        for weeding in &mut self.weeding[WEEDED_FROM..] {
+            if weeding.cursor == index {
+                weeding.cursor = link.prev;
+            }
+        }
+        self.levels[level].unlink(timers, index, link);
+    }
+
+    /// Start of the farthest slot: 63 slots ahead at the top level, at least 62 · 2^42 µs (8.6
+    /// years) and less than 2^48 µs from `elapsed`.
+    fn horizon_us(&self) -> u64 {
+        let top = &self.levels[LEVELS - 1];
+        top.start_of(top.slot_of(self.elapsed) + SLOTS - 1)
+    }
+}
+
+/// The lowest level at which the slot of `tick` is less than [`SLOTS`] slots ahead of that of
+/// `elapsed`; `tick` is neither before `elapsed` nor beyond the horizon's slot.
+#[inline]
+fn level_of(elapsed: u64, tick: u64) -> usize {
+    debug_assert!(tick >= elapsed);
+    let level = ((tick - elapsed) | (SLOTS - 1)).ilog2() / level::BITS;
+    // The distance decides but for one case: one slot less a tick, begun in the middle of a slot,
+    // ends 64 slots ahead.
+    let shift = level * level::BITS;
+    let level = if (tick >> shift) - (elapsed >> shift) == SLOTS { level + 1 } else { level };
+    debug_assert!((level as usize) < LEVELS);
+    level as usize
+}

@@ -1,0 +1,626 @@
+//! The wheel against a dumb oracle: a sorted set of real deadlines.
+//!
+//! The oracle knows nothing of levels and slots. After every `pop` it says which tick had to come
+//! next and that nothing due was left behind; the records note when the wheel asked them, which
+//! gives the order within a tick and the count of visits.
+
+use super::level::{BITS, LEVELS, SLOTS};
+use super::*;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// A distance of any magnitude up to 2^bits, often at or beside a power of 64.
+    fn distance(&mut self, bits: u64) -> u64 {
+        let shift = self.below(bits + 1);
+        match self.below(4) {
+            0 => {
+                let edge = 1u64 << (shift - shift % u64::from(BITS));
+                let slots = [1, 2, 62, 63, 64, 65][self.below(6) as usize];
+                (edge * slots + self.below(3)).saturating_sub(1)
+            }
+            _ => self.below((1 << shift) + 1),
+        }
+    }
+}
+
+/// Seeds of the random tests: `SYSTOLE_TEST_SEED`, or 1 ..= n.
+fn seeds(n: u64) -> Vec<u64> {
+    match std::env::var("SYSTOLE_TEST_SEED") {
+        Ok(seed) => vec![seed.parse().expect("SYSTOLE_TEST_SEED is a number")],
+        Err(_) => (1..=n).collect(),
+    }
+}
+
+/// Says which seed was at work when a test panics.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with SYSTOLE_TEST_SEED={}", self.0);
+        }
+    }
+}
+
+struct Record {
+    link: Link,
+    deadline_us: u64,
+    /// What the wheel was told last, and the running number of that.
+    told_us: Cell<u64>,
+    told: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Records {
+    records: Vec<Record>,
+    told: Cell<u64>,
+    visits: Cell<u64>,
+}
+
+impl Records {
+    fn new(count: usize) -> Records {
+        let record = |_| Record {
+            link: Link::UNARMED,
+            deadline_us: 0,
+            told_us: Cell::new(0),
+            told: Cell::new(0),
+        };
+        Records { records: (0..count).map(record).collect(), ..Records::default() }
+    }
+
+    fn tell(&self, index: u32) {
+        let record = &self.records[index as usize];
+        record.told_us.set(record.deadline_us);
+        record.told.set(self.told.replace(self.told.get() + 1));
+    }
+}
+
+impl Timers for Records {
+    fn link(&self, index: u32) -> Link {
+        self.records[index as usize].link
+    }
+
+    fn set_link(&mut self, index: u32, link: Link) {
+        self.records[index as usize].link = link;
+    }
+
+    fn deadline_us(&self, index: u32) -> u64 {
+        self.visits.set(self.visits.get() + 1);
+        let record = &self.records[index as usize];
+        if record.deadline_us != record.told_us.get() {
+            self.tell(index);
+        }
+        record.deadline_us
+    }
+}
+
+/// A wheel, its records and the oracle.
+struct Model {
+    wheel: Wheel,
+    records: Records,
+    /// Armed records by the tick at which they have to fire.
+    oracle: BTreeSet<(u64, u32)>,
+    /// That tick, by record: the deadline, or the later tick at which the wheel was told it.
+    due_us: BTreeMap<u32, u64>,
+    /// Records whose place within their tick is not promised: told when beyond the horizon.
+    parked: BTreeSet<u32>,
+    /// Tick and running number of the last one that fired.
+    last: (u64, Option<u64>),
+    now_us: u64,
+}
+
+impl Model {
+    fn new(now_us: u64, records: usize) -> Model {
+        Model {
+            wheel: Wheel::new(now_us),
+            records: Records::new(records),
+            oracle: BTreeSet::new(),
+            due_us: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            last: (0, None),
+            now_us,
+        }
+    }
+
+    fn is_armed(&self, index: u32) -> bool {
+        self.due_us.contains_key(&index)
+    }
+
+    fn expect(&mut self, index: u32, due_us: u64) {
+        if due_us > self.wheel.horizon_us() {
+            self.parked.insert(index);
+        }
+        if let Some(old) = self.due_us.insert(index, due_us) {
+            assert!(self.oracle.remove(&(old, index)));
+        }
+        self.oracle.insert((due_us, index));
+    }
+
+    fn forget(&mut self, index: u32) {
+        let due = self.due_us.remove(&index).expect("armed");
+        assert!(self.oracle.remove(&(due, index)));
+    }
+
+    fn insert(&mut self, index: u32, deadline_us: u64) {
+        self.records.records[index as usize].deadline_us = deadline_us;
+        self.records.tell(index);
+        self.parked.remove(&index);
+        self.expect(index, deadline_us.max(self.wheel.elapsed));
+        self.wheel.insert(&mut self.records, index, deadline_us);
+    }
+
+    fn remove(&mut self, index: u32) {
+        self.wheel.remove(&mut self.records, index);
+        assert_eq!(self.records.link(index), Link::UNARMED);
+        if self.is_armed(index) {
+            self.forget(index);
+        }
+    }
+
+    /// The record beats: its deadline becomes a later one, and nobody tells the wheel.
+    fn postpone(&mut self, index: u32, deadline_us: u64) {
+        assert!(deadline_us > self.wheel.elapsed && self.due_us[&index] <= deadline_us);
+        self.records.records[index as usize].deadline_us = deadline_us;
+        self.expect(index, deadline_us);
+    }
+
+    /// One `pop`, judged by the oracle.
+    fn pop(&mut self, now_us: u64) -> Option<u32> {
+        self.now_us = now_us;
+        let first = self.oracle.first().copied().filter(|&(due, _)| due <= now_us);
+        let popped = self.wheel.pop(&mut self.records, now_us);
+        let Some(index) = popped else {
+            assert_eq!(first, None, "lost at {now_us}: {:?}", self.wheel.next_us());
+            return None;
+        };
+        let due = *self.due_us.get(&index).expect("only armed records fire");
+        assert_eq!(Some(due), first.map(|(due, _)| due), "record {index} out of turn at {now_us}");
+        assert_eq!(self.records.link(index), Link::UNARMED);
+        let told = (!self.parked.contains(&index))
+            .then(|| self.records.records[index as usize].told.get());
+        if self.last.0 == due && self.last.1.is_some() && told.is_some() {
+            assert!(self.last.1 < told, "record {index} overtook another of tick {due}");
+        }
+        assert!(self.last.0 <= due, "tick {due} after {}", self.last.0);
+        self.last = (due, told);
+        self.forget(index);
+        Some(index)
+    }
+
+    fn drain(&mut self, now_us: u64) -> Vec<u32> {
+        std::iter::from_fn(|| self.pop(now_us)).collect()
+    }
+
+    /// `next_us` is the first tick at which `pop` does anything.
+    fn check_next(&mut self) {
+        let Some(next) = self.wheel.next_us() else {
+            assert!(self.oracle.is_empty());
+            return;
+        };
+        let (first, _) = *self.oracle.first().expect("a next tick without a timer");
+        assert!(next <= first, "next is {next}, but {first} is due");
+        let before = self.records.visits.get();
+        if next > self.wheel.elapsed {
+            assert_eq!(self.pop(next - 1), None);
+            assert_eq!(self.records.visits.get(), before, "work before next_us");
+            assert_eq!(self.wheel.next_us(), Some(next), "next_us moved without work");
+        }
+        self.pop(next.max(self.now_us));
+        assert!(self.records.visits.get() > before, "nothing to do at next_us");
+    }
+
+    /// Every invariant that the module states, by brute force.
+    fn check_structure(&self) {
+        let elapsed = self.wheel.elapsed;
+        let mut seen = BTreeSet::new();
+        for (number, level) in self.wheel.levels.iter().enumerate() {
+            let current = elapsed >> (BITS as usize * number);
+            for ahead in 0..SLOTS {
+                let slot = current + ahead;
+                let list = level.list(slot);
+                let occupied = level.occupied() >> (slot % SLOTS) & 1 == 1;
+                assert_eq!(occupied, list.head != NIL, "occupied word of level {number}");
+                assert!(!occupied || ahead > 0 || number == 0, "not cascaded: level {number}");
+                let (mut prev, mut index) = (NIL, list.head);
+                while index != NIL {
+                    let link = self.records.link(index);
+                    assert_eq!(link.prev, prev);
+                    assert_eq!(link.armed_us >> (BITS as usize * number), slot);
+                    assert!(self.is_armed(index) && seen.insert(index));
+                    assert!(link.armed_us <= self.due_us[&index]);
+                    (prev, index) = (index, link.next);
+                }
+                assert_eq!(list.tail, prev);
+            }
+        }
+        assert_eq!(seen.len(), self.oracle.len(), "timers lost or found");
+        for index in 0..self.records.records.len() as u32 {
+            assert_eq!(self.records.link(index).armed_us == UNARMED, !self.is_armed(index));
+        }
+    }
+}
+
+/// Where random runs start: 0, beside boundaries of every level, in the middle of nowhere.
+fn starts(random: &mut Random) -> u64 {
+    let boundary = 1u64 << (BITS as u64 * random.below(11)).min(60);
+    match random.below(4) {
+        0 => 0,
+        1 => boundary * (1 + random.below(3)) - random.below(3).min(boundary),
+        2 => (1 << 48) * (1 + random.below(1 << 12)) - random.below(200),
+        _ => (1 << 60) - (1 << 40) + random.below(1 << 50),
+    }
+}
+
+fn random_run(seed: u64, steps: u32) {
+    let _seed = Seed(seed);
+    let mut random = Random(seed);
+    let count = [3, 40, 400][random.below(3) as usize];
+    let mut model = Model::new(starts(&mut random), count);
+    // Distances of one run are alike in magnitude, so that lists get long on every level.
+    let bits = random.below(51);
+    for step in 0..steps {
+        let index = random.below(count as u64) as u32;
+        let now = model.now_us;
+        match random.below(12) {
+            0..=3 if !model.is_armed(index) => {
+                let deadline = match random.below(8) {
+                    0 => now.saturating_sub(random.distance(bits)),
+                    1 => now,
+                    // For one tick: that of another record.
+                    2 => model.oracle.last().map_or(now, |&(due, _)| due),
+                    _ => now + random.distance(bits),
+                };
+                model.insert(index, deadline);
+            }
+            4 => model.remove(index),
+            5 | 6 if model.is_armed(index) => {
+                let due = model.due_us[&index].max(model.wheel.elapsed + 1);
+                model.postpone(index, due + random.distance(bits));
+            }
+            7 => {
+                let visits = random.below(20) as u32;
+                assert!(model.wheel.weed(&mut model.records, visits) <= visits);
+            }
+            8 => {
+                // Stop half way.
+                let later = now + random.distance(bits);
+                for _ in 0..random.below(5) {
+                    model.pop(later);
+                }
+            }
+            9 => {
+                model.drain(now + random.distance(bits));
+            }
+            10 => {
+                let next = model.wheel.next_us().unwrap_or(now).max(now);
+                model.drain(next);
+            }
+            11 => model.check_next(),
+            _ => {}
+        }
+        if step % 16 == 0 || count < 10 {
+            model.check_structure();
+        }
+    }
+    let end = model.oracle.last().map_or(0, |&(due, _)| due);
+    model.drain(end.max(model.now_us));
+    assert!(model.oracle.is_empty());
+    model.check_structure();
+    assert_eq!(model.wheel.next_us(), None);
+}
+
+#[test]
+fn random_runs_agree_with_the_oracle() {
+    for seed in seeds(if cfg!(miri) { 3 } else { 200 }) {
+        random_run(seed, if cfg!(miri) { 200 } else { 2_000 });
+    }
+}
+
+#[test]
+fn the_level_is_the_lowest_that_reaches() {
+    let brute = |elapsed: u64, tick: u64| {
+        let reaches = |level: &usize| (tick >> (6 * level)) - (elapsed >> (6 * level)) < SLOTS;
+        (0..LEVELS).find(reaches).expect("within the horizon")
+    };
+    for seed in seeds(2_000) {
+        let _seed = Seed(seed);
+        let mut random = Random(seed);
+        let elapsed = starts(&mut random);
+        let horizon = Wheel::new(elapsed).horizon_us();
+        for _ in 0..100 {
+            let tick = (elapsed + random.distance(50)).min(horizon);
+            assert_eq!(level_of(elapsed, tick), brute(elapsed, tick), "{elapsed} {tick}");
+        }
+        assert_eq!(level_of(elapsed, horizon), brute(elapsed, horizon));
+    }
+}
+
+/// Every distance within a tick of a whole number of slots of every level, from starts on both
+/// sides of every boundary, one timer at a time and all at once.
+#[test]
+fn fires_at_its_tick_beside_every_boundary() {
+    let mut starts = vec![0];
+    for power in (6..=60).step_by(6) {
+        starts.extend([-2i64, -1, 0, 1].map(|offset| (1u64 << power).wrapping_add_signed(offset)));
+    }
+    let mut distances = BTreeSet::new();
+    for level in 0..=LEVELS as u32 {
+        for slots in [1u64, 2, 31, 62, 63, 64, 65] {
+            for offset in [-1i64, 0, 1] {
+                distances.insert((slots << (BITS * level)).wrapping_add_signed(offset));
+            }
+        }
+    }
+    for &start in &starts {
+        let mut all = Model::new(start, distances.len());
+        for (index, &distance) in distances.iter().enumerate() {
+            let mut one = Model::new(start, 1);
+            one.insert(0, start + distance);
+            if distance > 0 {
+                assert_eq!(one.pop(start + distance - 1), None);
+            }
+            assert_eq!(one.pop(start + distance), Some(0), "{start} + {distance}");
+            all.insert(index as u32, start + distance);
+        }
+        all.check_structure();
+        for &distance in &distances {
+            assert_eq!(all.drain(start + distance).len(), 1, "{start} + {distance}");
+            all.check_structure();
+        }
+    }
+}
+
+/// Timers one slot apart, all around the ring of each level and further, are met one by one.
+#[test]
+fn every_level_wraps() {
+    for level in 0..LEVELS as u32 {
+        let width = 1u64 << (BITS * level);
+        for start in [0, 63 * width, 64 * width - 1, (1 << 59) + 17 * width + width / 2] {
+            let mut model = Model::new(start, 1);
+            let mut now = start;
+            for step in 0..200 {
+                model.insert(0, now + width * (1 + step % 63));
+                now += width * (1 + step % 63);
+                assert_eq!(model.drain(now - 1), []);
+                assert_eq!(model.drain(now), [0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_jump_over_all_levels_fires_in_order() {
+    for start in [0, (1 << 48) - 1, (1 << 60) + 12_345] {
+        let mut model = Model::new(start, 49);
+        for index in (0..49).rev() {
+            model.insert(index, start + (1 << index));
+        }
+        assert_eq!(model.drain(start + (1 << 49)), Vec::from_iter(0..49));
+    }
+}
+
+/// A week's jump with one timer, and an hour's with a thousand, visit a timer once a level at most.
+#[test]
+fn a_jump_costs_by_timers_not_by_ticks() {
+    const HOUR: u64 = 3_600_000_000;
+    let mut model = Model::new(1 << 50, 1_000);
+    model.insert(0, (1 << 50) + 168 * HOUR);
+    assert_eq!(model.drain((1 << 50) + 169 * HOUR), [0]);
+    assert!(model.records.visits.get() <= LEVELS as u64);
+
+    let now = model.now_us;
+    for index in 0..1_000 {
+        model.insert(index, now + u64::from(index) * HOUR / 1_000);
+    }
+    model.records.visits.set(0);
+    assert_eq!(model.drain(now + HOUR).len(), 1_000);
+    assert!(model.records.visits.get() <= 1_000 * LEVELS as u64);
+}
+
+#[test]
+fn one_tick_is_first_in_first_out_through_cascades() {
+    // The same tick, told from ever nearer: each timer starts on a lower level than the one before.
+    for tick in [1 << 42, (1 << 42) + 1, (1u64 << 42) + 63, (1 << 42) - 1, (1 << 59) + (1 << 41)] {
+        let mut model = Model::new(tick - (1 << 40), 41 * 3);
+        for step in 0..41 {
+            let now = tick - (1 << 40 >> step);
+            assert_eq!(model.drain(now), []);
+            for index in 3 * step..3 * step + 3 {
+                model.insert(index, tick);
+            }
+            model.check_structure();
+        }
+        assert_eq!(model.drain(tick), Vec::from_iter(0..41 * 3));
+    }
+}
+
+#[test]
+fn a_deadline_in_the_past_fires_at_the_next_pop_behind_those_of_its_tick() {
+    let mut model = Model::new(1_000, 4);
+    model.insert(0, 2_000);
+    model.insert(1, 2_000);
+    model.insert(2, 2_001);
+    assert_eq!(model.pop(5_000), Some(0));
+    model.insert(3, 7);
+    model.insert(0, 0);
+    assert_eq!(model.wheel.next_us(), Some(2_000));
+    assert_eq!(model.drain(5_000), [1, 3, 0, 2]);
+    model.insert(1, 4_999);
+    assert_eq!(model.wheel.next_us(), Some(5_000));
+    assert_eq!(model.drain(5_000), [1]);
+}
+
+#[test]
+fn a_time_that_goes_back_fires_nothing_and_loses_nothing() {
+    let mut model = Model::new(10_000, 2);
+    model.insert(0, 10_000);
+    model.insert(1, 10_001);
+    assert_eq!(model.wheel.pop(&mut model.records, 9_000), None);
+    assert_eq!(model.drain(10_001), [0, 1]);
+}
+
+#[test]
+fn an_earlier_deadline_that_nobody_announced_fires_no_later_than_armed() {
+    let mut model = Model::new(0, 1);
+    model.insert(0, 5_000_000);
+    model.records.records[0].deadline_us = 1_000;
+    assert_eq!(model.wheel.pop(&mut model.records, 4_000_000), None);
+    let fired =
+        (4_000_000..=5_000_000).find(|&now| model.wheel.pop(&mut model.records, now).is_some());
+    assert!(fired.is_some());
+}
+
+#[test]
+fn beyond_the_horizon_timers_wait_and_fire_at_their_tick() {
+    for start in [0, (1 << 42) - 1, (1 << 60) + 99] {
+        let mut model = Model::new(start, 6);
+        let far = [1u64 << 47, (1 << 48) - 1, 1 << 48, (1 << 48) + 1, 1 << 53, 5 << 54];
+        for (index, distance) in far.into_iter().enumerate() {
+            model.insert(index as u32, start + distance);
+        }
+        model.check_structure();
+        for distance in far {
+            assert_eq!(model.drain(start + distance - 1), []);
+            model.check_structure();
+            assert_eq!(model.drain(start + distance).len(), 1);
+        }
+    }
+    let mut model = Model::new(77, 1);
+    model.insert(0, u64::MAX);
+    assert_eq!(model.drain(1 << 60), []);
+    model.check_structure();
+    model.remove(0);
+    assert_eq!(model.wheel.next_us(), None);
+}
+
+#[test]
+fn removal_takes_any_place_of_a_list_and_next_us_follows() {
+    // Five timers in one list of each level; every one of them is removed in turn, before and
+    // after a weeding has got half way through the list.
+    for level in 0..LEVELS as u32 {
+        for removed in 0..5 {
+            for weeded in [0, 1, 3, 5] {
+                let start = (1 << 55) + 5;
+                let tick = ((start >> (BITS * level)) + 1) << (BITS * level);
+                let mut model = Model::new(start, 6);
+                (0..5).for_each(|index| model.insert(index, tick));
+                model.insert(5, tick + (2 << (BITS * level)));
+                model.wheel.weed(&mut model.records, weeded);
+                model.remove(removed);
+                model.check_structure();
+                model.wheel.weed(&mut model.records, 1);
+                model.remove((removed + 1) % 5);
+                model.remove((removed + 1) % 5);
+                model.check_structure();
+                assert_eq!(model.wheel.next_us(), Some(tick));
+                assert!(model.pop(tick).is_some());
+                let rest: Vec<u32> = (0..5).filter(|&index| model.is_armed(index)).collect();
+                assert_eq!(rest.len(), 2);
+                // The head of a list that is being fired.
+                model.remove(rest[0]);
+                model.check_structure();
+                model.remove(rest[1]);
+                let next = model.wheel.next_us().expect("the sixth");
+                assert!(next > tick && next <= tick + (2 << (BITS * level)));
+                assert_eq!(model.drain(tick + (2 << (BITS * level))), [5]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_million_timers_on_one_tick() {
+    const COUNT: u32 = if cfg!(miri) { 1_000 } else { 1_000_000 };
+    for distance in [0, 63, 64, 3_050_000] {
+        let start = (1 << 58) - 1_000_000;
+        let mut wheel = Wheel::new(start);
+        let mut records = Records::new(COUNT as usize);
+        for index in 0..COUNT {
+            records.records[index as usize].deadline_us = start + distance;
+            wheel.insert(&mut records, index, start + distance);
+        }
+        if distance > 0 {
+            assert_eq!(wheel.pop(&mut records, start + distance - 1), None);
+        }
+        for index in 0..COUNT {
+            assert_eq!(wheel.pop(&mut records, start + distance), Some(index));
+        }
+        assert_eq!(wheel.pop(&mut records, start + distance), None);
+        assert_eq!(wheel.next_us(), None);
+        assert!(records.visits.get() <= 5 * u64::from(COUNT));
+    }
+}
+
+/// A fleet that beats every interval and never dies, over `timeouts` timeouts: how often the wheel
+/// looked at a peer, per timeout and peer, and the most that one `pop` had to look at.
+fn visits_of_healthy_peers(interval_us: u64, weeding: u32) -> (f64, u64) {
+    const PEERS: u64 = 500;
+    const TIMEOUTS: u64 = 40;
+    let timeout_us = 3 * interval_us + 50_000;
+    let start = (1 << 52) + 99;
+    let mut model = Model::new(start, PEERS as usize);
+    for index in 0..PEERS {
+        model.insert(index as u32, start + index * interval_us / PEERS + timeout_us);
+    }
+    let mut most = 0;
+    // The peers beat in turn, and the wheel is asked after each beat.
+    for beat in 0..PEERS * TIMEOUTS * timeout_us / interval_us {
+        let now = start + interval_us + beat * interval_us / PEERS;
+        model.postpone((beat % PEERS) as u32, now + timeout_us);
+        let before = model.records.visits.get();
+        assert_eq!(model.pop(now), None, "a healthy peer was blamed");
+        most = most.max(model.records.visits.get() - before);
+        model.wheel.weed(&mut model.records, weeding);
+    }
+    (model.records.visits.get() as f64 / (PEERS * TIMEOUTS) as f64, most)
+}
+
+#[test]
+fn healthy_peers_are_visited_about_once_in_a_timeout() {
+    for interval_us in [50_000, 200_000, 1_000_000, 30_000_000] {
+        let (visits, _) = visits_of_healthy_peers(interval_us, 0);
+        assert!((0.9..1.7).contains(&visits), "{visits} at {interval_us}");
+    }
+}
+
+#[test]
+fn weeding_ahead_spreads_the_visits_and_adds_few() {
+    for interval_us in [200_000, 1_000_000, 30_000_000] {
+        let (plain, most_plain) = visits_of_healthy_peers(interval_us, 0);
+        let (weeded, most_weeded) = visits_of_healthy_peers(interval_us, 4);
+        assert!(weeded < 2.0 * plain, "{weeded} for {plain} at {interval_us}");
+        assert!(most_weeded * 10 <= most_plain, "{most_weeded} for {most_plain} at {interval_us}");
+    }
+}
+
+#[test]
+fn weeding_counts_its_visits_and_ends() {
+    let mut model = Model::new(0, 100);
+    for index in 0..100 {
+        model.insert(index, 300_000 + u64::from(index));
+    }
+    assert_eq!(model.wheel.weed(&mut model.records, 1_000), 100);
+    assert_eq!(model.wheel.weed(&mut model.records, 1_000), 0);
+    // The next slot: they have moved within it, so that they are put behind the cursor.
+    (0..100).for_each(|index| model.postpone(index, 520_000 + u64::from(index)));
+    model.drain(262_143);
+    model.check_structure();
+    model.drain(262_144);
+    assert_eq!(model.drain(600_000).len(), 100);
+}
