@@ -1,4 +1,6 @@
 //! The engine: who is up, who fell silent. Sans-IO.
+mod index;
+mod region;
 pub mod slot;
 pub mod table;
 pub mod timing;

@@ -1,8 +1,31 @@
 //! One peer's record: two cache lines of atomic words behind a seqlock.
-//! (CONTRACT SKELETON: owner = table helper; fields and signatures below are what the shard uses.)
+//!
+//! ```text
+//!  hot   0 peer        8 last_seen   16 sent         24 interval
+//!       32 incarnation, sequence     40 mask, beats  48 digest, version   56 state … key, 3 free
+//!  cold 64 since       72 first_seen 80 gaps, dups   88 reordered, restarts
+//!       96 stale, prev 104 next, –   112 armed       120 –
+//! ```
+//!
+//! What a heartbeat reads and writes is in the first line, so a heartbeat costs one cache miss here.
+//! The second holds what changes when something is wrong, and the wheel's links.
+//!
+//! **Who may do what.** The owner alone writes, always through [`Slot::write`], whose guard holds
+//! the seqlock; it reads its own words as they are. Anybody else copies the whole record
+//! ([`Slot::read`]) and gets it as it was between two writes. The links are the owner's only and
+//! stand outside the seqlock.
+//!
+//! **All zero is a free slot**: state `Unknown`, version at rest, no timer (the links are kept as
+//! their complement). So a fresh mapping is a region of free slots, and every pattern of bytes is
+//! some record: nothing in a file can be undefined behaviour.
 
-use crate::engine::transition::PeerState;
+use super::region::{Region, Words};
+use super::transition::{PeerState, Reason};
+use super::wheel::Link;
+use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::{fmt, io};
 
 /// A peer's record as a plain value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +34,8 @@ pub struct SlotData {
     pub peer: PeerId,
     /// `Unknown` marks a free slot.
     pub state: PeerState,
+    /// A change of state that is decided but could not be reported yet.
+    pub pending: Option<Reason>,
     /// What the sender last said of itself.
     pub status: Status,
     /// False until a binary form was seen (the text form has no sequence).
@@ -47,4 +72,396 @@ pub struct SlotData {
     pub restarts: u32,
     /// Heartbeats of an earlier incarnation.
     pub stale: u32,
+}
+
+impl SlotData {
+    /// What a free slot holds.
+    pub const FREE: SlotData = SlotData {
+        peer: PeerId(0),
+        state: PeerState::Unknown,
+        pending: None,
+        status: Status::Ok,
+        sequenced: false,
+        key_id: 0,
+        profile_digest: 0,
+        last_seen_ns: 0,
+        since_ns: 0,
+        first_seen_ns: 0,
+        interval_us: 0,
+        sent_ns: 0,
+        incarnation: 0,
+        last_sequence: 0,
+        seen_mask: 0,
+        heartbeats: 0,
+        gaps: 0,
+        duplicates: 0,
+        reordered: 0,
+        restarts: 0,
+        stale: 0,
+    };
+}
+
+/// One peer's record, shared. See the module for who may do what.
+#[derive(Default)]
+#[repr(C, align(128))]
+pub struct Slot {
+    // The hot line.
+    peer: AtomicU64,
+    last_seen_ns: AtomicU64,
+    sent_ns: AtomicU64,
+    interval_us: AtomicU64,
+    incarnation: AtomicU32,
+    last_sequence: AtomicU32,
+    seen_mask: AtomicU32,
+    heartbeats: AtomicU32,
+    profile_digest: AtomicU32,
+    version: Version,
+    state: AtomicU8,
+    pending: AtomicU8,
+    status: AtomicU8,
+    sequenced: AtomicU8,
+    key_id: AtomicU8,
+    _hot_spare: [AtomicU8; 3],
+    // The cold line.
+    since_ns: AtomicU64,
+    first_seen_ns: AtomicU64,
+    gaps: AtomicU32,
+    duplicates: AtomicU32,
+    reordered: AtomicU32,
+    restarts: AtomicU32,
+    stale: AtomicU32,
+    not_prev: AtomicU32,
+    not_next: AtomicU32,
+    _cold_spare: AtomicU32,
+    not_armed_us: AtomicU64,
+}
+
+// loom's version word is larger; its builds never lay slots over mapped memory.
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Slot>() == 128);
+    assert!(std::mem::offset_of!(Slot, since_ns) == 64);
+};
+
+// SAFETY: atomics of std, and `Version`, which is a transparent one; all plain integers inside.
+#[cfg(not(loom))]
+unsafe impl Words for Slot {}
+
+/// Getters on the slot and setters on its writer, for words that are stored as they are.
+macro_rules! plain_words {
+    ($($(#[$doc:meta])* $get:ident, $set:ident: $type:ty;)*) => {
+        impl Slot {
+            $(
+                $(#[$doc])*
+                #[inline]
+                pub fn $get(&self) -> $type {
+                    // Relaxed: the owner reads what it wrote itself; a reader's copy is ordered by
+                    // the seqlock around it.
+                    self.$get.load(Ordering::Relaxed)
+                }
+            )*
+        }
+        impl SlotWriter<'_> {
+            $(
+                $(#[$doc])*
+                #[inline]
+                pub fn $set(&mut self, value: $type) {
+                    // Relaxed: ordered by the version's Release fence before and its Release store
+                    // behind, which pair with the reader's Acquire side.
+                    self.slot.$get.store(value, Ordering::Relaxed);
+                }
+            )*
+        }
+    };
+}
+
+plain_words! {
+    /// Last heartbeat, monotonic ns.
+    last_seen_ns, set_last_seen_ns: u64;
+    /// Since when it is in its state, monotonic ns.
+    since_ns, set_since_ns: u64;
+    /// First heartbeat, monotonic ns.
+    first_seen_ns, set_first_seen_ns: u64;
+    /// The sender's interval as stated, microseconds; 0 is "not stated".
+    interval_us, set_interval_us: u64;
+    /// The sender's wall clock in the last heartbeat; 0 is "not stated".
+    sent_ns, set_sent_ns: u64;
+    /// The sender's start.
+    incarnation, set_incarnation: u32;
+    /// Last sequence number.
+    last_sequence, set_last_sequence: u32;
+    /// Which of the 32 sequence numbers up to the last were seen.
+    seen_mask, set_seen_mask: u32;
+    /// Heartbeats applied, modulo 2^32.
+    heartbeats, set_heartbeats: u32;
+    /// Digest of the profile that the control plane was given; 0 is none yet.
+    profile_digest, set_profile_digest: u32;
+    /// Heartbeats missing from the sequence.
+    gaps, set_gaps: u32;
+    /// Heartbeats that came twice.
+    duplicates, set_duplicates: u32;
+    /// Heartbeats that came after a later one.
+    reordered, set_reordered: u32;
+    /// Restarts of the sender.
+    restarts, set_restarts: u32;
+    /// Heartbeats of an earlier incarnation.
+    stale, set_stale: u32;
+    /// Key of the last heartbeat.
+    key_id, set_key_id: u8;
+}
+
+/// The words that stand for something else. Relaxed throughout, for the reasons given above.
+impl Slot {
+    /// Who.
+    #[inline]
+    pub fn peer(&self) -> PeerId {
+        PeerId(self.peer.load(Ordering::Relaxed))
+    }
+
+    /// The peer's state; `Unknown` when the slot is free.
+    #[inline]
+    pub fn state(&self) -> PeerState {
+        match self.state.load(Ordering::Relaxed) {
+            1 => PeerState::Up,
+            2 => PeerState::Suspect,
+            3 => PeerState::Down,
+            4 => PeerState::Left,
+            // `Forgotten` is never stored; whatever else a damaged file says is no peer.
+            _ => PeerState::Unknown,
+        }
+    }
+
+    /// A change of state that is decided but could not be reported yet.
+    #[inline]
+    pub fn pending(&self) -> Option<Reason> {
+        const REASONS: [Reason; 7] = [
+            Reason::FirstBeat,
+            Reason::Silence,
+            Reason::Beat,
+            Reason::Restart,
+            Reason::Bye,
+            Reason::Expired,
+            Reason::Removed,
+        ];
+        // One more than the reason, so that zero is none.
+        match self.pending.load(Ordering::Relaxed) {
+            0 => None,
+            code => REASONS.get(code as usize - 1).copied(),
+        }
+    }
+
+    /// What the sender last said of itself.
+    #[inline]
+    pub fn status(&self) -> Status {
+        match self.status.load(Ordering::Relaxed) & 3 {
+            0 => Status::Ok,
+            1 => Status::Warn,
+            2 => Status::Critical,
+            _ => Status::Maintenance,
+        }
+    }
+
+    /// Whether a binary form was ever seen.
+    #[inline]
+    pub fn sequenced(&self) -> bool {
+        self.sequenced.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl SlotWriter<'_> {
+    /// Who. Only the table gives a slot to a peer.
+    fn set_peer(&mut self, peer: PeerId) {
+        self.slot.peer.store(peer.0, Ordering::Relaxed);
+    }
+
+    /// The peer's state. `Unknown` would free the slot behind the table's back, and `Forgotten` is
+    /// never stored: neither is allowed.
+    #[inline]
+    pub fn set_state(&mut self, state: PeerState) {
+        debug_assert!(!matches!(state, PeerState::Unknown | PeerState::Forgotten), "{state:?}");
+        self.slot.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// A change of state that is decided but could not be reported yet.
+    #[inline]
+    pub fn set_pending(&mut self, pending: Option<Reason>) {
+        let code = pending.map_or(0, |reason| reason as u8 + 1);
+        self.slot.pending.store(code, Ordering::Relaxed);
+    }
+
+    /// What the sender last said of itself.
+    #[inline]
+    pub fn set_status(&mut self, status: Status) {
+        self.slot.status.store(status as u8, Ordering::Relaxed);
+    }
+
+    /// Whether a binary form was ever seen.
+    #[inline]
+    pub fn set_sequenced(&mut self, sequenced: bool) {
+        self.slot.sequenced.store(sequenced as u8, Ordering::Relaxed);
+    }
+}
+
+impl Slot {
+    /// Begins a change; what is set becomes visible to readers together, when the writer is dropped.
+    /// The owner's only, and one at a time.
+    #[inline]
+    pub fn write(&self) -> SlotWriter<'_> {
+        SlotWriter { slot: self, _write: self.version.write() }
+    }
+
+    /// The record, for the owner: a plain copy, with no writer about.
+    pub fn data(&self) -> SlotData {
+        SlotData {
+            peer: self.peer(),
+            state: self.state(),
+            pending: self.pending(),
+            status: self.status(),
+            sequenced: self.sequenced(),
+            key_id: self.key_id(),
+            profile_digest: self.profile_digest(),
+            last_seen_ns: self.last_seen_ns(),
+            since_ns: self.since_ns(),
+            first_seen_ns: self.first_seen_ns(),
+            interval_us: self.interval_us(),
+            sent_ns: self.sent_ns(),
+            incarnation: self.incarnation(),
+            last_sequence: self.last_sequence(),
+            seen_mask: self.seen_mask(),
+            heartbeats: self.heartbeats(),
+            gaps: self.gaps(),
+            duplicates: self.duplicates(),
+            reordered: self.reordered(),
+            restarts: self.restarts(),
+            stale: self.stale(),
+        }
+    }
+
+    /// The record, for any thread: as it was between two writes. `None` when the slot is free.
+    pub(super) fn read(&self) -> Option<SlotData> {
+        let data = self.version.read(|| self.data());
+        (data.state != PeerState::Unknown).then_some(data)
+    }
+
+    /// The wheel's links; the owner's only.
+    #[inline]
+    pub(super) fn link(&self) -> Link {
+        // Relaxed, here and in `set_link`: no other thread looks at them.
+        Link {
+            prev: !self.not_prev.load(Ordering::Relaxed),
+            next: !self.not_next.load(Ordering::Relaxed),
+            armed_us: !self.not_armed_us.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Stores the wheel's links; the owner's only.
+    #[inline]
+    pub(super) fn set_link(&self, link: Link) {
+        self.not_prev.store(!link.prev, Ordering::Relaxed);
+        self.not_next.store(!link.next, Ordering::Relaxed);
+        self.not_armed_us.store(!link.armed_us, Ordering::Relaxed);
+    }
+}
+
+/// A change of a slot under way: one setter per word. Dropping it publishes what was set.
+#[must_use = "nothing is written by beginning to"]
+pub struct SlotWriter<'a> {
+    slot: &'a Slot,
+    _write: Write<'a>,
+}
+
+impl SlotWriter<'_> {
+    /// Sets the whole record, also to [`SlotData::FREE`]; for the table.
+    pub(super) fn set_data(&mut self, data: &SlotData) {
+        self.set_peer(data.peer);
+        self.slot.state.store(data.state as u8, Ordering::Relaxed);
+        self.set_pending(data.pending);
+        self.set_status(data.status);
+        self.set_sequenced(data.sequenced);
+        self.set_key_id(data.key_id);
+        self.set_profile_digest(data.profile_digest);
+        self.set_last_seen_ns(data.last_seen_ns);
+        self.set_since_ns(data.since_ns);
+        self.set_first_seen_ns(data.first_seen_ns);
+        self.set_interval_us(data.interval_us);
+        self.set_sent_ns(data.sent_ns);
+        self.set_incarnation(data.incarnation);
+        self.set_last_sequence(data.last_sequence);
+        self.set_seen_mask(data.seen_mask);
+        self.set_heartbeats(data.heartbeats);
+        self.set_gaps(data.gaps);
+        self.set_duplicates(data.duplicates);
+        self.set_reordered(data.reordered);
+        self.set_restarts(data.restarts);
+        self.set_stale(data.stale);
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&self.data()).finish()
+    }
+}
+
+/// Memory for slots, all free, handed to the engine by its caller.
+pub struct SlotRegion(Region<Slot>);
+
+impl SlotRegion {
+    /// Most slots that a region may have. The index keeps twice as many words, addressed by 32 bits.
+    pub const MAX_CAPACITY: u32 = 1 << 30;
+
+    /// An anonymous mapping for `capacity` slots of 128 bytes. Memory is taken as slots are used.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `capacity` is 0 or above [`MAX_CAPACITY`](Self::MAX_CAPACITY); else what
+    /// mmap(2) says.
+    pub fn anonymous(capacity: u32) -> io::Result<SlotRegion> {
+        if capacity == 0 || capacity > Self::MAX_CAPACITY {
+            let says = format!("{capacity} slots: want 1 to {}", Self::MAX_CAPACITY);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, says));
+        }
+        Region::anonymous(capacity as usize).map(SlotRegion)
+    }
+}
+
+/// A shard's slots, shared by their one owner (the [`Table`](super::table::Table)) and all readers.
+pub struct Slots {
+    region: Region<Slot>,
+    owned: AtomicBool,
+}
+
+impl Slots {
+    /// Slots in the region that the caller hands in.
+    pub fn new(region: SlotRegion) -> Slots {
+        Slots { region: region.0, owned: AtomicBool::new(false) }
+    }
+
+    /// How many slots there are.
+    pub fn capacity(&self) -> u32 {
+        self.region.len() as u32
+    }
+
+    /// The slots. Only the owner may write to them.
+    #[inline]
+    pub(super) fn all(&self) -> &[Slot] {
+        &self.region
+    }
+
+    /// Takes ownership; true the first time only.
+    pub(super) fn claim(&self) -> bool {
+        // Relaxed: one winner is all that is asked; the slots come with the `Arc` that holds them.
+        !self.owned.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl From<SlotRegion> for Slots {
+    fn from(region: SlotRegion) -> Slots {
+        Slots::new(region)
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("capacity", &self.capacity()).finish_non_exhaustive()
+    }
 }

@@ -1,1 +1,4 @@
-//! TODO
+//! What threads share without a lock: the switch between std and loom, and the seqlock.
+
+mod primitive;
+pub mod seqlock;
