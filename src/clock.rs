@@ -4,6 +4,23 @@
 //! `CLOCK_MONOTONIC` in nanoseconds since boot, so it is the same in every thread and process of
 //! one machine, and it survives a restart of the monitor.
 
+/// What a reactor reads the time from: the machine's clock, or a test's.
+pub trait Clock {
+    /// Monotonic time in nanoseconds.
+    fn now_ns(&self) -> u64;
+}
+
+/// The machine's `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Monotonic;
+
+impl Clock for Monotonic {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+}
+
 /// Monotonic time in nanoseconds since boot (`CLOCK_MONOTONIC`, clock_gettime(2)).
 #[inline]
 pub fn monotonic_ns() -> u64 {

@@ -31,3 +31,6 @@ pub mod metrics;
 pub mod reactor;
 pub mod sync;
 pub mod wire;
+
+#[cfg(test)]
+pub mod testing;

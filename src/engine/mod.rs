@@ -1,6 +1,8 @@
 //! The engine: who is up, who fell silent. Sans-IO.
 mod index;
 mod region;
+pub mod sequence;
+pub mod shard;
 pub mod slot;
 pub mod table;
 pub mod timing;

@@ -27,7 +27,9 @@ pub(super) struct Region<T> {
 /// Who gives the memory back.
 enum Memory {
     #[cfg(not(any(loom, miri)))]
-    Mapped { _mapping: memmap2::MmapMut },
+    Mapped {
+        _mapping: memmap2::MmapMut,
+    },
     Heap,
 }
 

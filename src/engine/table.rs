@@ -25,10 +25,10 @@ use super::transition::PeerState;
 use super::wheel::{Link, NIL, UNARMED};
 use crate::wire::PeerId;
 use std::cell::Cell;
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::fmt;
 
 /// There is no free slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
