@@ -77,6 +77,12 @@ pub trait Backend {
 pub struct Waker {}
 
 impl Waker {
+    /// A waker of nobody.
+    #[cfg(test)]
+    pub fn for_tests() -> Waker {
+        Waker {}
+    }
+
     /// Wakes the reactor. Safe at any time, also when it is not waiting or has ended.
     pub fn wake(&self) {
         todo!()

@@ -1,24 +1,53 @@
 //! The duty cycle of one pinned thread: receive, decode, apply, expire, wait.
+//!
+//! ```text
+//!   receive ──▶ inbox ──▶ shard.observe      what arrived
+//!                 ▲ │
+//!        mailbox ─┘ └─▶ another's mailbox    what belongs to another core
+//!   drain, then shard.advance                what is due
+//!   idle: poll or wait                       until the next deadline
+//! ```
+//!
+//! The rule that everything else bends to: a deadline is judged only after every heartbeat that
+//! had arrived by then was applied. So a turn samples the time first, reads everything that was
+//! queued at that time, and only then fires the deadlines up to that time.
+
+pub mod duty;
+pub mod idle;
+pub mod inbox;
+pub mod mailbox;
+pub mod probe;
+//pub mod start;
+
+pub use idle::IdleStrategy;
+//pub use start::{Fleet, ReactorSettings, start};
 
 use crate::engine::StateCounts;
+use crate::engine::shard::Outlet;
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
 use crate::io::Waker;
 use crate::metrics::{Counters, Histograms};
-use crate::wire::PeerId;
+use crate::wire::{Heartbeat, OwnedProfile, PeerId};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
+use std::thread::Thread;
+
+/// Reports that a reactor's ring holds. When it is full, changes of state wait in their slots.
+pub const REPORT_CAPACITY: usize = 65_536;
+/// Commands that a reactor's ring holds.
+pub const COMMAND_CAPACITY: usize = 1_024;
 
 /// What a reactor tells the control plane, in the order in which it happened.
 pub enum Report {
     /// A peer changed its state.
     Transition(Transition),
-    /// A peer's name, group or labels are new: the canonical bytes of a HELLO's body.
+    /// A peer's name, group or labels are new.
     Profile {
         /// Whose they are.
         peer: PeerId,
-        /// Its profile (becomes `wire::OwnedProfile`).
-        profile: Box<[u8]>,
+        /// What they are.
+        profile: OwnedProfile,
     },
 }
 
@@ -52,3 +81,51 @@ pub struct ReactorHandle {
     /// The core that it is pinned to; `None` when it could not be pinned.
     pub cpu: Option<usize>,
 }
+
+/// A reactor's end of its report ring; it wakes the control plane once a turn, not once a report.
+pub struct ReportSender {
+    ring: Arc<ArrayQueue<Report>>,
+    listener: Option<Thread>,
+    unannounced: bool,
+}
+
+impl ReportSender {
+    /// The sending end of `ring`, which `listener` empties; `None` when nobody has to be woken.
+    pub fn new(ring: Arc<ArrayQueue<Report>>, listener: Option<Thread>) -> ReportSender {
+        ReportSender { ring, listener, unannounced: false }
+    }
+
+    /// Pushes a report. Only after `has_room`, by the ring's only producer.
+    pub fn push(&mut self, report: Report) {
+        let pushed = self.ring.push(report);
+        debug_assert!(pushed.is_ok(), "the only producer asked for room");
+        self.unannounced = true;
+    }
+
+    /// Wakes the control plane if something was pushed since the last time.
+    pub fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced)
+            && let Some(listener) = &self.listener
+        {
+            listener.unpark();
+        }
+    }
+}
+
+impl Outlet for ReportSender {
+    fn has_room(&self) -> bool {
+        self.ring.len() < self.ring.capacity()
+    }
+
+    fn transition(&mut self, transition: Transition) {
+        self.push(Report::Transition(transition));
+    }
+
+    fn profile(&mut self, _place: usize, _beat: &Heartbeat) -> bool {
+        // Profiles come with heartbeats only; the inbox has its own outlet for those.
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! One turn of the loop.
+//!
+//! ```text
+//! horizon = now
+//! receive once; take the mail; obey commands
+//! if something is due by horizon, or another reactor waits for our watermark:
+//!     receive until all that was queued at horizon has been read
+//!     fire what was due by horizon, so many at a time
+//! poll again, or wait
+//! ```
+//!
+//! **What was queued at the horizon.** Receiving until the queue is seen empty would do, but a flood
+//! may never let it be empty. So on the first pass that found something the length of the queue is
+//! asked for (one system call, only in turns with a deadline), and that many datagrams are read.
+
+use super::idle::{Idle, Plan};
+use super::inbox::Inbox;
+use super::mailbox::{MAILBOX_CAPACITY, Mailbox};
+use super::{Command, ReportSender};
+use crate::clock::Clock;
+use crate::engine::shard::{Outlet, Shard};
+use crate::io::Backend;
+use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
+use crossbeam::queue::ArrayQueue;
+use std::io;
+use std::sync::Arc;
+
+/// Timers fired before the sockets are looked at again: a mass expiry must not make us deaf.
+const FIRE_LIMIT: usize = 512;
+/// How often the transport's own counters are copied.
+const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// How long to wait for the control plane when its ring is full.
+const FULL_RING_WAIT_NS: u64 = 200_000;
+
+/// Everything that one reactor thread owns.
+pub struct Reactor<B, C> {
+    /// Its place among the reactors.
+    pub me: usize,
+    /// The transport.
+    pub backend: B,
+    /// The time.
+    pub clock: C,
+    /// The peers.
+    pub shard: Shard,
+    /// Decoding and batching.
+    pub inbox: Inbox,
+    /// The way to the control plane.
+    pub reports: ReportSender,
+    /// What the control plane asks.
+    pub commands: Arc<ArrayQueue<Command>>,
+    /// All mailboxes, ours among them.
+    pub mailboxes: Arc<[Mailbox]>,
+    /// When to sleep.
+    pub idle: Idle,
+    /// What we count.
+    pub counters: Arc<Counters>,
+    /// What we measure.
+    pub histograms: Arc<Histograms>,
+    /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
+    pub gets_mail: bool,
+    /// When the transport's counters are copied next.
+    pub housekeeping_ns: u64,
+}
+
+impl<B: Backend, C: Clock> Reactor<B, C> {
+    /// One turn: everything that there is to do now, without waiting. Returns what to do then.
+    ///
+    /// # Errors
+    /// What ends the transport for good.
+    pub fn turn(&mut self) -> io::Result<Plan> {
+        let horizon_ns = self.clock.now_ns();
+        let mut received = self.receive(horizon_ns)?;
+        let mail = self.collect_mail(horizon_ns);
+        self.obey(horizon_ns);
+
+        let mut fired = false;
+        let mut blocked = false;
+        if self.is_due(horizon_ns) || self.mailboxes[self.me].take_asked() {
+            received += self.drain(horizon_ns, received)?;
+            self.collect_mail(horizon_ns);
+            self.mailboxes[self.me].set_watermark_ns(horizon_ns);
+            let judged_ns = self.judgeable_ns(horizon_ns);
+            let now_ns = self.clock.now_ns();
+            self.shard.advance(judged_ns, now_ns, FIRE_LIMIT, &mut self.reports);
+            blocked = !self.reports.has_room();
+            fired = true;
+        } else if received == 0 {
+            self.mailboxes[self.me].set_watermark_ns(horizon_ns);
+        }
+        self.reports.announce();
+        self.wake_others();
+        if horizon_ns >= self.housekeeping_ns {
+            self.keep_house(horizon_ns);
+        }
+
+        self.counters.add(Counter::Turns, 1);
+        let now_ns = self.clock.now_ns();
+        self.idle.received(received, now_ns);
+        if received > 0 || mail > 0 || fired {
+            self.histograms.of(HistogramKind::Turn).record(now_ns - horizon_ns);
+        }
+        let mut next_ns = self.shard.next_deadline_ns();
+        if blocked {
+            next_ns =
+                next_ns.map(|due| due.max(now_ns + self.idle.margin_ns() + FULL_RING_WAIT_NS));
+        }
+        Ok(self.idle.plan(now_ns, next_ns))
+    }
+
+    /// Does as a turn's plan says.
+    ///
+    /// # Errors
+    /// What ends the transport for good.
+    pub fn rest(&mut self, plan: Plan) -> io::Result<()> {
+        let Plan::Wait(patience) = plan else { return Ok(()) };
+        let mailbox = &self.mailboxes[self.me];
+        if !mailbox.fall_asleep() {
+            return Ok(());
+        }
+        let until_ns = patience.timeout_ns.map(|timeout| self.clock.now_ns() + timeout);
+        self.counters.add(Counter::Sleeps, 1);
+        let waited = self.backend.wait(patience);
+        self.mailboxes[self.me].wake_up();
+        let now_ns = self.clock.now_ns();
+        if let Some(late_ns) = until_ns.and_then(|until_ns| now_ns.checked_sub(until_ns)) {
+            self.histograms.of(HistogramKind::WakeUp).record(late_ns);
+            self.idle.woken_late(late_ns);
+        }
+        waited
+    }
+
+    fn is_due(&self, horizon_ns: u64) -> bool {
+        self.shard.next_deadline_ns().is_some_and(|due| due <= horizon_ns)
+    }
+
+    /// One pass over the sockets. Returns how many datagrams came.
+    fn receive(&mut self, now_ns: u64) -> io::Result<u64> {
+        let (inbox, shard, reports) = (&mut self.inbox, &mut self.shard, &mut self.reports);
+        let count = self.backend.receive(&mut |datagram: &[u8]| {
+            inbox.datagram(datagram, now_ns, shard, reports);
+        })? as u64;
+        if count > 0 {
+            self.counters.add(Counter::Datagrams, count);
+            self.apply(now_ns);
+        }
+        Ok(count)
+    }
+
+    fn apply(&mut self, now_ns: u64) {
+        let probe_sent_ns = self.inbox.apply(now_ns, &mut self.shard, &mut self.reports);
+        if let Some(sent_ns) = probe_sent_ns {
+            let ingest_ns = self.clock.now_ns().saturating_sub(sent_ns);
+            self.histograms.of(HistogramKind::Ingest).record(ingest_ns);
+        }
+    }
+
+    /// Reads all that was queued when the turn began. `received` is what the turn has read.
+    fn drain(&mut self, horizon_ns: u64, received: u64) -> io::Result<u64> {
+        if received == 0 {
+            return Ok(0);
+        }
+        let mut left = self.backend.backlog();
+        let mut drained = 0;
+        while left > 0 {
+            let count = self.receive(horizon_ns)?;
+            if count == 0 {
+                break;
+            }
+            drained += count;
+            left = left.saturating_sub(count);
+        }
+        Ok(drained)
+    }
+
+    /// Up to when deadlines can be judged: no further than the other reactors have read their
+    /// sockets, if heartbeats of ours may be in there. Who sleeps is woken to read on.
+    fn judgeable_ns(&mut self, horizon_ns: u64) -> u64 {
+        if !self.gets_mail || self.mailboxes.len() == 1 {
+            return horizon_ns;
+        }
+        let due_ns = self.shard.next_deadline_ns().unwrap_or(horizon_ns);
+        let mut judged_ns = horizon_ns;
+        for (other, mailbox) in self.mailboxes.iter().enumerate() {
+            if other == self.me {
+                continue;
+            }
+            let watermark_ns = mailbox.watermark_ns();
+            judged_ns = judged_ns.min(watermark_ns);
+            if watermark_ns < due_ns
+                && let Some(waker) = mailbox.ask()
+            {
+                self.backend.wake(waker);
+            }
+        }
+        // Pushed before the watermarks were raised, so the mail is all there.
+        self.collect_mail(horizon_ns);
+        judged_ns
+    }
+
+    fn collect_mail(&mut self, now_ns: u64) -> usize {
+        let mut count = 0;
+        while count < MAILBOX_CAPACITY
+            && let Some(parcel) = self.mailboxes[self.me].pop()
+        {
+            self.inbox.parcel(parcel, now_ns, &mut self.shard, &mut self.reports);
+            count += 1;
+        }
+        if count > 0 {
+            self.gets_mail = true;
+            self.apply(now_ns);
+        }
+        count
+    }
+
+    fn obey(&mut self, now_ns: u64) {
+        while let Some(command) = self.commands.pop() {
+            match command {
+                Command::Remove { peer } => {
+                    self.shard.remove(peer, now_ns, &mut self.reports);
+                }
+            }
+        }
+    }
+
+    fn wake_others(&mut self) {
+        for waker in self.inbox.sleepers() {
+            self.backend.wake(&waker);
+        }
+    }
+
+    /// Copies what the transport counts.
+    #[cold]
+    fn keep_house(&mut self, now_ns: u64) {
+        self.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        let counts = self.backend.counts();
+        self.counters.set(Counter::KernelDrops, self.backend.kernel_drops());
+        self.counters.set(Counter::BuffersExhausted, counts.buffers_exhausted);
+        self.counters.set(Counter::Rearmed, counts.rearmed);
+        self.counters.set(Counter::ReceiveErrors, counts.errors);
+    }
+}

@@ -1,0 +1,232 @@
+//! From datagrams to batches: decodes what arrives, keeps what is this reactor's, hands the rest
+//! over, and applies it a batch at a time.
+//!
+//! One `now` per batch, no allocation but for a profile that the control plane does not know yet.
+
+use super::mailbox::{Mailbox, Parcel};
+use super::{Report, ReportSender};
+use crate::engine::shard::{BATCH, Outlet, Shard};
+use crate::engine::table::TableView;
+use crate::engine::transition::Transition;
+use crate::io::Waker;
+use crate::metrics::{Counter, Counters};
+use crate::wire::{self, Form, Heartbeat, OwnedProfile, Profile, Reject};
+use std::sync::Arc;
+
+/// Gathers heartbeats into batches for the shard.
+pub struct Inbox {
+    me: u32,
+    secret: u64,
+    beats: Vec<Heartbeat>,
+    profiles: Vec<(usize, OwnedProfile)>,
+    /// When a probe in the batch was sent; recorded once the batch is applied.
+    probe_sent_ns: Option<u64>,
+    counters: Arc<Counters>,
+    mailboxes: Arc<[Mailbox]>,
+    views: Arc<[TableView]>,
+    /// Reactors that were asleep when they were handed something.
+    sleepers: Vec<Waker>,
+}
+
+impl Inbox {
+    /// The inbox of reactor `me`, which knows its probes by `secret`.
+    pub fn new(
+        me: u32,
+        secret: u64,
+        counters: Arc<Counters>,
+        mailboxes: Arc<[Mailbox]>,
+        views: Arc<[TableView]>,
+    ) -> Inbox {
+        Inbox {
+            me,
+            secret,
+            beats: Vec::with_capacity(BATCH),
+            profiles: Vec::with_capacity(BATCH),
+            probe_sent_ns: None,
+            counters,
+            sleepers: Vec::with_capacity(mailboxes.len()),
+            mailboxes,
+            views,
+        }
+    }
+
+    /// Takes one datagram in, and applies the batch when it is full.
+    #[inline]
+    pub fn datagram(
+        &mut self,
+        datagram: &[u8],
+        now_ns: u64,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        match wire::decode(datagram) {
+            Ok(Form::Beat(beat)) => self.beat(beat, None, now_ns, shard, reports),
+            Ok(Form::Hello(beat, profile)) => {
+                self.beat(beat, Some(profile), now_ns, shard, reports)
+            }
+            Ok(Form::Batch(batch)) => {
+                if let Some(relay) = batch.relay() {
+                    self.beat(relay, None, now_ns, shard, reports);
+                }
+                for beat in batch.entries() {
+                    self.beat(beat, None, now_ns, shard, reports);
+                }
+            }
+            Ok(Form::Probe { secret, sent_ns }) if secret == self.secret => {
+                self.probe_sent_ns = Some(sent_ns);
+            }
+            Ok(Form::Probe { .. }) => self.reject(Reject::Kind),
+            Err(reject) => self.reject(reject),
+        }
+    }
+
+    /// Takes a heartbeat in that another reactor received.
+    pub fn parcel(
+        &mut self,
+        parcel: Parcel,
+        now_ns: u64,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        let mut beat = parcel.beat;
+        let held_us = now_ns.saturating_sub(parcel.arrived_ns) / 1_000;
+        beat.age_us = beat.age_us.saturating_add(held_us.min(u32::MAX as u64) as u32);
+        if let Some(profile) = parcel.profile {
+            self.profiles.push((self.beats.len(), profile));
+        }
+        self.push(beat, now_ns, shard, reports);
+    }
+
+    /// Applies what has been gathered. Returns when the probe among it was sent, if one was.
+    pub fn apply(
+        &mut self,
+        now_ns: u64,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) -> Option<u64> {
+        if !self.beats.is_empty() {
+            let mut outlet = BatchOutlet { reports, profiles: &mut self.profiles };
+            shard.observe(&self.beats, now_ns, &mut outlet);
+            self.beats.clear();
+            self.profiles.clear();
+        }
+        self.probe_sent_ns.take()
+    }
+
+    /// The reactors to wake because they were handed something while they slept.
+    pub fn sleepers(&mut self) -> std::vec::Drain<'_, Waker> {
+        self.sleepers.drain(..)
+    }
+
+    #[inline]
+    fn beat(
+        &mut self,
+        mut beat: Heartbeat,
+        profile: Option<Profile<'_>>,
+        now_ns: u64,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        let reactors = self.mailboxes.len() as u32;
+        let owner = if reactors == 1 { 0 } else { wire::steer(beat.peer, reactors) };
+        let profile = match profile {
+            Some(profile) => match self.unknown_profile(&mut beat, profile, owner, shard) {
+                Ok(profile) => profile,
+                Err(reject) => return self.reject(reject),
+            },
+            None => None,
+        };
+        if owner != self.me {
+            return self.hand_over(owner, Parcel { beat, arrived_ns: now_ns, profile });
+        }
+        if let Some(profile) = profile {
+            self.profiles.push((self.beats.len(), profile));
+        }
+        self.push(beat, now_ns, shard, reports);
+    }
+
+    #[inline]
+    fn push(
+        &mut self,
+        beat: Heartbeat,
+        now_ns: u64,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        self.beats.push(beat);
+        if self.beats.len() == BATCH {
+            let probe_sent_ns = self.apply(now_ns, shard, reports);
+            self.probe_sent_ns = probe_sent_ns;
+        }
+    }
+
+    /// Keeps a profile only if the owner's slot does not know it; checks the name only then, so
+    /// that the hash is not computed for every HELLO.
+    #[cold]
+    fn unknown_profile(
+        &self,
+        beat: &mut Heartbeat,
+        profile: Profile<'_>,
+        owner: u32,
+        shard: &Shard,
+    ) -> Result<Option<OwnedProfile>, Reject> {
+        let known = if owner == self.me {
+            let table = shard.table();
+            table.find(beat.peer).map(|index| table.slot(index).profile_digest())
+        } else {
+            self.views[owner as usize].find(beat.peer).map(|(_, slot)| slot.profile_digest)
+        };
+        if known == Some(beat.profile_digest) {
+            beat.profile_digest = 0;
+            return Ok(None);
+        }
+        if !profile.matches(beat.peer) {
+            return Err(Reject::Name);
+        }
+        Ok(Some(OwnedProfile::of(&profile)))
+    }
+
+    fn hand_over(&mut self, owner: u32, parcel: Parcel) {
+        let mailbox = &self.mailboxes[owner as usize];
+        if mailbox.push(parcel).is_err() {
+            self.counters.add(Counter::HandOverFull, 1);
+            return;
+        }
+        self.counters.add(Counter::HandedOver, 1);
+        if let Some(waker) = mailbox.sleeper() {
+            self.sleepers.push(waker.clone());
+        }
+    }
+
+    #[cold]
+    fn reject(&self, reject: Reject) {
+        self.counters.add(reject.counter(), 1);
+    }
+}
+
+/// The shard's outlet while a batch is applied: it knows the batch's profiles.
+struct BatchOutlet<'a> {
+    reports: &'a mut ReportSender,
+    profiles: &'a mut Vec<(usize, OwnedProfile)>,
+}
+
+impl Outlet for BatchOutlet<'_> {
+    fn has_room(&self) -> bool {
+        self.reports.has_room()
+    }
+
+    fn transition(&mut self, transition: Transition) {
+        self.reports.transition(transition);
+    }
+
+    fn profile(&mut self, place: usize, beat: &Heartbeat) -> bool {
+        // Searched from the front: profiles come in the order of the batch, and are few.
+        let Some(at) = self.profiles.iter().position(|(of, _)| *of == place) else { return false };
+        if !self.reports.has_room() {
+            return false;
+        }
+        let (_, profile) = self.profiles.swap_remove(at);
+        self.reports.push(Report::Profile { peer: beat.peer, profile });
+        true
+    }
+}

@@ -1,0 +1,136 @@
+//! Heartbeats that arrived on the wrong core, on their way to their owner.
+//!
+//! The kernel steers binary heartbeats to the reactor that owns the peer. The text form, the
+//! entries of a relay's batch and whatever the steering program misses land anywhere, and are
+//! handed over here: one bounded lock-free ring per reactor, many producers, one consumer.
+//!
+//! **Waking without missing a wake-up.** Dekker's protocol: the owner raises `asleep`, *then* looks
+//! into the ring once more, then waits; a producer pushes, *then* looks at `asleep`. With both pairs
+//! sequentially consistent at least one of them sees the other.
+//!
+//! **Judging without missing a heartbeat.** A heartbeat may sit in another reactor's socket while
+//! its owner is about to call the peer down. So each reactor publishes a *watermark*, the time
+//! before which everything that arrived at its sockets has been applied or handed over, and an
+//! owner that takes mail judges no deadline beyond the lowest of them.
+
+use crate::io::Waker;
+use crate::wire::{Heartbeat, OwnedProfile};
+use crossbeam::queue::ArrayQueue;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+/// Parcels that a mailbox holds.
+pub const MAILBOX_CAPACITY: usize = 16_384;
+
+/// A heartbeat handed over to its owner.
+pub struct Parcel {
+    /// The heartbeat.
+    pub beat: Heartbeat,
+    /// When it arrived at the reactor that received it, monotonic ns.
+    pub arrived_ns: u64,
+    /// The profile that came with it, if it is new.
+    pub profile: Option<OwnedProfile>,
+}
+
+/// One reactor's mailbox, shared by all reactors.
+pub struct Mailbox {
+    ring: ArrayQueue<Parcel>,
+    asleep: AtomicBool,
+    watermark_ns: AtomicU64,
+    asked: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Mailbox::new(MAILBOX_CAPACITY)
+    }
+}
+
+impl Mailbox {
+    /// An empty mailbox of a reactor that is awake.
+    pub fn new(capacity: usize) -> Mailbox {
+        Mailbox {
+            ring: ArrayQueue::new(capacity),
+            asleep: AtomicBool::new(false),
+            watermark_ns: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// Says how the owner is woken; once, before the reactors start to turn.
+    pub fn set_waker(&self, waker: Waker) {
+        let already = self.waker.set(waker);
+        debug_assert!(already.is_ok(), "a mailbox has one owner");
+    }
+
+    /// Hands a parcel over; gives it back when the ring is full.
+    ///
+    /// # Errors
+    /// The parcel, when the ring is full.
+    pub fn push(&self, parcel: Parcel) -> Result<(), Parcel> {
+        self.ring.push(parcel)
+    }
+
+    /// Takes the oldest parcel. Only the owner calls it.
+    pub fn pop(&self) -> Option<Parcel> {
+        self.ring.pop()
+    }
+
+    /// The owner's waker if it is asleep and nobody has begun to wake it; to be called after a push.
+    pub fn sleeper(&self) -> Option<&Waker> {
+        // SeqCst fence: partner of the one in `fall_asleep`; it orders our push before this look.
+        fence(Ordering::SeqCst);
+        // Relaxed look first: it keeps the line shared when the owner is awake, the common case.
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
+            return self.waker.get();
+        }
+        None
+    }
+
+    /// Announces that the owner is going to wait. False when it must not: there is mail.
+    pub fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        // SeqCst fence: partner of the one in `sleeper`; it orders the store before the look.
+        fence(Ordering::SeqCst);
+        if self.ring.is_empty() && !self.asked.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.wake_up();
+        false
+    }
+
+    /// Announces that the owner is awake.
+    pub fn wake_up(&self) {
+        // Relaxed: a producer that still sees `true` wakes us once too often, which does no harm.
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Publishes the time before which everything that arrived has been applied or handed over.
+    pub fn set_watermark_ns(&self, time_ns: u64) {
+        // Release: partner of the Acquire in `watermark_ns`; who sees the mark sees the pushes
+        // before it.
+        self.watermark_ns.store(time_ns, Ordering::Release);
+    }
+
+    /// Asks the owner to read its sockets and to raise its watermark; returns its waker if it is
+    /// asleep.
+    pub fn ask(&self) -> Option<&Waker> {
+        // Relaxed: `sleeper` has the fence that orders this store before its look at `asleep`.
+        self.asked.store(true, Ordering::Relaxed);
+        self.sleeper()
+    }
+
+    /// Whether somebody waits for the watermark; forgotten by the call. Only the owner calls it.
+    pub fn take_asked(&self) -> bool {
+        // Relaxed look first, so that the usual turn only reads a shared line.
+        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::Relaxed)
+    }
+
+    /// The time before which everything that arrived has been applied or handed over.
+    pub fn watermark_ns(&self) -> u64 {
+        // Acquire: partner of the Release in `set_watermark_ns`.
+        self.watermark_ns.load(Ordering::Acquire)
+    }
+}
