@@ -1,0 +1,132 @@
+//! `docs/protocol.md` is the specification: its vectors are read out of the text and must hold.
+
+use super::oracle;
+use crate::wire::{
+    BatchEncoder, Form, Heartbeat, PeerId, Profile, decode, encode_beat, encode_hello, encode_probe,
+};
+use std::fmt::Write;
+
+const SPECIFICATION: &str = include_str!("../../../docs/protocol.md");
+
+/// A datagram and its meaning, as the document has them.
+struct Vector {
+    datagram: Vec<u8>,
+    meaning: String,
+}
+
+fn vectors() -> Vec<Vector> {
+    let blocks = SPECIFICATION.split("\n```vector\n").skip(1);
+    let vectors: Vec<Vector> = blocks
+        .map(|block| {
+            let (block, _) = block.split_once("\n```").expect("the block ends");
+            let is_hex = |line: &&str| line.bytes().all(|b| b" 0123456789abcdef".contains(&b));
+            let (hex, meaning): (Vec<&str>, Vec<&str>) = block.lines().partition(is_hex);
+            let byte = |hex| u8::from_str_radix(hex, 16).expect("a byte in hex");
+            let datagram = hex.join(" ").split_whitespace().map(byte).collect();
+            Vector { datagram, meaning: meaning.join("\n") }
+        })
+        .collect();
+    assert!(vectors.len() >= 30, "only {} vectors found", vectors.len());
+    vectors
+}
+
+/// A heartbeat in the document's words.
+fn said(beat: &Heartbeat) -> String {
+    let Heartbeat { peer, interval_us, incarnation, sequence, sent_ns, .. } = beat;
+    let status = beat.status.as_str();
+    let head = format!("peer={peer} status={status} interval_us={interval_us}");
+    if beat.sequenced {
+        format!("{head} incarnation={incarnation} sequence={sequence} sent_ns={sent_ns}")
+    } else {
+        format!("{head} text")
+    }
+}
+
+/// A datagram's meaning in the document's words.
+fn meaning(datagram: &[u8]) -> String {
+    match decode(datagram) {
+        Ok(Form::Beat(beat)) => {
+            format!("{} {}", format!("{:?}", beat.kind).to_lowercase(), said(&beat))
+        }
+        Ok(Form::Hello(beat, profile)) => {
+            let Profile { name, group, .. } = profile;
+            let labels: Vec<_> = profile.labels().collect();
+            format!("hello {} name={name:?} group={group:?} labels={labels:?}", said(&beat))
+        }
+        Ok(Form::Batch(batch)) => {
+            let relay = batch.relay().map_or("anonymous".into(), |relay| said(&relay));
+            let mut text = format!("batch {relay}");
+            for beat in batch.entries() {
+                let said = said(&beat).replace("sent_ns=0", "");
+                write!(text, "\n  entry {said}age_us={}", beat.age_us).expect("a string");
+            }
+            text
+        }
+        Ok(Form::Probe { secret, sent_ns }) => {
+            format!("probe secret={secret:016x} sent_ns={sent_ns}")
+        }
+        Err(reject) => {
+            format!("drop {}", reject.counter().label().trim_start_matches("drop_"))
+        }
+    }
+}
+
+#[test]
+fn every_vector_means_what_the_document_says() {
+    for Vector { datagram, meaning: expected } in vectors() {
+        assert_eq!(meaning(&datagram), expected, "{datagram:02x?}");
+        assert_eq!(super::decode(&datagram), oracle::decode(&datagram), "{datagram:02x?}");
+    }
+}
+
+#[test]
+fn every_binary_vector_is_encoded_to_the_same_bytes() {
+    let mut encoded = 0;
+    for Vector { datagram, .. } in vectors().iter().filter(|v| v.datagram[0] == 0xBE) {
+        let mut again = Vec::new();
+        match decode(datagram) {
+            Ok(Form::Beat(beat)) => again.extend(encode_beat(&beat)),
+            Ok(Form::Hello(beat, profile)) => encode_hello(&beat, &profile, &mut again),
+            Ok(Form::Batch(batch)) => {
+                let mut encoder = BatchEncoder::new();
+                assert!(batch.entries().all(|beat| encoder.push(&beat)));
+                encoder.finish(batch.relay().as_ref(), &mut again);
+            }
+            Ok(Form::Probe { secret, sent_ns }) => {
+                again.extend(encode_probe(PeerId(1), secret, sent_ns));
+            }
+            Err(_) => continue,
+        }
+        assert_eq!(&again, datagram);
+        encoded += 1;
+    }
+    assert!(encoded >= 8, "only {encoded} vectors were encoded");
+}
+
+#[test]
+fn every_reason_has_a_vector_and_a_place_in_the_document() {
+    let vectors = vectors();
+    for reject in crate::wire::Reject::ALL {
+        let label = reject.counter().label();
+        assert!(SPECIFICATION.contains(&format!("`{label}`")), "{label} is not explained");
+        let reason = format!("drop {}", label.trim_start_matches("drop_"));
+        assert!(vectors.iter().any(|vector| vector.meaning == reason), "no vector for {reason}");
+    }
+}
+
+#[test]
+fn every_name_has_the_id_that_the_document_says() {
+    let rows = SPECIFICATION.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split("` | `").collect();
+        let [name, wire, printed] = cells[..] else { return None };
+        Some((name.strip_prefix("| `")?, wire, printed.strip_suffix("` |")?))
+    });
+    let rows: Vec<_> = rows.filter(|(_, wire, _)| wire.len() == 16).collect();
+    assert!(rows.len() >= 5, "only {} names found", rows.len());
+    for (name, wire, printed) in rows {
+        let id = PeerId::of(name);
+        assert_eq!(id.to_string(), printed, "{name}");
+        let bytes: String = id.0.to_le_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(bytes, wire, "{name}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The clients in `docs/protocol.md`, cut out of the document and run against a socket.
+
+use std::io::Write;
+use std::net::UdpSocket;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use systole::wire::{Form, Heartbeat, Kind, PeerId, decode};
+
+const SPECIFICATION: &str = include_str!("../docs/protocol.md");
+
+/// The one code block of a language that mentions `word`.
+fn block(language: &str, word: &str) -> &'static str {
+    let opening = format!("\n```{language}\n");
+    let blocks = SPECIFICATION.split(&opening).skip(1).filter_map(|b| b.split_once("\n```"));
+    let found: Vec<&str> = blocks.map(|(block, _)| block).filter(|b| b.contains(word)).collect();
+    assert_eq!(found.len(), 1, "blocks in {language} that mention {word}");
+    found[0]
+}
+
+/// A client that ends with the test.
+struct Client(Child);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may have ended by itself; what matters is that it is gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts an interpreter, hands it the script, and lets it beat as `name` to a socket of its own.
+/// `None` when the machine lacks the interpreter.
+fn start(
+    interpreter: &str,
+    script: &str,
+    name: &str,
+    interval: &str,
+) -> Option<(Client, UdpSocket)> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket on loopback");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout above 0");
+    let port = socket.local_addr().expect("a bound socket").port().to_string();
+    let reads_stdin = if interpreter == "bash" { "-s" } else { "-" };
+    let child = Command::new(interpreter)
+        .args([reads_stdin, "127.0.0.1", &port, name, interval])
+        .stdin(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => Client(child),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: no {interpreter} here");
+            return None;
+        }
+        Err(error) => panic!("{interpreter}: {error}"),
+    };
+    let mut stdin = child.0.stdin.take().expect("a pipe");
+    stdin.write_all(script.as_bytes()).expect("it reads the script");
+    Some((child, socket))
+}
+
+fn receive(socket: &UdpSocket, datagram: &mut [u8; 2_048]) -> usize {
+    socket.recv(datagram).expect("a datagram within half a minute")
+}
+
+/// A HELLO with the name, then BEATs with ascending sequence numbers, all of them well formed.
+fn check_binary(interpreter: &str, interval: &str, beats: u32) {
+    let name = "Zürich-7";
+    let script = block(interpreter.trim_end_matches('3'), "sha256");
+    let Some((_client, socket)) = start(interpreter, script, name, interval) else { return };
+    let mut buffer = [0; 2_048];
+    let len = receive(&socket, &mut buffer);
+    let first: Heartbeat = match decode(&buffer[..len]) {
+        Ok(Form::Hello(hello, profile)) => {
+            assert_eq!((profile.name, profile.group), (name, ""));
+            assert_eq!(profile.labels().count(), 0);
+            hello
+        }
+        other => panic!("{interpreter} began with {other:?}"),
+    };
+    assert_eq!((first.peer, first.kind), (PeerId::of(name), Kind::Beat));
+    assert_eq!(first.interval_us, (interval.parse::<f64>().expect("seconds") * 1e6) as u64);
+    assert!(first.sent_ns > 0 && first.sequence < 100_000);
+    for n in 1..=beats {
+        let len = receive(&socket, &mut buffer);
+        let beat = match decode(&buffer[..len]) {
+            Ok(Form::Beat(beat)) => beat,
+            Ok(Form::Hello(beat, _)) if n % 16 == 0 => beat,
+            other => panic!("{interpreter}, datagram {n}: {other:?}"),
+        };
+        assert_eq!((beat.peer, beat.incarnation), (first.peer, first.incarnation));
+        assert_eq!(beat.sequence, first.sequence + n);
+        assert!(beat.sent_ns > first.sent_ns);
+    }
+}
+
+#[test]
+fn the_python_client_beats() {
+    check_binary("python3", "0.002", 40);
+}
+
+#[test]
+fn the_bash_client_beats() {
+    check_binary("bash", "1", 1);
+}
+
+#[test]
+fn the_shell_lines_beat() {
+    let script = block("sh", "/dev/udp").replace("127.0.0.1/4600", "$1/$2");
+    let Some((_client, socket)) = start("bash", &script, "", "") else { return };
+    let mut buffer = [0; 2_048];
+    let len = receive(&socket, &mut buffer);
+    let Ok(Form::Hello(beat, profile)) = decode(&buffer[..len]) else { panic!("not a line") };
+    assert_eq!((beat.peer, profile.name), (PeerId::of("web-1"), "web-1"));
+    let len = receive(&socket, &mut buffer);
+    let Ok(Form::Hello(beat, profile)) = decode(&buffer[..len]) else { panic!("not a line") };
+    assert_eq!((profile.name, profile.group), ("backup", "jobs"));
+    assert_eq!((beat.interval_us, profile.labels().count()), (86_400_000_000, 1));
+}
