@@ -20,16 +20,21 @@
 //! `cli` sees everything.
 
 pub mod api;
+#[cfg(not(loom))]
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(not(loom))]
 pub mod control;
 pub mod engine;
+#[cfg(not(loom))]
 pub mod http;
 pub mod io;
 pub mod metrics;
 pub mod reactor;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 #[cfg(test)]

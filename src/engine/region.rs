@@ -48,12 +48,15 @@ impl<T: Default> Region<T> {
 }
 
 #[cfg(not(any(loom, miri)))]
-impl<T: Words> Region<T> {
+impl<T> Region<T> {
     /// `len` values in a mapping of their own.
     ///
     /// # Errors
     /// What mmap(2) says: `len` is 0, or there is no address space.
-    pub(super) fn anonymous(len: usize) -> std::io::Result<Region<T>> {
+    pub(super) fn anonymous(len: usize) -> std::io::Result<Region<T>>
+    where
+        T: Words,
+    {
         let too_long = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_long)?;
         let mapping = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
