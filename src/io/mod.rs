@@ -1,9 +1,40 @@
 //! Receive transports: datagrams in, without waiting, and a way to wait.
 //!
-//! The contract is [`Backend`]; `uring` and `poll` keep it. A transport knows sockets and buffers,
-//! never what is in a datagram (but for the peer id's offset, which the kernel steers by).
+//! The contract is [`Backend`]; [`uring`] and [`poll`] keep it, [`open`] chooses. A transport knows
+//! sockets and buffers, never what is in a datagram (but for the peer id's offset, which the
+//! kernel steers by, see [`steering`]).
+//!
+//! ```text
+//!  sockets::bind_group(address, reactors, …)      once, before the reactors start
+//!            │  one group per address, one socket per reactor in each
+//!            ▼
+//!  sockets::by_reactor ──▶ open(choice, its sockets) ──▶ AnyBackend      in each reactor's thread
+//!                                                            │
+//!            receive ─ receive ─ … ─ 0 ─ wait ─ receive ─ …  ▼
+//! ```
+
+mod arena;
+mod meminfo;
+pub mod poll;
+mod select;
+pub mod sockets;
+pub mod steering;
+mod sys;
+pub mod uring;
+mod wake;
+
+pub use select::{AnyBackend, OpenError, Opened, TransportChoice, open};
+pub use wake::Waker;
 
 use std::io;
+
+/// The longest datagram that is handed on, in bytes; a longer one is dropped and counted in
+/// [`TransportCounts::errors`]. No form of a heartbeat is longer than 1,472.
+pub const LONGEST_DATAGRAM: usize = BUFFER_BYTES - 1;
+
+/// Bytes of a receive buffer, one more than the longest datagram: one that fills its buffer may
+/// have been cut.
+const BUFFER_BYTES: usize = 2048;
 
 /// Which receive path the datagrams take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +53,9 @@ pub struct Patience {
     /// Wake early only for so many completions (io_uring counts task-work items, one multishot is
     /// one item of up to 32 datagrams); 1 wakes for the first.
     pub want: u32,
-    /// After so many nanoseconds wake for a single completion (the kernel's min-wait); 0 for none.
+    /// After so many nanoseconds wake for a single completion (the kernel's min-wait, Linux 6.12,
+    /// in steps of a microsecond); 0 for none, and then `want` has no effect. A waker may have to
+    /// wait as long, too.
     pub min_wait_ns: u64,
 }
 
@@ -33,8 +66,10 @@ pub struct TransportCounts {
     pub buffers_exhausted: u64,
     /// Times that a multishot receive ended and was armed anew.
     pub rearmed: u64,
-    /// Receive errors, none of them fatal.
+    /// Receive errors, none of them fatal, and datagrams longer than [`LONGEST_DATAGRAM`].
     pub errors: u64,
+    /// System calls made to receive and to wait.
+    pub system_calls: u64,
 }
 
 /// One reactor's receive transport. Used by one thread, which also creates it.
@@ -44,6 +79,11 @@ pub trait Backend {
 
     /// Hands each datagram that has arrived to `sink`, without waiting, up to a stated burst, and
     /// returns how many. 0 says that every socket's queue was seen empty during the call.
+    ///
+    /// The burst is what the buffers hold (256) for io_uring, and 64 per socket for poll. io_uring
+    /// sees a datagram when the kernel has announced it, which follows its queueing by some
+    /// nanoseconds on the core that it arrived at; who must not miss even that window asks
+    /// [`backlog`](Self::backlog), which is then not 0.
     ///
     /// # Errors
     /// Only what ends the transport for good.
@@ -64,27 +104,13 @@ pub trait Backend {
     /// What the transport counted.
     fn counts(&self) -> TransportCounts;
 
-    /// Wakes another reactor from this reactor's thread (IORING_OP_MSG_RING where both can).
+    /// Wakes another reactor from this reactor's thread (IORING_OP_MSG_RING where both can; that
+    /// goes out with this transport's next call into the kernel, in `receive` or `wait`).
     fn wake(&mut self, other: &Waker);
 
     /// What other threads wake this transport with.
     fn waker(&self) -> Waker;
 }
 
-/// Wakes a reactor out of [`Backend::wait`], from any thread. Cheap to clone.
-/// (CONTRACT SKELETON: owner = io helper; holds an eventfd and, for uring, the ring's fd.)
-#[derive(Clone, Debug)]
-pub struct Waker {}
-
-impl Waker {
-    /// A waker of nobody.
-    #[cfg(test)]
-    pub fn for_tests() -> Waker {
-        Waker {}
-    }
-
-    /// Wakes the reactor. Safe at any time, also when it is not waiting or has ended.
-    pub fn wake(&self) {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Choosing the transport: io_uring where it works, poll where it does not, and the reason said.
+
+use super::poll::PollBackend;
+use super::uring::{Unavailable, UringBackend, UringPlan};
+use super::{Backend, Patience, Transport, TransportCounts, Waker};
+use std::fmt;
+use std::io;
+use std::net::UdpSocket;
+use std::str::FromStr;
+
+/// Which transport the operator wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TransportChoice {
+    /// io_uring if it can be used, else poll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// recvmmsg and ppoll.
+    Poll,
+}
+
+impl FromStr for TransportChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "poll" => Ok(Self::Poll),
+            _ => Err(format!("unknown transport {text:?}: choose auto, uring or poll")),
+        }
+    }
+}
+
+impl fmt::Display for TransportChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Poll => "poll",
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "uring",
+            Self::Poll => "poll",
+        })
+    }
+}
+
+/// Why there is no transport.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// io_uring was asked for and cannot be used.
+    #[error("{0}; choose transport auto or poll, which needs no io_uring")]
+    Unavailable(#[from] Unavailable),
+    /// Not even poll could be set up.
+    #[error("setting up the receive transport: {0}")]
+    System(#[from] io::Error),
+}
+
+/// An opened transport, and why it is not the better one.
+pub struct Opened {
+    /// The transport.
+    pub backend: AnyBackend,
+    /// Why poll was taken although `auto` prefers io_uring; one line.
+    pub fallback: Option<Unavailable>,
+}
+
+/// Opens a transport on `sockets`, to be used by this thread only.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, OpenError> {
+    if choice == TransportChoice::Poll {
+        let backend = AnyBackend::Poll(PollBackend::new(sockets)?);
+        return Ok(Opened { backend, fallback: None });
+    }
+    match UringBackend::new(sockets, UringPlan::default()) {
+        Ok(backend) => Ok(Opened { backend: AnyBackend::Uring(Box::new(backend)), fallback: None }),
+        Err((_, reason)) if choice == TransportChoice::Uring => Err(reason.into()),
+        Err((sockets, reason)) => {
+            let backend = AnyBackend::Poll(PollBackend::new(sockets)?);
+            Ok(Opened { backend, fallback: Some(reason) })
+        }
+    }
+}
+
+/// Either transport. A reactor that matches once and is generic over [`Backend`] has no branch in
+/// its loop; one that uses this directly has one per call, not per datagram.
+pub enum AnyBackend {
+    /// io_uring.
+    Uring(Box<UringBackend>),
+    /// recvmmsg and ppoll.
+    Poll(PollBackend),
+}
+
+macro_rules! either {
+    ($self:ident, $backend:ident => $call:expr) => {
+        match $self {
+            Self::Uring($backend) => $call,
+            Self::Poll($backend) => $call,
+        }
+    };
+}
+
+impl Backend for AnyBackend {
+    fn transport(&self) -> Transport {
+        either!(self, backend => backend.transport())
+    }
+
+    fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
+        either!(self, backend => backend.receive(sink))
+    }
+
+    fn wait(&mut self, patience: Patience) -> io::Result<()> {
+        either!(self, backend => backend.wait(patience))
+    }
+
+    fn backlog(&self) -> u64 {
+        either!(self, backend => backend.backlog())
+    }
+
+    fn kernel_drops(&self) -> u64 {
+        either!(self, backend => backend.kernel_drops())
+    }
+
+    fn counts(&self) -> TransportCounts {
+        either!(self, backend => backend.counts())
+    }
+
+    fn wake(&mut self, other: &Waker) {
+        either!(self, backend => backend.wake(other))
+    }
+
+    fn waker(&self) -> Waker {
+        either!(self, backend => backend.waker())
+    }
+}
