@@ -33,8 +33,6 @@ pub mod io;
 pub mod metrics;
 pub mod reactor;
 pub mod sync;
-#[cfg(test)]
-mod testing;
 pub mod wire;
 
 #[cfg(test)]

@@ -40,3 +40,29 @@ impl StateCounts {
         }
     }
 }
+
+/// How many peers all shards together may take. Asked only when a peer comes or goes.
+#[derive(Debug)]
+pub struct Budget {
+    left: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of so many peers.
+    pub fn new(max_peers: u64) -> Budget {
+        Budget { left: AtomicU64::new(max_peers) }
+    }
+
+    /// Takes one. False when none is left.
+    pub fn take(&self) -> bool {
+        // Relaxed: the count stands for itself, no memory is handed over with it.
+        let one = |left: u64| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one).is_ok()
+    }
+
+    /// Gives one back.
+    pub fn give_back(&self) {
+        // Relaxed: as in `take`.
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
+}

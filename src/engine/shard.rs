@@ -15,13 +15,13 @@
 //! Absent on purpose: names, groups and addresses (the control plane knows those), and any notion
 //! of time but the `now` that comes in.
 
-use super::StateCounts;
 use super::sequence::{Order, Position};
 use super::slot::{Slot, SlotData, SlotWriter};
 use super::table::Table;
 use super::timing::Timing;
 use super::transition::{PeerState, Reason, Transition};
 use super::wheel::{Link, Timers, UNARMED, Wheel};
+use super::{Budget, StateCounts};
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
 use crate::wire::{Heartbeat, Kind, PeerId};
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub const BATCH: usize = 64;
 pub struct Shard {
     peers: Peers,
     wheel: Wheel,
+    budget: Arc<Budget>,
     states: Arc<StateCounts>,
     counters: Arc<Counters>,
     histograms: Arc<Histograms>,
@@ -129,17 +130,19 @@ impl Timers for Peers {
 }
 
 impl Shard {
-    /// An empty shard at `now_ns` that keeps its peers in `table`.
+    /// An empty shard at `now_ns` that keeps its peers in `table`, as many as the table holds and
+    /// the `budget` that it shares with the other shards allows.
     pub fn new(
         table: Table,
         timing: Timing,
         now_ns: u64,
+        budget: Arc<Budget>,
         states: Arc<StateCounts>,
         counters: Arc<Counters>,
         histograms: Arc<Histograms>,
     ) -> Shard {
         let wheel = Wheel::new(now_ns / 1_000);
-        Shard { peers: Peers { table, timing }, wheel, states, counters, histograms }
+        Shard { peers: Peers { table, timing }, wheel, budget, states, counters, histograms }
     }
 
     /// Applies heartbeats that arrived by `now_ns`.
@@ -377,9 +380,15 @@ impl Shard {
             restarts: 0,
             stale: 0,
         };
-        let Ok(index) = self.peers.table.insert(data) else {
-            self.counters.add(Counter::TableFull, 1);
-            return;
+        let index = match self.budget.take().then(|| self.peers.table.insert(data)) {
+            Some(Ok(index)) => index,
+            refused => {
+                if refused.is_some() {
+                    self.budget.give_back();
+                }
+                self.counters.add(Counter::TableFull, 1);
+                return;
+            }
         };
         self.counters.add(Counter::Heartbeats, 1);
         self.states.moved(PeerState::Unknown, PeerState::Up);
@@ -483,6 +492,7 @@ impl Shard {
     fn discard(&mut self, index: u32) {
         self.wheel.remove(&mut self.peers, index);
         self.peers.table.remove(index);
+        self.budget.give_back();
     }
 
     /// Arms a peer's timer for its deadline, wherever it was armed before.

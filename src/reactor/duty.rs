@@ -10,8 +10,8 @@
 //! ```
 //!
 //! **What was queued at the horizon.** Receiving until the queue is seen empty would do, but a flood
-//! may never let it be empty. So on the first pass that found something the length of the queue is
-//! asked for (one system call, only in turns with a deadline), and that many datagrams are read.
+//! may never let it be empty. So the length of the queue is asked for (one system call a socket,
+//! only in turns with a deadline), and that many datagrams are read.
 
 use super::idle::{Idle, Plan};
 use super::inbox::Inbox;
@@ -27,6 +27,9 @@ use std::sync::Arc;
 
 /// Timers fired before the sockets are looked at again: a mass expiry must not make us deaf.
 const FIRE_LIMIT: usize = 512;
+/// How often a datagram that is queued but not announced is looked for; it takes the kernel some
+/// nanoseconds, and a queue that stays so is one whose length is over-estimated.
+const UNANNOUNCED_LIMIT: u32 = 64;
 /// How often the transport's own counters are copied.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 /// How long to wait for the control plane when its ring is full.
@@ -76,7 +79,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let mut fired = false;
         let mut blocked = false;
         if self.is_due(horizon_ns) || self.mailboxes[self.me].take_asked() {
-            received += self.drain(horizon_ns, received)?;
+            received += self.drain(horizon_ns)?;
             self.collect_mail(horizon_ns);
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
             let judged_ns = self.judgeable_ns(horizon_ns);
@@ -154,17 +157,19 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         }
     }
 
-    /// Reads all that was queued when the turn began. `received` is what the turn has read.
-    fn drain(&mut self, horizon_ns: u64, received: u64) -> io::Result<u64> {
-        if received == 0 {
-            return Ok(0);
-        }
+    /// Reads all that was queued when it is called.
+    ///
+    /// The kernel is asked even when the transport saw its queues empty: it may have queued a
+    /// datagram that it has not announced yet.
+    fn drain(&mut self, now_ns: u64) -> io::Result<u64> {
         let mut left = self.backend.backlog();
         let mut drained = 0;
-        while left > 0 {
-            let count = self.receive(horizon_ns)?;
+        let mut unannounced = 0;
+        while left > 0 && unannounced < UNANNOUNCED_LIMIT {
+            let count = self.receive(now_ns)?;
             if count == 0 {
-                break;
+                unannounced += 1;
+                left = self.backend.backlog();
             }
             drained += count;
             left = left.saturating_sub(count);

@@ -17,10 +17,10 @@ pub mod idle;
 pub mod inbox;
 pub mod mailbox;
 pub mod probe;
-//pub mod start;
+pub mod start;
 
 pub use idle::IdleStrategy;
-//pub use start::{Fleet, ReactorSettings, start};
+pub use start::{Fleet, ReactorSettings, start};
 
 use crate::engine::StateCounts;
 use crate::engine::shard::Outlet;

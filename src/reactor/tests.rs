@@ -10,7 +10,7 @@ use crate::engine::shard::Shard;
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::engine::table::Table;
 use crate::engine::transition::{PeerState, Reason};
-use crate::engine::{StateCounts, Timing};
+use crate::engine::{Budget, StateCounts, Timing};
 use crate::io::{Backend, Patience, Transport, TransportCounts};
 use crate::metrics::Counter;
 use crate::testing::{Rng, seeds};
@@ -99,7 +99,7 @@ impl Backend for Scripted {
     fn wake(&mut self, _other: &Waker) {}
 
     fn waker(&self) -> Waker {
-        Waker::for_tests()
+        Waker::new().unwrap()
     }
 }
 
@@ -129,6 +129,7 @@ impl Bench {
             tables.into_iter().next().unwrap(),
             TIMING,
             now_ns,
+            Arc::new(Budget::new(256)),
             Arc::new(StateCounts::default()),
             counters.clone(),
             histograms.clone(),
@@ -385,7 +386,9 @@ fn what_belongs_to_another_reactor_is_handed_over_with_its_age() {
     for _ in 0..70 {
         bench.arrive(bench.now_ns(), &wire::encode_beat(&beat(theirs.0, 0, 100)));
     }
-    (0..12).for_each(|_| drop(bench.turn()));
+    for _ in 0..12 {
+        bench.turn();
+    }
     assert_eq!(bench.count(Counter::HandOverFull), 6, "bounded, and counted");
 }
 

@@ -58,6 +58,7 @@ impl Bench {
             Table::new(slots, [11, 13]),
             TIMING,
             now_ns,
+            Arc::new(Budget::new(capacity as u64)),
             states.clone(),
             counters.clone(),
             Arc::new(Histograms::default()),

@@ -1,0 +1,222 @@
+//! Runs the monitor: binds, starts, says that it is ready, and ends what it started in order.
+//!
+//! ```text
+//!  bind ─▶ control ─▶ reactors ─▶ prober ─▶ http ─▶ "ready" ─▶ a signal ─▶ and back again
+//! ```
+//!
+//! Nothing is started before everything is bound, so that a taken port costs nothing; and the end
+//! goes along the way of the data, so that a last transition still reaches whoever listens.
+
+use super::Failure;
+use crate::clock;
+use crate::config::{LogFormat, Settings};
+use crate::control::{Control, ControlConfig};
+use crate::http;
+use crate::io::sockets::{self, BindError, Group};
+use crate::reactor::probe::Prober;
+use crate::reactor::{self, Fleet, ReactorSettings, StartError};
+use anyhow::Context;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use tokio::sync::watch;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Why the monitor ends.
+enum End {
+    Signal(i32),
+    ReactorFailed(String),
+}
+
+/// Runs the monitor until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting, as a [`Failure`] with exit code 2, or what ended it.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    start_logging(&settings);
+    let (end, ends) = mpsc::channel();
+    end_on_signal(end.clone())?;
+    let reactors = settings.reactors.unwrap_or_else(default_reactors);
+
+    let listener = bind_http(settings.http)?;
+    let http_address = listener.local_addr().context("reading the HTTP address")?;
+    let groups = bind_udp(&settings, reactors)?;
+    let udp: Vec<SocketAddr> = groups.iter().map(|group| group.address).collect();
+
+    let monitor_id = settings.monitor_id.unwrap_or_else(random);
+    let control = Control::start(ControlConfig {
+        monitor_id,
+        epoch_ns: clock::wall_ns(),
+        timing: settings.timing,
+        max_peers: settings.max_peers as usize,
+        ring_capacity: settings.events,
+        udp: udp.clone(),
+    })
+    .context("starting the control plane")?;
+    let probe_secret = random();
+    let reactor_settings = ReactorSettings {
+        transport: settings.transport,
+        idle: settings.idle,
+        timing: settings.timing,
+        max_peers: settings.max_peers,
+        probe_secret,
+    };
+    let sockets = sockets::by_reactor(groups.into_iter().map(|group| group.sockets));
+    let listener_thread = Some(control.publisher_thread());
+    let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
+    let fleet = reactor::start(&reactor_settings, sockets, listener_thread, on_failure)
+        .map_err(explain)?;
+    say_what_started(&fleet);
+    control.attach(fleet.handles.clone(), fleet.transport);
+    let prober = Prober::start(udp[0], reactors as u32, probe_secret)
+        .inspect_err(|error| warn!(%error, "no ingest probes: ingest_ns stays empty"))
+        .ok();
+    let (shutdown, shut_down) = watch::channel(false);
+    let server = http::serve(listener, control.state(), shut_down.clone())
+        .context("starting the HTTP server")?;
+
+    say_ready(&udp, http_address)?;
+    let failure = match ends.recv().context("the signal thread ended")? {
+        End::Signal(signal) => {
+            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+            info!(signal = name, "ending: reading what has arrived, telling the last transitions");
+            None
+        }
+        End::ReactorFailed(message) => Some(message),
+    };
+
+    drop(prober);
+    fleet.stop();
+    control.shutdown();
+    shutdown.send_replace(true);
+    server.join(&shut_down).context("the HTTP server")?;
+    match failure {
+        None => Ok(()),
+        Some(message) => Err(Failure::failed(message).into()),
+    }
+}
+
+fn start_logging(settings: &Settings) {
+    let filter = EnvFilter::new(&settings.log_level);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error means that logging was started before, as by a test; that one stays.
+    let _ = match settings.log_format {
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            log.with_ansi(colours).with_target(false).try_init()
+        }
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Sends an [`End`] for each SIGINT and SIGTERM; a second one, while the first is obeyed, kills.
+fn end_on_signal(end: mpsc::Sender<End>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("taking over SIGINT and SIGTERM")?;
+    let body = move || {
+        for (nth, signal) in signals.forever().enumerate() {
+            if nth > 0 || end.send(End::Signal(signal)).is_err() {
+                // The second time somebody is in a hurry: what the signal does by default.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("systole-signal".into())
+        .spawn(body)
+        .context("starting the signal thread")?;
+    Ok(())
+}
+
+/// All cores but one, which is left to the control plane and to everybody else; at least one.
+fn default_reactors() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+}
+
+fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| {
+        let what = match error.kind() {
+            ErrorKind::AddrInUse => "another program, perhaps a second monitor, listens there; stop \
+                it or choose another address with --http"
+                .to_owned(),
+            ErrorKind::PermissionDenied => {
+                "no privilege for this port; choose one from 1024 up with --http".to_owned()
+            }
+            ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; choose one that `ip address` lists".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Failure::usage(format!("cannot listen on http address {address}: {what}"))
+    })
+}
+
+fn bind_udp(settings: &Settings, reactors: usize) -> Result<Vec<Group>, Failure> {
+    let mut groups = Vec::new();
+    for &address in &settings.udp {
+        match sockets::bind_group(address, reactors, settings.receive_buffer_bytes) {
+            Ok(group) => groups.push(group),
+            Err(error @ BindError::FamilyUnavailable { .. }) if settings.udp_is_default => {
+                warn!(%address, "not listening there: {error}");
+            }
+            Err(error) => return Err(Failure::usage(error.to_string())),
+        }
+    }
+    if groups.is_empty() {
+        return Err(Failure::usage("this machine has neither IPv4 nor IPv6; give --udp an address"));
+    }
+    for group in &groups {
+        let buffer = group.receive_buffer;
+        if buffer.granted < buffer.asked {
+            warn!(
+                address = %group.address, asked_bytes = buffer.asked, granted_bytes = buffer.granted,
+                "the receive buffer is smaller than asked for; bursts may be dropped: raise \
+                 net.core.rmem_max (sysctl) or grant CAP_NET_ADMIN"
+            );
+        } else {
+            info!(address = %group.address, receive_buffer_bytes = buffer.granted, "listening");
+        }
+        if let Some(error) = &group.unsteered {
+            warn!(
+                address = %group.address, %error,
+                "the kernel does not steer heartbeats to their reactor; they are handed over instead"
+            );
+        }
+    }
+    Ok(groups)
+}
+
+fn explain(error: StartError) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn say_what_started(fleet: &Fleet) {
+    if let Some(reason) = &fleet.fallback {
+        warn!("transport poll (recvmmsg) instead of uring: {reason}");
+    }
+    let cores: Vec<_> = fleet.handles.iter().map(|handle| handle.cpu).collect();
+    let pinned = cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    info!(transport = %fleet.transport, reactors = cores.len(), cores = pinned, "reactors run");
+    if cores.contains(&None) {
+        warn!("a reactor could not be pinned to a core; it runs, with less even latency");
+    }
+}
+
+/// The one line on standard output: what a script waits for.
+fn say_ready(udp: &[SocketAddr], http: SocketAddr) -> anyhow::Result<()> {
+    let udp = udp.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "ready udp={udp} http={http}").and_then(|()| out.flush()) {
+        // Started with its standard output closed: nobody waits for the line.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("saying that the monitor is ready"),
+    }
+}
+
+/// A number that nobody can guess, from the keys that std draws from the system for its hash maps.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
