@@ -242,6 +242,16 @@ pub struct HistogramSummary {
     pub buckets: Vec<(u64, u64)>,
 }
 
+/// `DELETE /api/v1/peers/{name}`: the removal was handed to the peer's reactor; a transition to
+/// `forgotten` follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// The peer's name; its id in hex while the name is unknown.
+    pub name: String,
+    /// 16 hex digits.
+    pub id: String,
+}
+
 /// The body of every error answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

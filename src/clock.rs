@@ -41,6 +41,12 @@ pub fn wall_offset_ns() -> i64 {
     wall_ns() as i64 - monotonic_ns() as i64
 }
 
+/// Processor time that this process has used, user and system together, in nanoseconds
+/// (`CLOCK_PROCESS_CPUTIME_ID`, clock_gettime(2)).
+pub fn process_cpu_ns() -> u64 {
+    read_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 #[inline]
 fn read_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,0 +1,124 @@
+//! From the engine's values to the words of [`crate::api`]: monotonic to wall time, ids to names.
+
+use super::ControlConfig;
+use super::events::Entry;
+use crate::api::{Event, PeerDetail, PeerSummary};
+use crate::clock;
+use crate::engine::slot::SlotData;
+use crate::engine::transition::PeerState;
+use crate::wire::Profile;
+use jiff::Timestamp;
+
+/// Wall-clock nanoseconds since 1970 as RFC 3339 in UTC, always with nine decimals.
+pub fn stamp(wall_ns: u64) -> String {
+    let time = Timestamp::from_nanosecond(i128::from(wall_ns)).unwrap_or(Timestamp::MAX);
+    format!("{time:.9}")
+}
+
+/// What sets monotonic times in relation to the reader's: sampled once for one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic time, nanoseconds.
+    pub monotonic_ns: u64,
+    /// What turns monotonic into wall time, nanoseconds.
+    pub wall_offset_ns: i64,
+}
+
+impl Now {
+    /// Reads the clocks.
+    pub fn read() -> Now {
+        Now { monotonic_ns: clock::monotonic_ns(), wall_offset_ns: clock::wall_offset_ns() }
+    }
+
+    /// The stamp of a monotonic time.
+    pub fn stamp(&self, monotonic_ns: u64) -> String {
+        stamp(wall(monotonic_ns, self.wall_offset_ns))
+    }
+}
+
+fn wall(monotonic_ns: u64, offset_ns: i64) -> u64 {
+    monotonic_ns.saturating_add_signed(offset_ns)
+}
+
+/// A transition as subscribers see it.
+pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
+    let Entry { transition: t, wall_offset_ns, names } = entry;
+    let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
+    let id = t.peer.to_string();
+    let returns = t.from == PeerState::Down && t.to == PeerState::Up;
+    Event {
+        seq,
+        monitor: format!("{:016x}", config.monitor_id),
+        epoch: config.epoch_ns,
+        time: stamp(t.fired_ns),
+        peer: names.name().map_or_else(|| id.clone(), String::from),
+        id,
+        group: names.group().into(),
+        from: t.from.as_str().into(),
+        to: t.to.as_str().into(),
+        reason: t.reason.as_str().into(),
+        status: t.status.as_str().into(),
+        last_seen: stamp(t.last_seen_ns),
+        deadline: (t.deadline_ns > 0).then(|| stamp(t.deadline_ns)),
+        lateness_ns: t.lateness_ns(),
+        detection_time_ns: t.fired_ns.saturating_sub(t.last_seen_ns),
+        incarnation: t.incarnation,
+        last_sequence: t.last_sequence,
+        gaps: t.gaps,
+        in_from_ns: t.in_from_ns,
+        down_for_ns: returns.then_some(t.in_from_ns),
+    }
+}
+
+/// A peer as a listing shows it.
+pub fn peer_summary(
+    config: &ControlConfig,
+    now: &Now,
+    slot: &SlotData,
+    profile: Option<&Profile<'_>>,
+) -> PeerSummary {
+    let id = slot.peer.to_string();
+    PeerSummary {
+        name: profile.map_or_else(|| id.clone(), |p| p.name.into()),
+        id,
+        group: profile.map_or_else(String::new, |p| p.group.into()),
+        state: slot.state.as_str().into(),
+        status: slot.status.as_str().into(),
+        last_seen: now.stamp(slot.last_seen_ns),
+        silent_ns: now.monotonic_ns.saturating_sub(slot.last_seen_ns),
+        interval_ns: config.timing.interval_us(slot.interval_us) * 1_000,
+        since: now.stamp(slot.since_ns),
+    }
+}
+
+/// Everything that a slot and a profile tell of a peer; its transitions are the caller's to add.
+pub fn peer_detail(
+    config: &ControlConfig,
+    now: &Now,
+    slot: &SlotData,
+    profile: Option<&Profile<'_>>,
+    reactor: u32,
+) -> PeerDetail {
+    let timing = &config.timing;
+    let beating = slot.state != PeerState::Left;
+    let after = |timeout_ns| beating.then(|| now.stamp(slot.last_seen_ns + timeout_ns));
+    let labels = profile.into_iter().flat_map(|p| p.labels());
+    PeerDetail {
+        summary: peer_summary(config, now, slot, profile),
+        labels: labels.map(|(key, value)| (key.into(), value.into())).collect(),
+        suspect_deadline: after(timing.suspect_ns(slot.interval_us)),
+        deadline: after(timing.timeout_ns(slot.interval_us)),
+        timeout_ns: timing.timeout_ns(slot.interval_us),
+        first_seen: now.stamp(slot.first_seen_ns),
+        incarnation: slot.incarnation,
+        last_sequence: slot.last_sequence,
+        heartbeats: slot.heartbeats.into(),
+        gaps: slot.gaps.into(),
+        duplicates: slot.duplicates.into(),
+        reordered: slot.reordered.into(),
+        restarts: slot.restarts.into(),
+        stale: slot.stale.into(),
+        reactor,
+        transitions: Vec::new(),
+    }
+}

@@ -1,0 +1,142 @@
+//! The publisher: the one thread that takes the reactors' reports and makes them public.
+//!
+//! ```text
+//! loop {
+//!     take up to 256 reports of each reactor in turn      lock-free queues
+//!     a profile     → registry
+//!     a transition  → its number, its name, into the log; the followers are woken once a round
+//!     nothing taken → count heartbeats, sleep until a reactor unparks us, or 100 ms
+//! }
+//! ```
+//!
+//! The reports of one reactor stay in their order; between reactors the order of taking decides. A
+//! reactor pushes first and unparks then, so the park that follows an empty round cannot miss it.
+//! The 100 ms are for the heartbeat rate.
+
+use super::ControlState;
+use super::events::{Entry, Names};
+use super::rate::Rate;
+use super::registry;
+use crate::clock;
+use crate::engine::transition::{PeerState, Transition};
+use crate::metrics::{Counter, HistogramKind};
+use crate::reactor::{ReactorHandle, Report};
+use crate::wire;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+/// Most reports taken of one reactor before the next one's turn.
+const BURST: usize = 256;
+/// Longest sleep.
+const NAP: Duration = Duration::from_millis(100);
+
+pub(super) struct Publisher {
+    state: Arc<ControlState>,
+    rate: Rate,
+    /// This round's transitions, until they are appended.
+    batch: Vec<Entry>,
+}
+
+impl Publisher {
+    pub(super) fn new(state: Arc<ControlState>) -> Publisher {
+        Publisher { state, rate: Rate::default(), batch: Vec::with_capacity(BURST) }
+    }
+
+    /// Publishes until it is told to stop *and* every queue is empty.
+    pub(super) fn run(mut self) {
+        loop {
+            // Acquire pairs with the Release in `Control::shutdown`: what was pushed before it is
+            // seen by this round, the last.
+            let stop = self.state.stopping.load(Ordering::Acquire);
+            if self.round() > 0 {
+                continue;
+            }
+            if stop {
+                return;
+            }
+            self.count_heartbeats();
+            thread::park_timeout(NAP);
+        }
+    }
+
+    /// Takes a burst of each reactor's reports and publishes them. Returns how many.
+    pub(super) fn round(&mut self) -> usize {
+        let state = self.state.clone();
+        let wall_offset_ns = clock::wall_offset_ns();
+        let mut taken = 0;
+        for reactor in state.reactors() {
+            for report in std::iter::from_fn(|| reactor.reports.pop()).take(BURST) {
+                taken += 1;
+                match report {
+                    Report::Profile { peer, profile } => learn(&state, peer, profile),
+                    Report::Transition(transition) => {
+                        self.batch.push(entry(&state, transition, wall_offset_ns));
+                    }
+                }
+            }
+        }
+        // A newcomer's profile follows its first transition: it may have come in this round.
+        for entry in self.batch.iter_mut().filter(|entry| entry.names.name().is_none()) {
+            entry.names = state.registry.with(entry.transition.peer, Names::of);
+        }
+        self.publish();
+        taken
+    }
+
+    fn publish(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let fired: Vec<u64> = self.batch.iter().map(|e| e.transition.fired_ns).collect();
+        self.state.events.append(&mut self.batch);
+        let visible_ns = clock::monotonic_ns();
+        let histogram = self.state.histograms.of(HistogramKind::Publish);
+        fired.iter().for_each(|fired_ns| histogram.record(visible_ns.saturating_sub(*fired_ns)));
+    }
+
+    fn count_heartbeats(&mut self) {
+        let count = self.state.count(Counter::Heartbeats);
+        self.rate.sample(clock::monotonic_ns(), count);
+        // Relaxed: a figure for people.
+        self.state.rate_bits.store(self.rate.per_second().to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// Names a transition, and forgets the profile of a peer that is forgotten: this very entry is the
+/// last to need it.
+fn entry(state: &ControlState, transition: Transition, wall_offset_ns: i64) -> Entry {
+    let names = state.registry.with(transition.peer, Names::of);
+    if transition.to == PeerState::Forgotten {
+        state.registry.remove(transition.peer);
+    }
+    state.transitions.count(transition.from, transition.to);
+    Entry { transition, wall_offset_ns, names }
+}
+
+/// Keeps a profile. Never more of them than there are slots, though profiles may come whose peers
+/// found no slot: a full registry takes only those of living peers, and drops others for them.
+fn learn(state: &ControlState, peer: wire::PeerId, profile: wire::OwnedProfile) {
+    let lives = |peer: wire::PeerId| owner(state, peer).view.find(peer).is_some();
+    let slots: usize = state.reactors().iter().map(|r| r.view.capacity() as usize).sum();
+    if state.registry.len() >= slots && !state.registry.with(peer, |known| known.is_some()) {
+        if !lives(peer) {
+            return;
+        }
+        // This peer has a slot and no profile, so some profile here has no slot.
+        for _ in 0..registry::PARTS {
+            state.registry.sweep(lives);
+            if state.registry.len() < slots {
+                break;
+            }
+        }
+    }
+    state.registry.insert(peer, profile);
+}
+
+/// The reactor that owns a peer. There is one: its report brought us here.
+fn owner(state: &ControlState, peer: wire::PeerId) -> &ReactorHandle {
+    let reactors = state.reactors();
+    &reactors[wire::steer(peer, reactors.len() as u32) as usize]
+}

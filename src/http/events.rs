@@ -1,0 +1,249 @@
+//! `/api/v1/events`: the transitions as server-sent events, live and from the past.
+//!
+//! ```text
+//! loop {
+//!     up to 256 entries behind the cursor → one frame of the body   (back-pressure: only when asked)
+//!     none there → wait for the bell, 15 s (a comment keeps the connection alive) or the end
+//! }
+//! ```
+//!
+//! The subscriber's pace is its own: nothing is queued for it but the frame in flight, and one too
+//! slow for the log's bounded memory is told with `event: gap` what it missed. When the monitor ends,
+//! a subscriber first gets all there is.
+
+use super::Monitor;
+use super::error::ApiError;
+use super::query::{Pairs, bad_value, number, unknown_key};
+use crate::api::EventGap;
+use crate::control::events::{Chunk, Entry};
+use crate::control::{ControlConfig, ControlState, STATES, present};
+use crate::engine::transition::PeerState;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Most events in one frame of the body.
+const FRAME: usize = 256;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A browser that lost us tries again after a second.
+const GREETING: &[u8] = b"retry: 1000\n\n";
+const KEYS: &str = "after, group, peer, to";
+
+/// What a subscriber wants.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Subscription {
+    /// The last number that it has seen.
+    after: Option<u64>,
+    group: Option<String>,
+    peer: Option<String>,
+    to: Option<PeerState>,
+}
+
+impl Subscription {
+    /// Reads the query, and the header that a browser sends when it comes back; the header is the
+    /// newer of the two and wins.
+    fn parse(pairs: Vec<(String, String)>, headers: &HeaderMap) -> Result<Subscription, ApiError> {
+        let mut wanted = Subscription::default();
+        for (key, value) in pairs {
+            match key.as_str() {
+                "after" => wanted.after = Some(number(&key, &value)?),
+                "group" => wanted.group = Some(value),
+                "peer" => wanted.peer = Some(value),
+                "to" => {
+                    let state = STATES.into_iter().find(|state| state.as_str() == value);
+                    let words = "must be up, suspect, down, left or forgotten";
+                    wanted.to = Some(state.ok_or_else(|| bad_value(&key, &value, words))?);
+                }
+                _ => return Err(unknown_key(&key, KEYS)),
+            }
+        }
+        if let Some(last) = headers.get("last-event-id").filter(|value| !value.is_empty()) {
+            let last = last.to_str().ok().and_then(|text| text.trim().parse().ok());
+            let not_a_number = || ApiError::bad_request("`Last-Event-ID` is not a whole number");
+            wanted.after = Some(last.ok_or_else(not_a_number)?);
+        }
+        Ok(wanted)
+    }
+
+    fn wants(&self, entry: &Entry) -> bool {
+        let is_peer = |wanted: &str| match entry.names.name() {
+            Some(name) => name == wanted,
+            None => entry.transition.peer.to_string() == wanted,
+        };
+        self.to.is_none_or(|to| to == entry.transition.to)
+            && self.group.as_deref().is_none_or(|group| group == entry.names.group())
+            && self.peer.as_deref().is_none_or(is_peer)
+    }
+}
+
+/// `GET /api/v1/events`.
+pub(super) async fn subscribe(
+    State(monitor): State<Monitor>,
+    Pairs(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let wanted = Subscription::parse(pairs, &headers)?;
+    let follower = Follower::new(monitor, wanted);
+    let frames = stream::unfold(follower, |mut follower| async {
+        let frame = follower.next().await?;
+        Some((Ok::<Bytes, Infallible>(frame), follower))
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(frames)).into_response())
+}
+
+/// One subscriber's place in the log.
+struct Follower {
+    state: Arc<ControlState>,
+    wanted: Subscription,
+    cursor: u64,
+    bell: watch::Receiver<u64>,
+    shutdown: watch::Receiver<bool>,
+    greeted: bool,
+}
+
+impl Follower {
+    fn new(Monitor { state, shutdown }: Monitor, wanted: Subscription) -> Follower {
+        let bell = state.events.bell();
+        let cursor = state.events.start(wanted.after);
+        Follower { state, wanted, cursor, bell, shutdown, greeted: false }
+    }
+
+    /// The next frame of the body; `None` ends it.
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.greeted {
+            self.greeted = true;
+            return Some(Bytes::from_static(GREETING));
+        }
+        let quiet_until = tokio::time::Instant::now() + KEEP_ALIVE;
+        loop {
+            // Both are looked at before the log is read: what comes later wakes us.
+            let stop = *self.shutdown.borrow_and_update();
+            self.bell.mark_unchanged();
+            let chunk = self.state.events.read(self.cursor, FRAME);
+            if let Some(frame) = self.take(&chunk) {
+                return Some(frame);
+            }
+            if !chunk.entries.is_empty() {
+                // All filtered out. A long past must not keep the thread from others.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if stop {
+                return None;
+            }
+            tokio::select! {
+                rung = self.bell.changed() => rung.ok()?,
+                ended = self.shutdown.changed() => ended.ok()?,
+                () = tokio::time::sleep_until(quiet_until) => {
+                    return Some(Bytes::from_static(b": keep-alive\n\n"));
+                }
+            }
+        }
+    }
+
+    /// Moves the cursor behind the chunk and writes what the subscriber wants of it, if anything.
+    fn take(&mut self, chunk: &Chunk) -> Option<Bytes> {
+        self.cursor = chunk.first_seq + chunk.entries.len() as u64 - 1;
+        let mut frame = Vec::new();
+        if let Some(missing) = &chunk.missing {
+            write_gap(&mut frame, *missing.start(), *missing.end());
+        }
+        for (seq, entry) in chunk.numbered().filter(|(_, entry)| self.wanted.wants(entry)) {
+            if frame.capacity() == 0 {
+                frame.reserve(chunk.entries.len() * 640);
+            }
+            write_transition(&mut frame, &self.state.config, seq, entry);
+        }
+        (!frame.is_empty()).then(|| frame.into())
+    }
+}
+
+fn write_transition(frame: &mut Vec<u8>, config: &ControlConfig, seq: u64, entry: &Entry) {
+    write_event(frame, "transition", seq, &present::event(config, seq, entry));
+}
+
+fn write_gap(frame: &mut Vec<u8>, from_seq: u64, to_seq: u64) {
+    write_event(frame, "gap", to_seq, &EventGap { from_seq, to_seq });
+}
+
+/// Writes one event. JSON has no line breaks of its own, so one `data:` line holds it.
+fn write_event(frame: &mut Vec<u8>, event: &str, id: u64, data: &impl serde::Serialize) {
+    const IN_MEMORY: &str = "writing to memory cannot fail, and these types always serialise";
+    write!(frame, "id: {id}\nevent: {event}\ndata: ").expect(IN_MEMORY);
+    serde_json::to_writer(&mut *frame, data).expect(IN_MEMORY);
+    frame.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Event;
+    use crate::control::testing::{config, entry};
+
+    fn headers(last_event_id: Option<&str>) -> HeaderMap {
+        let pair =
+            |id: &str| (header::HeaderName::from_static("last-event-id"), id.parse().unwrap());
+        last_event_id.map(pair).into_iter().collect()
+    }
+
+    fn parse(query: &[(&str, &str)], last: Option<&str>) -> Result<Subscription, ApiError> {
+        let pairs = query.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Subscription::parse(pairs, &headers(last))
+    }
+
+    #[test]
+    fn the_header_of_a_returning_browser_outranks_the_query() {
+        assert_eq!(parse(&[], None).unwrap().after, None);
+        assert_eq!(parse(&[("after", "7")], None).unwrap().after, Some(7));
+        assert_eq!(parse(&[("after", "7")], Some("9")).unwrap().after, Some(9));
+        assert_eq!(parse(&[("after", "7")], Some("")).unwrap().after, Some(7));
+        for bad in [("after", "-1"), ("after", "x"), ("to", "gone"), ("since", "1")] {
+            assert!(parse(&[bad], None).is_err(), "{bad:?}");
+        }
+        assert!(parse(&[], Some("x")).is_err());
+    }
+
+    #[test]
+    fn filters_choose_by_name_id_group_and_new_state() {
+        let named = entry(1, PeerState::Down, Some(("web-1", "web")));
+        let unnamed = entry(2, PeerState::Up, None);
+        let wants = |query: &[(&str, &str)]| {
+            let wanted = parse(query, None).unwrap();
+            (wanted.wants(&named), wanted.wants(&unnamed))
+        };
+        assert_eq!(wants(&[]), (true, true));
+        assert_eq!(wants(&[("to", "down")]), (true, false));
+        assert_eq!(wants(&[("group", "web")]), (true, false));
+        assert_eq!(wants(&[("group", "")]), (false, true));
+        assert_eq!(wants(&[("peer", "web-1")]), (true, false));
+        assert_eq!(wants(&[("peer", "0000000000000002")]), (false, true));
+        assert_eq!(wants(&[("peer", "web-1"), ("to", "up")]), (false, false));
+    }
+
+    #[test]
+    fn an_event_is_three_lines_and_its_data_reads_back() {
+        let entry = entry(5, PeerState::Down, Some(("a\"b", "g")));
+        let mut frame = Vec::new();
+        write_transition(&mut frame, &config(), 41, &entry);
+        write_gap(&mut frame, 3, 9);
+        let text = String::from_utf8(frame).unwrap();
+        let events: Vec<Vec<&str>> =
+            text.split_terminator("\n\n").map(|event| event.lines().collect()).collect();
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[0][..2], ["id: 41", "event: transition"]);
+        let data: Event =
+            serde_json::from_str(events[0][2].strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(data, present::event(&config(), 41, &entry));
+        assert_eq!(data.peer, "a\"b");
+        assert_eq!(events[1], ["id: 9", "event: gap", "data: {\"from_seq\":3,\"to_seq\":9}"]);
+    }
+}

@@ -1,0 +1,191 @@
+//! `/metrics`: everything that is counted, for Prometheus, in the OpenMetrics text format.
+//!
+//! Nothing is kept for it: a scrape reads the reactors' counters as they are. No label depends on a
+//! peer, so a million peers make no more series than one.
+
+use super::Monitor;
+use super::error::ApiError;
+use crate::clock;
+use crate::control::ControlState;
+use crate::control::figures::{
+    SCRAPE_BOUNDS_NS, by_reason, coarse, drop_reason, plain_counters, refusal_reason,
+};
+use crate::engine::transition::PeerState;
+use crate::metrics::HistogramKind;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `GET /metrics`.
+pub(super) async fn scrape(State(monitor): State<Monitor>) -> Result<Response, ApiError> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(monitor.state)));
+    let mut body = String::with_capacity(32 << 10);
+    text::encode(&mut body, &registry)
+        .map_err(|_| ApiError::internal("the metrics could not be written"))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response())
+}
+
+/// Reads the monitor when it is scraped.
+struct Scrape(Arc<ControlState>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let (state, to) = (&*self.0, &mut encoder);
+        monitor(state, to)?;
+        peers(state, to)?;
+        reasons(state, to)?;
+        per_reactor(state, to)?;
+        histograms(state, to)?;
+        process(state, to)
+    }
+}
+
+fn monitor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let mut info = to.encode_descriptor(
+        "systole_build",
+        "The monitor's version and identity",
+        None,
+        MetricType::Info,
+    )?;
+    let monitor = format!("{:016x}", state.config.monitor_id);
+    info.encode_info(&[
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("monitor", &monitor),
+        ("transport", state.config.transport),
+    ])?;
+    let uptime = state.uptime_ns() as f64 / 1e9;
+    gauge(to, "systole_uptime_seconds", "Time since the monitor's start", uptime)?;
+    let clock = clock::wall_ns() as f64 / 1e9;
+    gauge(to, "systole_clock_seconds", "The monitor's wall clock, seconds since 1970", clock)?;
+    let most = state.config.max_peers as f64;
+    gauge(to, "systole_max_peers", "Most peers that the monitor takes", most)?;
+    let named = state.registry.len() as f64;
+    gauge(to, "systole_named_peers", "Peers whose name is known", named)?;
+    let rate = state.heartbeats_per_second();
+    gauge(to, "systole_heartbeat_rate", "Heartbeats per second over the last second", rate)?;
+    let seq = state.events.newest() as f64;
+    gauge(to, "systole_last_sequence", "The last transition's sequence number", seq)
+}
+
+fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let mut family =
+        to.encode_descriptor("systole_peers", "Peers by state", None, MetricType::Gauge)?;
+    for kept in [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left] {
+        let labels = [("state", kept.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&(state.peers_in(kept) as f64))?;
+    }
+    let help = "Transitions by the states that they lead from and to";
+    let mut family =
+        to.encode_descriptor("systole_transitions", help, None, MetricType::Counter)?;
+    for (from, to, n) in state.transitions.occurred() {
+        let labels = [("from", from.as_str()), ("to", to.as_str())];
+        counter(family.encode_family(&labels)?, n)?;
+    }
+    Ok(())
+}
+
+/// What was dropped or refused, by reason; also the reasons that never occurred, so that an alert
+/// can be written before the day it is needed.
+fn reasons(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let mut family = |name, help, reason_of| {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, n) in by_reason(state, reason_of) {
+            counter(family.encode_family(&[("reason", reason)])?, n)?;
+        }
+        Ok(())
+    };
+    let dropped = "Datagrams dropped by the monitor, by reason";
+    family("systole_datagrams_dropped", dropped, drop_reason)?;
+    let refused = "Well-formed heartbeats refused, by reason";
+    family("systole_heartbeats_refused", refused, refusal_reason)
+}
+
+fn per_reactor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let numbers: Vec<String> = (0..state.reactors().len()).map(|i| i.to_string()).collect();
+    let reactors = || numbers.iter().zip(state.reactors());
+    for of in plain_counters() {
+        let name = format!("systole_{}", of.label());
+        let mut family = to.encode_descriptor(
+            &name,
+            of.help().trim_end_matches('.'),
+            None,
+            MetricType::Counter,
+        )?;
+        for (number, reactor) in reactors() {
+            let labels = [("reactor", number.as_str())];
+            counter(family.encode_family(&labels)?, reactor.counters.get(of))?;
+        }
+    }
+    let help = "Reports that wait for the publisher";
+    let mut family =
+        to.encode_descriptor("systole_reports_waiting", help, None, MetricType::Gauge)?;
+    for (number, reactor) in reactors() {
+        let labels = [("reactor", number.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&(reactor.reports.len() as f64))?;
+    }
+    Ok(())
+}
+
+fn histograms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    for &kind in HistogramKind::ALL {
+        let counts = state.histogram(kind);
+        let bounds = SCRAPE_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(coarse(&counts)).collect();
+        let name = format!("systole_{}_seconds", kind.label().trim_end_matches("_ns"));
+        let help = kind.help().trim_end_matches('.');
+        let mut metric = to.encode_descriptor(&name, help, None, MetricType::Histogram)?;
+        let sum = counts.sum_ns() as f64 / 1e9;
+        metric.encode_histogram::<NoLabelSet>(sum, counts.count(), &buckets, None)?;
+    }
+    Ok(())
+}
+
+/// The process, under the names that every Prometheus client uses.
+fn process(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    if let Some(rss) = resident_bytes() {
+        gauge(to, "process_resident_memory_bytes", "Resident memory", rss as f64)?;
+    }
+    let started = state.config.epoch_ns as f64 / 1e9;
+    gauge(to, "process_start_time_seconds", "Start, seconds since 1970", started)?;
+    let help = "User and system time";
+    let mut cpu = to.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
+    cpu.encode_counter::<NoLabelSet, _, f64>(&cpu_seconds(), None)
+}
+
+/// Resident memory of this process (proc_pid_statm(5)).
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: sysconf has no preconditions.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+/// Processor time of this process (CLOCK_PROCESS_CPUTIME_ID is user and system time together).
+fn cpu_seconds() -> f64 {
+    clock::process_cpu_ns() as f64 / 1e9
+}
+
+fn gauge(to: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> fmt::Result {
+    to.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn counter(mut metric: MetricEncoder<'_>, value: u64) -> fmt::Result {
+    metric.encode_counter(&value, None::<&Exemplar<NoLabelSet, f64>>)
+}
