@@ -16,7 +16,9 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
@@ -73,13 +75,11 @@ fn monitor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     gauge(to, "systole_uptime_seconds", "Time since the monitor's start", uptime)?;
     let clock = clock::wall_ns() as f64 / 1e9;
     gauge(to, "systole_clock_seconds", "The monitor's wall clock, seconds since 1970", clock)?;
-    let most = state.config.max_peers as f64;
+    let most = state.config.max_peers as i64;
     gauge(to, "systole_max_peers", "Most peers that the monitor takes", most)?;
-    let named = state.registry.len() as f64;
+    let named = state.registry.len() as i64;
     gauge(to, "systole_named_peers", "Peers whose name is known", named)?;
-    let rate = state.heartbeats_per_second();
-    gauge(to, "systole_heartbeat_rate", "Heartbeats per second over the last second", rate)?;
-    let seq = state.events.newest() as f64;
+    let seq = state.events.newest() as i64;
     gauge(to, "systole_last_sequence", "The last transition's sequence number", seq)
 }
 
@@ -88,7 +88,7 @@ fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
         to.encode_descriptor("systole_peers", "Peers by state", None, MetricType::Gauge)?;
     for kept in [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left] {
         let labels = [("state", kept.as_str())];
-        family.encode_family(&labels)?.encode_gauge(&(state.peers_in(kept) as f64))?;
+        family.encode_family(&labels)?.encode_gauge(&(state.peers_in(kept) as i64))?;
     }
     let help = "Transitions by the states that they lead from and to";
     let mut family =
@@ -137,7 +137,7 @@ fn per_reactor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result 
         to.encode_descriptor("systole_reports_waiting", help, None, MetricType::Gauge)?;
     for (number, reactor) in reactors() {
         let labels = [("reactor", number.as_str())];
-        family.encode_family(&labels)?.encode_gauge(&(reactor.reports.len() as f64))?;
+        family.encode_family(&labels)?.encode_gauge(&(reactor.reports.len() as i64))?;
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ fn per_reactor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result 
 fn histograms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     for &kind in HistogramKind::ALL {
         let counts = state.histogram(kind);
-        let bounds = SCRAPE_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::MAX]);
+        let bounds = SCRAPE_BOUNDS_NS.iter().map(|&ns| ns as f64 / 1e9).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(coarse(&counts)).collect();
         let name = format!("systole_{}_seconds", kind.label().trim_end_matches("_ns"));
         let help = kind.help().trim_end_matches('.');
@@ -159,7 +159,7 @@ fn histograms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
 /// The process, under the names that every Prometheus client uses.
 fn process(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     if let Some(rss) = resident_bytes() {
-        gauge(to, "process_resident_memory_bytes", "Resident memory", rss as f64)?;
+        gauge(to, "process_resident_memory_bytes", "Resident memory", rss as i64)?;
     }
     let started = state.config.epoch_ns as f64 / 1e9;
     gauge(to, "process_start_time_seconds", "Start, seconds since 1970", started)?;
@@ -182,7 +182,12 @@ fn cpu_seconds() -> f64 {
     clock::process_cpu_ns() as f64 / 1e9
 }
 
-fn gauge(to: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> fmt::Result {
+fn gauge(
+    to: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    value: impl EncodeGaugeValue,
+) -> fmt::Result {
     to.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 

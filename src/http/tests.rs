@@ -1,1 +1,267 @@
+//! The server in this process, over real sockets, before reactors in the test's hands.
 
+use super::*;
+use crate::api::{ErrorBody, Event, EventGap, PeerDetail, PeerPage, Removal, Summary};
+use crate::control::ControlConfig;
+use crate::control::testing::{FakeMonitor, config};
+use crate::engine::transition::PeerState;
+use crate::metrics::{Counter, HistogramKind};
+use crate::reactor::Command;
+use crate::wire::PeerId;
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader, Read};
+
+struct Site {
+    monitor: FakeMonitor,
+    base: String,
+    stop: watch::Sender<bool>,
+    server: Option<Server>,
+}
+
+impl Site {
+    fn open(monitor: FakeMonitor) -> Site {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, shutdown) = watch::channel(false);
+        let server = serve(listener, monitor.state.clone(), shutdown).unwrap();
+        Site { monitor, base, stop, server: Some(server) }
+    }
+
+    /// Status, content type and body of an answer, errors included.
+    fn ask(&self, method: &str, path: &str) -> (u16, String, String) {
+        let request = ureq::http::Request::builder().method(method).uri(self.base.clone() + path);
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.run(request.body(()).unwrap()).unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), kind, answer.body_mut().read_to_string().unwrap())
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        let (status, _, body) = self.ask("GET", path);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn check_error(&self, method: &str, path: &str, status: u16, code: &str) {
+        let (got, kind, body) = self.ask(method, path);
+        assert_eq!((got, &*kind), (status, "application/json"), "{method} {path}: {body}");
+        let error: ErrorBody = serde_json::from_str(&body).unwrap();
+        assert_eq!(error.error.code, code, "{method} {path}");
+        assert!(error.error.message.len() > 10, "{method} {path}: a sentence");
+    }
+
+    fn follow(&self, query: &str) -> Stream {
+        let answer = ureq::get(format!("{}/api/v1/events{query}", self.base)).call().unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Stream(BufReader::new(Box::new(answer.into_body().into_reader())))
+    }
+
+    fn close(mut self) {
+        let shutdown = self.stop.subscribe();
+        self.stop.send(true).unwrap();
+        self.server.take().unwrap().join(&shutdown).unwrap();
+    }
+}
+
+/// A follower of the events.
+struct Stream(BufReader<Box<dyn Read>>);
+
+#[derive(Debug)]
+enum Heard {
+    Transition(Event),
+    Gap(EventGap),
+}
+
+impl Iterator for Stream {
+    type Item = Heard;
+
+    fn next(&mut self) -> Option<Heard> {
+        let mut kind = String::new();
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            match line.trim_end().split_once(": ") {
+                Some(("event", event)) => kind = event.to_owned(),
+                Some(("data", data)) if kind == "gap" => {
+                    return Some(Heard::Gap(serde_json::from_str(data).unwrap()));
+                }
+                Some(("data", data)) => {
+                    return Some(Heard::Transition(serde_json::from_str(data).unwrap()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn sequence(&mut self) -> u64 {
+        match self.next() {
+            Some(Heard::Transition(event)) => event.seq,
+            other => panic!("a transition was due: {other:?}"),
+        }
+    }
+}
+
+fn fleet() -> FakeMonitor {
+    let mut monitor = FakeMonitor::new(2, 1_000);
+    for i in 0..30 {
+        let state = if i % 10 == 0 { PeerState::Down } else { PeerState::Up };
+        monitor.add(&format!("web-{i}"), "web", &[("rack", "r7")], state);
+    }
+    monitor.add("rack 7/unit ü", "", &[], PeerState::Up);
+    monitor.publish();
+    monitor
+}
+
+#[test]
+fn the_answers_are_those_of_the_api() {
+    let site = Site::open(fleet());
+    let summary: Summary = site.get("/api/v1/summary");
+    assert_eq!((summary.peers.down, summary.peers.total), (3, 31));
+    let page: PeerPage = site.get("/api/v1/peers?limit=1000&state=down&group=web&label=rack%3Dr7");
+    assert_eq!(page.peers.len(), 3);
+    assert!(page.next.is_none());
+    let first: PeerPage = site.get("/api/v1/peers?limit=20");
+    let rest: PeerPage =
+        site.get(&format!("/api/v1/peers?limit=20&cursor={}", first.next.unwrap()));
+    assert_eq!(first.peers.len() + rest.peers.len(), 31);
+    for path in ["rack%207%2Funit%20%C3%BC", "rack%207/unit%20%C3%BC"] {
+        let detail: PeerDetail = site.get(&format!("/api/v1/peers/{path}"));
+        assert_eq!(detail.summary.name, "rack 7/unit ü");
+    }
+    let histograms: api::Histograms = site.get("/api/v1/histograms?since=interval&buckets=1");
+    assert_eq!(histograms.histograms.len(), HistogramKind::ALL.len());
+    let (status, _, body) = site.ask("POST", "/api/v1/histograms/reset");
+    assert_eq!(status, 200, "{body}");
+    for (path, kind) in [
+        ("/healthz", "text/plain; charset=utf-8"),
+        ("/readyz", "text/plain; charset=utf-8"),
+        ("/", "text/html; charset=utf-8"),
+    ] {
+        let (status, got, _) = site.ask("GET", path);
+        assert_eq!((status, &*got), (200, kind), "{path}");
+    }
+    site.close();
+}
+
+#[test]
+fn every_error_is_json_with_a_code_and_a_sentence() {
+    let site = Site::open(fleet());
+    site.check_error("GET", "/nothing", 404, "not_found");
+    site.check_error("GET", "/api/v1/peers/nobody", 404, "not_found");
+    site.check_error("DELETE", "/api/v1/peers/nobody", 404, "not_found");
+    site.check_error("POST", "/api/v1/peers", 405, "method_not_allowed");
+    for query in [
+        "peers?state=gone",
+        "peers?limit=0",
+        "peers?cursor=zzz",
+        "peers?color=red",
+        "peers/%FF",
+        "events?after=x",
+        "histograms?since=monday",
+        "histograms?buckets=2",
+    ] {
+        site.check_error("GET", &format!("/api/v1/{query}"), 400, "bad_request");
+    }
+    site.close();
+    let site = Site::open(FakeMonitor::new(0, 1));
+    site.check_error("GET", "/readyz", 503, "unavailable");
+    site.check_error("GET", "/api/v1/peers/web-1", 503, "unavailable");
+    site.close();
+}
+
+#[test]
+fn a_removal_is_handed_to_the_reactor_that_owns_the_peer() {
+    let mut site = Site::open(fleet());
+    let (status, _, body) = site.ask("DELETE", "/api/v1/peers/web-3");
+    assert_eq!(status, 202, "{body}");
+    let peer = PeerId::of("web-3");
+    let removal: Removal = serde_json::from_str(&body).unwrap();
+    assert_eq!(removal, Removal { name: "web-3".into(), id: peer.to_string() });
+    let commands = site.monitor.owner(peer).handle.commands.clone();
+    assert_eq!(commands.pop(), Some(Command::Remove { peer }));
+    while commands.push(Command::Remove { peer }).is_ok() {}
+    site.check_error("DELETE", "/api/v1/peers/web-3", 503, "unavailable");
+    site.close();
+}
+
+#[test]
+fn a_follower_gets_what_comes_what_was_and_the_end() {
+    let mut site = Site::open(fleet());
+    let down = |monitor: &mut FakeMonitor, i: u32| {
+        let peer = PeerId::of(&format!("web-{i}"));
+        monitor.report_transition(peer, PeerState::Suspect, PeerState::Down);
+        monitor.publish();
+    };
+    (0..10).for_each(|i| down(&mut site.monitor, i));
+    let mut from_now = site.follow("");
+    let mut from_start = site.follow("?after=0");
+    let mut resumed = site.follow("?after=7");
+    let mut another_epoch = site.follow("?after=9999");
+    let mut chosen = site.follow("?after=0&peer=web-4");
+    down(&mut site.monitor, 11);
+    assert_eq!(from_now.sequence(), 11);
+    assert_eq!((0..11).map(|_| from_start.sequence()).collect::<Vec<_>>(), Vec::from_iter(1..=11));
+    assert_eq!((0..4).map(|_| resumed.sequence()).collect::<Vec<_>>(), [8, 9, 10, 11]);
+    assert_eq!(another_epoch.sequence(), 1);
+    assert_eq!(chosen.sequence(), 5);
+    down(&mut site.monitor, 12);
+    site.close();
+    // The last event came although the server was ending, and then the end.
+    assert_eq!((from_now.sequence(), from_now.next().is_none()), (12, true));
+    assert!(chosen.next().is_none());
+}
+
+#[test]
+fn a_follower_is_told_what_the_ring_no_longer_holds() {
+    let config = ControlConfig { ring_capacity: 100, ..config() };
+    let mut monitor = FakeMonitor::with_config(config, 1, 10);
+    (1..=250).for_each(|id| monitor.report_transition(PeerId(id), PeerState::Up, PeerState::Down));
+    monitor.publish();
+    let site = Site::open(monitor);
+    let mut late = site.follow("?after=20");
+    match late.next() {
+        Some(Heard::Gap(gap)) => assert_eq!(gap, EventGap { from_seq: 21, to_seq: 150 }),
+        other => panic!("a gap was due: {other:?}"),
+    }
+    assert_eq!((0..100).map(|_| late.sequence()).collect::<Vec<_>>(), Vec::from_iter(151..=250));
+    site.close();
+}
+
+#[test]
+fn a_scrape_is_open_metrics() {
+    let mut site = Site::open(fleet());
+    site.monitor.report_transition(PeerId::of("web-1"), PeerState::Suspect, PeerState::Down);
+    site.monitor.publish();
+    let handle = &site.monitor.reactors[1].handle;
+    handle.counters.add(Counter::Heartbeats, 12);
+    handle.counters.add(Counter::DropMagic, 3);
+    handle.histograms.of(HistogramKind::Lateness).record(3_000);
+    let (status, kind, body) = site.ask("GET", "/metrics");
+    assert_eq!(status, 200);
+    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+    for line in [
+        "systole_peers{state=\"down\"} 3",
+        "systole_heartbeats_total{reactor=\"1\"} 12",
+        "systole_datagrams_dropped_total{reason=\"magic\"} 3",
+        "systole_datagrams_dropped_total{reason=\"runt\"} 0",
+        "systole_heartbeats_refused_total{reason=\"stale\"} 0",
+        "systole_kernel_drops_total{reactor=\"0\"} 0",
+        "systole_transitions_total{from=\"suspect\",to=\"down\"} 1",
+        "systole_lateness_seconds_bucket{le=\"0.0000025\"} 0",
+        "systole_lateness_seconds_bucket{le=\"0.000005\"} 1",
+        "systole_lateness_seconds_bucket{le=\"+Inf\"} 1",
+        "systole_lateness_seconds_count 1",
+    ] {
+        assert!(body.lines().any(|l| l == line), "no `{line}` in\n{body}");
+    }
+    let build = "systole_build_info{version=";
+    assert!(body.lines().any(|l| l.starts_with(build)), "no {build}");
+    assert!(body.contains("process_resident_memory_bytes "));
+    assert!(body.ends_with("# EOF\n"));
+    site.close();
+}
