@@ -71,7 +71,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let fleet = reactor::start(&reactor_settings, sockets, listener_thread, on_failure)
         .map_err(explain)?;
     say_what_started(&fleet);
-    control.attach(fleet.handles.clone(), fleet.transport);
+    control.attach(fleet.handles.clone());
     let prober = Prober::start(udp[0], reactors as u32, probe_secret)
         .inspect_err(|error| warn!(%error, "no ingest probes: ingest_ns stays empty"))
         .ok();
@@ -199,7 +199,7 @@ fn say_what_started(fleet: &Fleet) {
     }
     let cores: Vec<_> = fleet.handles.iter().map(|handle| handle.cpu).collect();
     let pinned = cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    info!(transport = %fleet.transport, reactors = cores.len(), cores = pinned, "reactors run");
+    info!(transport = %fleet.handles[0].transport, reactors = cores.len(), cores = pinned, "reactors run");
     if cores.contains(&None) {
         warn!("a reactor could not be pinned to a core; it runs, with less even latency");
     }

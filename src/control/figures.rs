@@ -68,7 +68,7 @@ impl ControlState {
             epoch: config.epoch_ns,
             started: stamp(config.epoch_ns),
             time: stamp(clock::wall_ns()),
-            transport: config.transport.into(),
+            transport: self.transport().into(),
             reactors: self.reactors().len() as u32,
             udp: config.udp.iter().map(ToString::to_string).collect(),
             peers: self.peer_counts(),

@@ -55,8 +55,6 @@ pub struct ControlConfig {
     pub ring_capacity: usize,
     /// The UDP addresses that the reactors listen on, ports resolved.
     pub udp: Vec<SocketAddr>,
-    /// `uring` or `poll`.
-    pub transport: &'static str,
 }
 
 /// Owns the publisher's thread. Dropped without [`Control::shutdown`] it leaves the thread running.
@@ -155,6 +153,11 @@ impl ControlState {
     /// The reactors, in the order that the steering numbers them; none before they are attached.
     pub fn reactors(&self) -> &[ReactorHandle] {
         self.reactors.get().map_or(&[], |reactors| reactors)
+    }
+
+    /// The receive transport's name; `starting` before the reactors are attached.
+    pub fn transport(&self) -> &'static str {
+        self.reactors().first().map_or("starting", |reactor| reactor.transport.as_str())
     }
 
     /// Whether every reactor has gone round its loop: heartbeats sent now are heard.

@@ -30,7 +30,6 @@ pub(crate) fn config() -> ControlConfig {
         max_peers: 1 << 20,
         ring_capacity: 1 << 17,
         udp: vec!["127.0.0.1:4600".parse().unwrap()],
-        transport: "poll",
     }
 }
 
@@ -161,7 +160,8 @@ impl FakeReactor {
             histograms: Arc::new(Histograms::default()),
             reports: Arc::new(ArrayQueue::new(1 << 17)),
             commands: Arc::new(ArrayQueue::new(2)),
-            waker: Waker {},
+            waker: Waker::new().unwrap(),
+            transport: crate::io::Transport::Poll,
             cpu: None,
         };
         FakeReactor { table, handle }

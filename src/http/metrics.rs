@@ -69,7 +69,7 @@ fn monitor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     info.encode_info(&[
         ("version", env!("CARGO_PKG_VERSION")),
         ("monitor", &monitor),
-        ("transport", state.config.transport),
+        ("transport", state.transport()),
     ])?;
     let uptime = state.uptime_ns() as f64 / 1e9;
     gauge(to, "systole_uptime_seconds", "Time since the monitor's start", uptime)?;

@@ -43,12 +43,19 @@ impl fmt::Display for TransportChoice {
     }
 }
 
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Transport {
+    /// Its name in settings, logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Uring => "uring",
             Self::Poll => "poll",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::engine::StateCounts;
 use crate::engine::shard::Outlet;
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
-use crate::io::Waker;
+use crate::io::{Transport, Waker};
 use crate::metrics::{Counters, Histograms};
 use crate::wire::{Heartbeat, OwnedProfile, PeerId};
 use crossbeam::queue::ArrayQueue;
@@ -78,6 +78,8 @@ pub struct ReactorHandle {
     pub commands: Arc<ArrayQueue<Command>>,
     /// Wakes it when a command was pushed.
     pub waker: Waker,
+    /// Its receive transport.
+    pub transport: Transport,
     /// The core that it is pinned to; `None` when it could not be pinned.
     pub cpu: Option<usize>,
 }

@@ -60,8 +60,6 @@ pub enum StartError {
 pub struct Fleet {
     /// What other threads have of each.
     pub handles: Vec<ReactorHandle>,
-    /// The transport that they got.
-    pub transport: Transport,
     /// Why it is not io_uring although that was preferred; one line.
     pub fallback: Option<String>,
     stop: Arc<AtomicBool>,
@@ -117,13 +115,8 @@ pub fn start(
     let views: Arc<[_]> = tables.iter().map(Table::view).collect();
 
     let stop = Arc::new(AtomicBool::new(false));
-    let mut fleet = Fleet {
-        handles: Vec::new(),
-        transport: Transport::Poll,
-        fallback: None,
-        stop: stop.clone(),
-        threads: Vec::new(),
-    };
+    let mut fleet =
+        Fleet { handles: Vec::new(), fallback: None, stop: stop.clone(), threads: Vec::new() };
     let mut gates = Vec::new();
     for (me, (sockets, table)) in sockets.into_iter().zip(tables).enumerate() {
         let states = Arc::new(StateCounts::default());
@@ -205,7 +198,6 @@ pub fn start(
         fleet.threads.push(thread);
         let ready = is_ready.recv().map_err(|_| StartError::Ended)??;
         mailboxes[me].set_waker(ready.waker.clone());
-        fleet.transport = ready.transport;
         fleet.fallback = fleet.fallback.or(ready.fallback);
         fleet.handles.push(ReactorHandle {
             view: views[me].clone(),
@@ -215,6 +207,7 @@ pub fn start(
             reports,
             commands,
             waker: ready.waker,
+            transport: ready.transport,
             cpu: ready.cpu,
         });
         gates.push(gate);
