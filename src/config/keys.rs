@@ -1,0 +1,155 @@
+//! The one table of keys: name, default, range and meaning of every setting of the monitor.
+
+/// One setting: a flag, an environment variable and a key of the file at once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Name as the flag has it, without `--`. `_` for `-` in the file; upper case, `_` for `-` and
+    /// `SYSTOLE_` before it in the environment.
+    pub name: &'static str,
+    /// Placeholder of its value in the help.
+    pub value: &'static str,
+    /// The default as text, comma-separated where there are several; empty when there is none.
+    pub default: &'static str,
+    /// What is allowed, worded to follow "give".
+    pub allowed: &'static str,
+    /// What it means, in a line or two.
+    pub help: &'static str,
+    /// Whether it takes several values: repeated or comma-separated, an array in the file.
+    pub several: bool,
+}
+
+impl Key {
+    /// Its name in the environment: `SYSTOLE_MAX_PEERS`.
+    pub fn variable(&self) -> String {
+        format!("SYSTOLE_{}", self.name.replace('-', "_").to_uppercase())
+    }
+}
+
+const fn key(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    allowed: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { name, value, default, allowed, help, several: false }
+}
+
+/// Every key of the monitor.
+pub const KEYS: &[Key] = &[
+    key("config", "FILE", "", "the path of a TOML file", "TOML file with any of these settings"),
+    Key {
+        name: "udp",
+        value: "ADDR",
+        default: "0.0.0.0:4600,[::]:4600",
+        allowed: "IP:PORT, like 0.0.0.0:4600 or [::1]:4600 (port 0 takes a free one)",
+        help: "UDP address to receive heartbeats on; several may be given",
+        several: true,
+    },
+    key(
+        "http",
+        "ADDR",
+        "127.0.0.1:4680",
+        "IP:PORT, like 127.0.0.1:4680 (port 0 takes a free one)",
+        "address of the HTTP API and the dashboard",
+    ),
+    key(
+        "interval",
+        "DURATION",
+        "1s",
+        "a duration from 1ms to 90d, like 250ms, 3s or 1d",
+        "interval of senders that do not state their own",
+    ),
+    key(
+        "missed",
+        "N",
+        "3",
+        "a number from 1 to 1000, like 3 or 2.5",
+        "intervals that a peer may miss: timeout = missed x its interval + grace",
+    ),
+    key(
+        "grace",
+        "DURATION",
+        "50ms",
+        "a duration from 0ms to 1h, like 50ms",
+        "added to every timeout, for the network and the sender's scheduler",
+    ),
+    key(
+        "suspect-at",
+        "SHARE",
+        "0.6",
+        "a number from 0.01 to 1, like 0.6 (1 turns suspicion off)",
+        "share of the timeout after which a silent peer is suspected",
+    ),
+    key(
+        "max-peers",
+        "N",
+        "1000000",
+        "a whole number from 1 to 134217728",
+        "most peers to keep; newcomers beyond it are refused and counted",
+    ),
+    key(
+        "reactors",
+        "N",
+        "auto",
+        "`auto` or a whole number from 1 to 256",
+        "pinned receive threads; auto is one per core but one",
+    ),
+    key(
+        "transport",
+        "KIND",
+        "auto",
+        "one of auto, uring, poll",
+        "receive path: io_uring, recvmmsg (poll), or the best that works here (auto)",
+    ),
+    key(
+        "idle",
+        "POLICY",
+        "hybrid",
+        "one of hybrid, spin, sleep",
+        "how to wait for a deadline: sleep then poll (hybrid), poll only (spin), sleep only (sleep)",
+    ),
+    key(
+        "forget-down",
+        "DURATION",
+        "7d",
+        "a duration from 1s to 1000d, like 7d",
+        "forget a peer that has been down for so long",
+    ),
+    key(
+        "forget-left",
+        "DURATION",
+        "1h",
+        "a duration from 1s to 1000d, like 1h",
+        "forget a peer that left so long ago",
+    ),
+    key(
+        "receive-buffer",
+        "SIZE",
+        "64MiB",
+        "a size from 4KiB to 1GiB, like 64MiB",
+        "receive buffer to ask of the kernel for each socket",
+    ),
+    key(
+        "events",
+        "N",
+        "131072",
+        "a whole number from 1 to 16777216",
+        "transitions to keep for subscribers that reconnect",
+    ),
+    key(
+        "monitor-id",
+        "HEX",
+        "random",
+        "`random` or 1 to 16 hex digits, like 00000000000000a1",
+        "id of this monitor, in every transition",
+    ),
+    key("log-format", "FORMAT", "text", "one of text, json", "how log lines (stderr) look"),
+    key(
+        "log-level",
+        "LEVEL",
+        "info",
+        "error, warn, info, debug, trace, or a filter like info,systole::io=debug",
+        "how much to log",
+    ),
+];

@@ -1,0 +1,196 @@
+//! Where settings come from: flags, environment, file; each a layer of texts with their origin.
+
+use super::{ConfigError, KEYS, Key};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where a text was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Env,
+    File(PathBuf),
+}
+
+/// Texts by key. Stronger layers are filled up from weaker ones.
+#[derive(Clone, Debug, Default)]
+pub struct Layer(BTreeMap<&'static str, (Origin, Vec<String>)>);
+
+impl Layer {
+    /// What was given as flags: key name and values.
+    pub fn from_flags(flags: impl IntoIterator<Item = (&'static Key, Vec<String>)>) -> Layer {
+        let given = flags.into_iter().map(|(key, texts)| (key.name, (Origin::Flag, texts)));
+        Layer(given.collect())
+    }
+
+    /// What the environment says. An empty variable counts as not set: compose files leave such.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Layer {
+        let given = KEYS.iter().filter_map(|key| {
+            let text = env(&key.variable()).filter(|text| !text.is_empty())?;
+            Some((key.name, (Origin::Env, vec![text])))
+        });
+        Layer(given.collect())
+    }
+
+    /// What a TOML file says.
+    ///
+    /// # Errors
+    /// It cannot be read, is not TOML, or has a key or a type that does not belong.
+    pub fn from_file(path: &Path) -> Result<Layer, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Unreadable { path: path.into(), cause })?;
+        Self::from_toml(&text, path)
+    }
+
+    /// As [`Layer::from_file`], from the file's text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Layer, ConfigError> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            ConfigError::Syntax { path: path.into(), cause: e.to_string().trim_end().to_owned() }
+        })?;
+        let mut layer = Layer::default();
+        for (written, value) in table {
+            let name = written.replace('_', "-");
+            // A file that names a file would need rules for who wins; no.
+            let known = KEYS.iter().filter(|key| key.name != "config");
+            let Some(key) = known.clone().find(|key| key.name == name) else {
+                let suggestion = closest(&name, known.map(|key| key.name));
+                let (path, key) = (path.into(), written);
+                return Err(ConfigError::UnknownKey { path, key, suggestion });
+            };
+            let origin = Origin::File(path.into());
+            let texts = texts(&value).ok_or_else(|| ConfigError::Value {
+                origin: origin.describe(key),
+                value: value.to_string(),
+                problem: format!("is of type {}, not text or a number", value.type_str()),
+                allowed: key.allowed,
+            })?;
+            layer.0.insert(key.name, (origin, texts));
+        }
+        Ok(layer)
+    }
+
+    /// Takes over what this layer does not have.
+    pub fn fill_from(&mut self, weaker: Layer) {
+        for (name, given) in weaker.0 {
+            self.0.entry(name).or_insert(given);
+        }
+    }
+
+    /// The first text given for a key; `None` when only its default holds.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.1.first().map(String::as_str)
+    }
+
+    /// A key's texts with their origin, or its default.
+    pub(super) fn given(&self, name: &str) -> Given<'_> {
+        let key = KEYS.iter().find(|key| key.name == name);
+        let key = key.expect("settings are resolved from keys of the table");
+        Given { key, given: self.0.get(name) }
+    }
+}
+
+impl Origin {
+    fn describe(&self, key: &Key) -> String {
+        match self {
+            Origin::Flag => format!("--{}", key.name),
+            Origin::Env => key.variable(),
+            Origin::File(path) => format!("{} in {}", key.name.replace('-', "_"), path.display()),
+        }
+    }
+}
+
+/// A key with what was given for it.
+pub(super) struct Given<'a> {
+    key: &'static Key,
+    given: Option<&'a (Origin, Vec<String>)>,
+}
+
+impl Given<'_> {
+    pub(super) fn is_default(&self) -> bool {
+        self.given.is_none()
+    }
+
+    /// Its one value. A flag given twice counts by its last, as everywhere.
+    pub(super) fn one<T>(
+        &self,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let text = match self.given {
+            None => self.key.default,
+            Some((_, texts)) => texts.last().map_or("", String::as_str),
+        };
+        parse(text.trim()).map_err(|problem| self.error(text, problem))
+    }
+
+    /// All its values; at least one.
+    pub(super) fn each<T>(
+        &self,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let texts: Vec<&str> = match self.given {
+            None => vec![self.key.default],
+            Some((_, texts)) => texts.iter().map(String::as_str).collect(),
+        };
+        let parts = texts.iter().flat_map(|text| text.split(','));
+        let values: Vec<T> = parts
+            .map(|part| parse(part.trim()).map_err(|problem| self.error(part, problem)))
+            .collect::<Result<_, _>>()?;
+        if values.is_empty() {
+            return Err(self.error("[]", "is empty".into()));
+        }
+        Ok(values)
+    }
+
+    fn error(&self, value: &str, problem: String) -> ConfigError {
+        let origin = match self.given {
+            None => format!("default of --{}", self.key.name),
+            Some((origin, _)) => origin.describe(self.key),
+        };
+        ConfigError::Value { origin, value: value.to_owned(), problem, allowed: self.key.allowed }
+    }
+}
+
+/// A TOML value as the text that a flag would have; `None` for what no flag can say.
+fn texts(value: &toml::Value) -> Option<Vec<String>> {
+    let one = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Float(x) => Some(x.to_string()),
+        _ => None,
+    };
+    match value {
+        toml::Value::Array(items) => items.iter().map(one).collect(),
+        single => one(single).map(|text| vec![text]),
+    }
+}
+
+/// The known word nearest to `word`, if a few slips of the finger explain the difference.
+pub fn closest(word: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+    let ranked = known.into_iter().map(|candidate| (distance(word, candidate), candidate));
+    let (slips, candidate) = ranked.min()?;
+    (slips <= 1 + word.chars().count() / 4).then_some(candidate)
+}
+
+/// Levenshtein distance with transpositions of neighbours counted as one.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let substitute = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let mut best = substitute.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    best = best.min(rows[i - 2][j - 2] + 1);
+                }
+                best
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}

@@ -1,0 +1,222 @@
+//! The monitor's settings: given as text in three places, resolved and validated once.
+//!
+//! ```text
+//!   flag  --max-peers 5000          ─┐ strongest
+//!   env   SYSTOLE_MAX_PEERS=5000     ├──▶ one text per key, with its origin ──▶ Settings
+//!   file  max_peers = 5000           │                                          or the first
+//!   default                         ─┘ weakest                                  ConfigError
+//! ```
+//!
+//! All three speak of the same [`KEYS`], one table from which the flags, the help and the check for
+//! unknown keys are made, so they cannot drift apart. In the file a key is written as the flag with
+//! `_` (`max_peers`); the flag's own spelling (`max-peers`) is taken too. Whoever holds a
+//! [`Settings`] need not check anything again.
+//!
+//! Deliberately absent: a complaint about unknown `SYSTOLE_*` variables. Kubernetes sets some of
+//! its own (`SYSTOLE_PORT`, `SYSTOLE_SERVICE_HOST`) for a service of that name.
+
+mod keys;
+mod layers;
+pub mod value;
+
+pub use keys::{KEYS, Key};
+pub use layers::{Layer, closest};
+
+use crate::engine::Timing;
+use layers::Given;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which receive path the operator wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportChoice {
+    /// io_uring where it works, else recvmmsg, and say so.
+    Auto,
+    /// io_uring or fail.
+    Uring,
+    /// recvmmsg and ppoll.
+    Poll,
+}
+
+/// How a reactor waits for its next deadline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Idle {
+    /// Sleep until shortly before a deadline, then poll.
+    Hybrid,
+    /// Never sleep.
+    Spin,
+    /// Sleep until the deadline.
+    Sleep,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything `systole serve` needs to know, validated.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// UDP addresses to listen on; at least one.
+    pub udp: Vec<SocketAddr>,
+    /// True when nobody asked for `udp`: an address family that the machine lacks is then no error.
+    pub udp_is_default: bool,
+    /// Address of the HTTP API.
+    pub http: SocketAddr,
+    /// How deadlines are computed and how long the dead are remembered.
+    pub timing: Timing,
+    /// Most peers over all shards, 1 to 2^27.
+    pub max_peers: u32,
+    /// Number of reactors, 1 to 256; `None` is one per core but one.
+    pub reactors: Option<usize>,
+    /// Receive path.
+    pub transport: TransportChoice,
+    /// How reactors wait.
+    pub idle: Idle,
+    /// Receive buffer asked of the kernel for each socket, bytes, 4 KiB to 1 GiB.
+    pub receive_buffer_bytes: usize,
+    /// Transitions kept for subscribers that resume, 1 to 2^24.
+    pub events: usize,
+    /// The monitor's id; `None` draws one at random.
+    pub monitor_id: Option<u64>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// A level (`info`) or a filter as `tracing_subscriber::EnvFilter` takes it; known to parse.
+    pub log_level: String,
+}
+
+/// Why the settings do not hold. The message is a whole one: what, where, what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read the configuration {path}: {cause}; correct --config (or SYSTOLE_CONFIG), or \
+         leave it out to run with the defaults", path = path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path} is not valid TOML: {cause}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, as the parser says it.
+        cause: String,
+    },
+    /// The file has a key that does not exist.
+    #[error(
+        "unknown key `{key}` in {path}{hint} `systole serve --help` lists every key",
+        path = path.display(),
+        hint = suggestion.map_or(";".into(), |s| {
+            format!(", did you mean `{}`?", s.replace('-', "_"))
+        })
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key as written.
+        key: String,
+        /// The nearest key that exists, if one is near.
+        suggestion: Option<&'static str>,
+    },
+    /// A value that is not one, or is out of range.
+    #[error("{origin}: `{value}` {problem}; give {allowed}")]
+    Value {
+        /// Where it was given: `--interval`, `SYSTOLE_INTERVAL` or the key and the file.
+        origin: String,
+        /// The value as given.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What is right.
+        allowed: &'static str,
+    },
+}
+
+impl Settings {
+    /// Resolves the flags, the environment, the file that either of them names, and the defaults.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn load(
+        flags: Layer,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Settings, ConfigError> {
+        let mut layer = flags;
+        layer.fill_from(Layer::from_env(env));
+        if let Some(path) = layer.text("config") {
+            layer.fill_from(Layer::from_file(path.as_ref())?);
+        }
+        Self::resolve(&layer)
+    }
+
+    fn resolve(layer: &Layer) -> Result<Settings, ConfigError> {
+        let udp = layer.given("udp");
+        let http = layer.given("http");
+        let receive_buffer = layer.given("receive-buffer");
+        Ok(Settings {
+            udp: udp.each(value::address)?,
+            udp_is_default: udp.is_default(),
+            http: http.one(value::address)?,
+            timing: timing(layer)?,
+            max_peers: layer.given("max-peers").one(|t| value::integer(t, 1, 1 << 27))? as u32,
+            reactors: layer.given("reactors").one(|text| match text {
+                "auto" => Ok(None),
+                _ => value::integer(text, 1, 256).map(|n| Some(n as usize)),
+            })?,
+            transport: layer.given("transport").one(|text| {
+                let choices = [
+                    ("auto", TransportChoice::Auto),
+                    ("uring", TransportChoice::Uring),
+                    ("poll", TransportChoice::Poll),
+                ];
+                value::choice(text, &choices)
+            })?,
+            idle: layer.given("idle").one(|text| {
+                let choices =
+                    [("hybrid", Idle::Hybrid), ("spin", Idle::Spin), ("sleep", Idle::Sleep)];
+                value::choice(text, &choices)
+            })?,
+            receive_buffer_bytes: receive_buffer.one(|t| value::size(t, 4 << 10, 1 << 30))?
+                as usize,
+            events: layer.given("events").one(|t| value::integer(t, 1, 1 << 24))? as usize,
+            monitor_id: layer.given("monitor-id").one(value::monitor_id)?,
+            log_format: layer.given("log-format").one(|text| {
+                value::choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+            })?,
+            log_level: layer.given("log-level").one(value::log_filter)?,
+        })
+    }
+}
+
+fn timing(layer: &Layer) -> Result<Timing, ConfigError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let forget =
+        |given: Given<'_>| given.one(|t| value::duration(t, Duration::from_secs(1), 1_000 * DAY));
+    let interval =
+        layer.given("interval").one(|t| value::duration(t, Duration::from_millis(1), 90 * DAY))?;
+    let grace = layer
+        .given("grace")
+        .one(|t| value::duration(t, Duration::ZERO, Duration::from_secs(3600)))?;
+    Ok(Timing {
+        // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.
+        default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
+        missed: layer.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,
+        grace_ns: grace.as_nanos() as u64,
+        suspect_fraction: layer.given("suspect-at").one(|t| value::number(t, 0.01, 1.0))?,
+        forget_down_ns: forget(layer.given("forget-down"))?.as_nanos() as u64,
+        forget_left_ns: forget(layer.given("forget-left"))?.as_nanos() as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+use super::*;
+use std::path::Path;
+
+const PATH: &str = "/etc/systole.toml";
+
+/// Settings from the three places, the file given by its text.
+fn resolve(
+    flags: &[(&str, &str)],
+    env: &[(&str, &str)],
+    file: &str,
+) -> Result<Settings, ConfigError> {
+    let flag = |(name, text): &(&str, &str)| {
+        (KEYS.iter().find(|key| key.name == *name).expect("a known key"), vec![text.to_string()])
+    };
+    let mut layer = Layer::from_flags(flags.iter().map(flag));
+    let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, t)| t.to_string());
+    layer.fill_from(Layer::from_env(lookup));
+    layer.fill_from(Layer::from_toml(file, Path::new(PATH))?);
+    Settings::resolve(&layer)
+}
+
+fn complaint(flags: &[(&str, &str)], env: &[(&str, &str)], file: &str) -> String {
+    resolve(flags, env, file).expect_err("this must be refused").to_string()
+}
+
+#[test]
+fn the_defaults_hold_and_are_the_documented_ones() {
+    let settings = resolve(&[], &[], "").unwrap();
+    assert_eq!(settings.udp, ["0.0.0.0:4600".parse().unwrap(), "[::]:4600".parse().unwrap()]);
+    assert!(settings.udp_is_default);
+    assert_eq!(settings.http, "127.0.0.1:4680".parse().unwrap());
+    assert_eq!(settings.timing.default_interval_us, 1_000_000);
+    assert_eq!(settings.timing.missed, 3.0);
+    assert_eq!(settings.timing.grace_ns, 50_000_000);
+    assert_eq!(settings.timing.suspect_fraction, 0.6);
+    assert_eq!(settings.timing.forget_down_ns, 7 * 86_400 * 1_000_000_000);
+    assert_eq!(settings.timing.forget_left_ns, 3_600 * 1_000_000_000);
+    assert_eq!((settings.max_peers, settings.reactors), (1_000_000, None));
+    assert_eq!((settings.transport, settings.idle), (TransportChoice::Auto, Idle::Hybrid));
+    assert_eq!(settings.receive_buffer_bytes, 64 << 20);
+    assert_eq!((settings.events, settings.monitor_id), (131_072, None));
+    assert_eq!((settings.log_format, settings.log_level.as_str()), (LogFormat::Text, "info"));
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let missed = |flags, env, file| resolve(flags, env, file).unwrap().timing.missed;
+    let (flag, env, file) = ([("missed", "5")], [("SYSTOLE_MISSED", "6")], "missed = 7");
+    assert_eq!(missed(&flag, &env, file), 5.0);
+    assert_eq!(missed(&[], &env, file), 6.0);
+    assert_eq!(missed(&[], &[], file), 7.0);
+    assert_eq!(missed(&[], &[], ""), 3.0);
+    assert_eq!(missed(&[], &[("SYSTOLE_MISSED", "")], file), 7.0, "an empty variable is not set");
+}
+
+#[test]
+fn layers_mix_key_by_key() {
+    let file = "max-peers = 1_000\ngrace = \"0ms\"\nudp = [\"127.0.0.1:1\", \"[::1]:2\"]\n";
+    let env = [("SYSTOLE_MAX_PEERS", "2_000"), ("SYSTOLE_RECEIVE_BUFFER", "1M")];
+    let settings = resolve(&[("monitor-id", "a1")], &env, file).unwrap();
+    assert_eq!((settings.max_peers, settings.timing.grace_ns), (2_000, 0));
+    assert_eq!(settings.udp, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert!(!settings.udp_is_default);
+    assert_eq!((settings.receive_buffer_bytes, settings.monitor_id), (1 << 20, Some(0xa1)));
+}
+
+#[test]
+fn every_key_has_a_variable_and_a_default_that_parses() {
+    for key in KEYS.iter().filter(|key| key.name != "config") {
+        let given = [(key.name, key.default)];
+        resolve(&given, &[], "").unwrap_or_else(|e| panic!("{}: {e}", key.name));
+        resolve(&[], &[(&key.variable(), key.default)], "").unwrap();
+        let quoted = format!("{} = {:?}", key.name.replace('-', "_"), key.default);
+        resolve(&[], &[], &quoted).unwrap_or_else(|e| panic!("{quoted}: {e}"));
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest() {
+    assert_eq!(
+        complaint(&[], &[], "max_peer = 5"),
+        "unknown key `max_peer` in /etc/systole.toml, did you mean `max_peers`? \
+         `systole serve --help` lists every key"
+    );
+    assert_eq!(
+        complaint(&[], &[], "colour = \"red\""),
+        "unknown key `colour` in /etc/systole.toml; `systole serve --help` lists every key"
+    );
+    assert!(complaint(&[], &[], "[udp]\nx = 1").contains("is of type table"));
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_origin_and_what_is_right() {
+    let range = "give a duration from 1ms to 90d, like 250ms, 3s or 1d";
+    let table: &[(&str, String)] = &[
+        ("5 parsecs", format!("--interval: `5 parsecs` is not a duration; {range}")),
+        ("5", format!("--interval: `5` has no unit (s, ms, …); {range}")),
+        ("0ms", format!("--interval: `0ms` is out of range; {range}")),
+        ("91d", format!("--interval: `91d` is out of range; {range}")),
+    ];
+    for (text, message) in table {
+        assert_eq!(&complaint(&[("interval", text)], &[], ""), message);
+    }
+    assert_eq!(
+        complaint(&[], &[("SYSTOLE_IDLE", "spim")], ""),
+        "SYSTOLE_IDLE: `spim` is not a choice (did you mean `spin`?); \
+         give one of hybrid, spin, sleep"
+    );
+    assert_eq!(
+        complaint(&[], &[], "max_peers = -3"),
+        "max_peers in /etc/systole.toml: `-3` is out of range; \
+         give a whole number from 1 to 134217728"
+    );
+    assert_eq!(
+        complaint(&[], &[], "missed = nan"),
+        "missed in /etc/systole.toml: `NaN` is out of range; \
+         give a number from 1 to 1000, like 3 or 2.5"
+    );
+}
+
+#[test]
+fn each_kind_of_value_has_its_own_complaint() {
+    let table = [
+        ("udp", "localhost:4600", "is not an address; give IP:PORT"),
+        ("udp", "127.0.0.1:1,nonsense", "--udp: `nonsense` is not an address"),
+        ("http", "http://127.0.0.1:4680", "is a URL, not an address"),
+        ("http", "127.0.0.1:99999", "is not an address"),
+        ("missed", "many", "is not a number"),
+        ("grace", "2h", "is out of range"),
+        ("suspect-at", "0", "is out of range"),
+        ("reactors", "0", "is out of range; give `auto` or a whole number from 1 to 256"),
+        ("reactors", "some", "is not a whole number"),
+        ("transport", "dpdk", "is not a choice; give one of auto, uring, poll"),
+        ("receive-buffer", "64 parsecs", "is not a size"),
+        ("receive-buffer", "2GiB", "is out of range"),
+        ("receive-buffer", "99999999999G", "is out of range"),
+        ("monitor-id", "xyz", "is not an id"),
+        ("log-level", "loud", "is not a level"),
+        ("log-level", "info,systole=loud", "is not a filter"),
+        ("log-format", "xml", "is not a choice"),
+    ];
+    for (name, text, part) in table {
+        let message = complaint(&[(name, text)], &[], "");
+        assert!(message.starts_with(&format!("--{name}: ")), "{message}");
+        assert!(message.contains(part), "{message} lacks {part}");
+    }
+}
+
+#[test]
+fn the_file_itself_can_be_wrong() {
+    let message = complaint(&[], &[], "interval = \n");
+    assert!(message.starts_with("/etc/systole.toml is not valid TOML: "), "{message}");
+    assert!(message.contains("line 1"), "{message}");
+    let config = KEYS.iter().find(|key| key.name == "config").unwrap();
+    let flags = Layer::from_flags([(config, vec!["/nonexistent/systole.toml".to_owned()])]);
+    assert_eq!(
+        Settings::load(flags, |_| None).unwrap_err().to_string(),
+        "cannot read the configuration /nonexistent/systole.toml: No such file or directory \
+         (os error 2); correct --config (or SYSTOLE_CONFIG), or leave it out to run with the \
+         defaults"
+    );
+}
+
+#[test]
+fn sizes_and_durations_as_people_write_them() {
+    let size = |text| value::size(text, 0, u64::MAX);
+    assert_eq!(size("4096"), Ok(4096));
+    assert_eq!(size("64MiB"), Ok(64 << 20));
+    assert_eq!(size("64 mib"), Ok(64 << 20));
+    assert_eq!(size("64MB"), Ok(64_000_000));
+    assert_eq!(size("2G"), Ok(2 << 30));
+    assert!(size("").is_err() && size("MiB").is_err() && size("-1").is_err());
+    let duration = |text| value::duration(text, Duration::ZERO, Duration::MAX);
+    assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+    assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+}
