@@ -1,1 +1,85 @@
-//! TODO
+//! The commands: one file each, and what they share.
+//!
+//! ```text
+//!  serve ─▶ config ─▶ run           the monitor
+//!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
+//!  status, watch, hist, is-up       clients ─▶ client, events ─▶ HTTP
+//! ```
+//!
+//! Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 checked and not so (or failed
+//! while running), 2 wrong usage or configuration, 3 no such peer or no monitor, 130 interrupted.
+
+pub mod beat;
+pub mod client;
+pub mod events;
+pub mod failure;
+pub mod hgrm;
+pub mod hist;
+pub mod is_up;
+pub mod run;
+pub mod serve;
+pub mod status;
+pub mod terminal;
+pub mod watch;
+pub mod words;
+
+pub use failure::Failure;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  systole serve                                   a monitor on udp 4600 and http 4680
+  systole beat --to 10.0.0.1:4600 --name web-1    the agent
+  echo web-1 >/dev/udp/127.0.0.1/4600             a heartbeat from a shell
+  systole status                                  who is not up
+  systole status web-1                            everything about one peer
+  systole watch                                   transitions as they happen
+  systole is-up web-1 && deploy                   for scripts
+";
+
+/// One central monitor for the heartbeats of a fleet: who fell silent, within microseconds.
+#[derive(Parser)]
+#[command(name = "systole", version, before_long_help = EXAMPLES, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the monitor.
+    Serve(serve::ServeArgs),
+    /// Beat for this machine, a check, or a child process.
+    Beat(beat::BeatArgs),
+    /// Exit 0 if a peer is up, 1 if it is not, 3 if it is unknown or no monitor answers.
+    IsUp(is_up::IsUpArgs),
+    /// Show who is not up, or everything about one peer.
+    Status(status::StatusArgs),
+    /// Print transitions as they happen.
+    Watch(watch::WatchArgs),
+    /// Show the monitor's latency histograms.
+    Hist(hist::HistArgs),
+}
+
+/// Parses the command line, runs the command, says what went wrong on stderr and returns the code
+/// to exit with.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::serve(args),
+        Command::Beat(args) => beat::beat(args),
+        Command::IsUp(args) => is_up::is_up(args),
+        Command::Status(args) => status::status(args),
+        Command::Watch(args) => watch::watch(args),
+        Command::Hist(args) => hist::hist(args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.say();
+            ExitCode::from(failure.code())
+        }
+    }
+}

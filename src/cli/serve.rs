@@ -1,0 +1,107 @@
+//! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
+
+use super::Failure;
+use crate::config::{KEYS, Key, Layer, Settings};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+const EXAMPLES: &str = "\
+Examples:
+  systole serve
+  systole serve --interval 500ms --missed 4 --http 0.0.0.0:4680
+  systole serve --udp 10.0.0.1:4600 --udp '[fd00::1]:4600' --max-peers 50000
+  SYSTOLE_IDLE=sleep systole serve --config /etc/systole.toml
+";
+
+const LAYERS: &str = "\
+A flag wins over its environment variable (SYSTOLE_MAX_PEERS for --max-peers), that over the same \
+key in the TOML file (max_peers = 50000), that over the default.
+
+On stdout comes one line, when the monitor is ready: ready udp=ADDR[,ADDR] http=ADDR. Logs go to \
+stderr. SIGINT and SIGTERM end it with exit code 0.";
+
+/// What was given as flags.
+#[derive(Clone, Debug)]
+pub struct ServeArgs(Layer);
+
+impl clap::Args for ServeArgs {
+    fn augment_args(command: Command) -> Command {
+        let command = command.before_long_help(EXAMPLES).after_long_help(LAYERS);
+        command.args(KEYS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = KEYS.iter().filter_map(|key| {
+            let texts = matches.get_many::<String>(key.name)?;
+            Some((key, texts.cloned().collect()))
+        });
+        Ok(ServeArgs(Layer::from_flags(given)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = <Self as clap::FromArgMatches>::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let default = match key.default {
+        "" => String::new(),
+        text => format!(" [default: {text}]"),
+    };
+    Arg::new(key.name)
+        .long(key.name)
+        .value_name(key.value)
+        .action(ArgAction::Append)
+        // A value like `-3` is ours to refuse, with the range.
+        .allow_hyphen_values(true)
+        .help(format!("{}{default}", key.help))
+        .long_help(format!(
+            "{}{default}\nGive {}. [env: {}]",
+            key.help,
+            key.allowed,
+            key.variable()
+        ))
+}
+
+/// Resolves the settings and runs the monitor with them.
+///
+/// # Errors
+/// Wrong settings (exit code 2), or what kept the monitor from starting or running.
+pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
+    let settings = Settings::load(args.0, |name| std::env::var(name).ok())?;
+    super::run::run(settings).map(|()| 0).map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::failed(format!("{error:#}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, FromArgMatches};
+
+    fn parse(line: &str) -> Settings {
+        let command = ServeArgs::augment_args(Command::new("serve"));
+        let matches = command.get_matches_from(line.split(' '));
+        let args = ServeArgs::from_arg_matches(&matches).unwrap();
+        Settings::load(args.0, |_| None).unwrap()
+    }
+
+    #[test]
+    fn flags_reach_the_settings() {
+        let settings = parse("serve --udp 127.0.0.1:1 --udp [::1]:2,127.0.0.1:3 --max-peers 7");
+        assert_eq!((settings.udp.len(), settings.max_peers), (3, 7));
+        assert_eq!(parse("serve --missed 2 --missed 4").timing.missed, 4.0, "the last one counts");
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        ServeArgs::augment_args(Command::new("serve")).debug_assert();
+    }
+}

@@ -1,0 +1,171 @@
+use super::super::events::tests::event;
+use super::*;
+use crate::api::{PeerCounts, TimingSettings};
+use clap::Parser;
+use std::collections::BTreeMap;
+
+/// A peer in a state, heard 400 ms before the answer unless it is down (then as in `event`).
+pub fn peer(state: &str) -> PeerDetail {
+    let summary = PeerSummary {
+        name: "web-1".into(),
+        id: "0123456789abcdef".into(),
+        group: "web".into(),
+        state: state.into(),
+        status: "ok".into(),
+        last_seen: "2026-11-23T10:02:03.123456000Z".into(),
+        silent_ns: 400_000_000,
+        interval_ns: 1_000_000_000,
+        since: "2026-11-23T10:00:00.523456000Z".into(),
+    };
+    PeerDetail {
+        summary,
+        labels: BTreeMap::from([("rack".into(), "r7".into())]),
+        suspect_deadline: Some("2026-11-23T10:02:04.953456000Z".into()),
+        deadline: Some("2026-11-23T10:02:06.173456000Z".into()),
+        timeout_ns: 3_050_000_000,
+        first_seen: "2026-11-22T09:00:00.000000000Z".into(),
+        incarnation: 7,
+        last_sequence: 812,
+        heartbeats: 1_812,
+        gaps: 3,
+        duplicates: 0,
+        reordered: 0,
+        restarts: 1,
+        stale: 0,
+        reactor: 0,
+        transitions: vec![],
+    }
+}
+
+fn down() -> PeerDetail {
+    let mut peer = peer("down");
+    peer.summary.since = "2026-11-23T10:02:06.173460000Z".into();
+    peer.summary.silent_ns = 126_050_004_000;
+    peer.transitions = vec![event(9)];
+    peer
+}
+
+fn summary() -> Summary {
+    Summary {
+        version: "0.1.0".into(),
+        monitor: "00000000000000a1".into(),
+        epoch: 1,
+        started: "2026-11-23T08:00:00Z".into(),
+        time: "2026-11-23T10:04:09.173460000Z".into(),
+        transport: "uring".into(),
+        reactors: 3,
+        udp: vec!["0.0.0.0:4600".into()],
+        peers: PeerCounts { up: 49_499, suspect: 0, down: 500, left: 1, total: 50_000 },
+        max_peers: 1_000_000,
+        heartbeats: 9_000_000,
+        heartbeats_per_second: 49_500.4,
+        kernel_drops: 0,
+        dropped: BTreeMap::from([("drop_text".into(), 12), ("stale".into(), 0)]),
+        last_seq: 50_501,
+        timing: TimingSettings {
+            interval_ns: 1_000_000_000,
+            missed: 3.0,
+            grace_ns: 50_000_000,
+            suspect_at: 0.6,
+        },
+    }
+}
+
+#[test]
+fn the_verdict_tells_the_evidence() {
+    assert_eq!(
+        verdict(&down()),
+        "down for 2m 3s: silent since 10:02:03.123456 (last heartbeat #812), \
+         deadline 10:02:06.173456 passed, called 4 µs later"
+    );
+    assert_eq!(
+        verdict(&peer("up")),
+        "up for 2m 3s: last heard 400 ms ago (last heartbeat #812); \
+         called down at 10:02:06.173456 (in 2.65 s) if it stays silent"
+    );
+    let mut suspect = peer("suspect");
+    suspect.summary.silent_ns = 2_000_000_000;
+    assert_eq!(
+        verdict(&suspect),
+        "suspect for 2m 4s: silent since 10:02:03.123456 (last heartbeat #812); \
+         called down at 10:02:06.173456 (in 1.05 s) unless it beats"
+    );
+    assert_eq!(
+        verdict(&peer("left")),
+        "left 2m 3s ago: said goodbye at 10:02:03.123456 (last heartbeat #812); no alarm follows"
+    );
+}
+
+#[test]
+fn evidence_that_is_not_there_is_not_told() {
+    let mut text_form = down();
+    text_form.incarnation = 0;
+    text_form.transitions.clear();
+    assert_eq!(
+        verdict(&text_form),
+        "down for 2m 3s: silent since 10:02:03.123456, deadline 10:02:06.173456 passed"
+    );
+}
+
+#[test]
+fn the_detail_is_exact() {
+    assert_eq!(
+        detail(&down(), Terminal::PLAIN),
+        "web-1: down for 2m 3s: silent since 10:02:03.123456 (last heartbeat #812), \
+         deadline 10:02:06.173456 passed, called 4 µs later
+  says         ok
+  group        web
+  labels       rack=r7
+  id           0123456789abcdef
+  interval     1 s
+  timeout      3.05 s
+  first heard  2026-11-22 09:00:00.000000
+  last heard   10:02:03.123456
+  last beat    #812 of incarnation 7
+  heartbeats   1,812 (3 missing, 0 duplicate, 0 reordered, 0 stale)
+  restarts     1
+  reactor      0
+transitions, newest first (UTC)
+  10:02:06.173460  suspect → down       silent for 3.05 s since #812, called 4 µs late"
+    );
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: StatusArgs,
+}
+
+fn args(line: &str) -> StatusArgs {
+    Line::parse_from(line.split(' ')).args
+}
+
+#[test]
+fn the_overview_is_exact() {
+    let peers = vec![down().summary, PeerSummary { group: String::new(), ..peer("left").summary }];
+    let listing = Listing { summary: summary(), peers, truncated: true };
+    assert_eq!(
+        overview(&listing, &args("status"), Terminal::PLAIN),
+        "monitor 00000000000000a1 (0.1.0), running for 2h 4m, 3 reactors by uring on udp 0.0.0.0:4600
+50,000 peers: 49,499 up, 0 suspect, 500 down, 1 left; 49,500 heartbeats/s; last event #50501
+dropped or refused: 12 drop_text
+
+PEER   GROUP  STATE    FOR  LAST HEARD       SILENT  INTERVAL  SAYS
+web-1  web    down   2m 3s  10:02:03.123456   2m 6s       1 s  ok
+web-1  -      left   4m 8s  10:02:03.123456  400 ms       1 s  ok
+… 2 peers shown, there are more: --limit N, --state, --group, --prefix"
+    );
+}
+
+#[test]
+fn an_empty_overview_says_why() {
+    let empty = |summary| Listing { summary, peers: vec![], truncated: false };
+    let text = |listing: &Listing, line| overview(listing, &args(line), Terminal::PLAIN);
+    assert!(text(&empty(summary()), "status").ends_with("\n\nEverybody asked for is up."));
+    assert!(
+        text(&empty(summary()), "status --state down")
+            .ends_with("Nobody is in the state asked for.")
+    );
+    let fresh = Summary { peers: PeerCounts::default(), ..summary() };
+    assert!(text(&empty(fresh), "status").contains("Nobody has beaten yet."));
+}
