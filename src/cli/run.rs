@@ -14,7 +14,8 @@ use crate::control::{Control, ControlConfig};
 use crate::http;
 use crate::io::sockets::{self, BindError, Group};
 use crate::reactor::probe::Prober;
-use crate::reactor::{self, Fleet, ReactorSettings, StartError};
+use crate::reactor::start::StartError;
+use crate::reactor::{self, Fleet, ReactorSettings};
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -68,8 +69,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let sockets = sockets::by_reactor(groups.into_iter().map(|group| group.sockets));
     let listener_thread = Some(control.publisher_thread());
     let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
-    let fleet = reactor::start(&reactor_settings, sockets, listener_thread, on_failure)
-        .map_err(explain)?;
+    let fleet =
+        reactor::start(&reactor_settings, sockets, listener_thread, on_failure).map_err(explain)?;
     say_what_started(&fleet);
     control.attach(fleet.handles.clone());
     let prober = Prober::start(udp[0], reactors as u32, probe_secret)
@@ -139,9 +140,11 @@ fn default_reactors() -> usize {
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| {
         let what = match error.kind() {
-            ErrorKind::AddrInUse => "another program, perhaps a second monitor, listens there; stop \
+            ErrorKind::AddrInUse => {
+                "another program, perhaps a second monitor, listens there; stop \
                 it or choose another address with --http"
-                .to_owned(),
+                    .to_owned()
+            }
             ErrorKind::PermissionDenied => {
                 "no privilege for this port; choose one from 1024 up with --http".to_owned()
             }
@@ -166,7 +169,9 @@ fn bind_udp(settings: &Settings, reactors: usize) -> Result<Vec<Group>, Failure>
         }
     }
     if groups.is_empty() {
-        return Err(Failure::usage("this machine has neither IPv4 nor IPv6; give --udp an address"));
+        return Err(Failure::usage(
+            "this machine has neither IPv4 nor IPv6; give --udp an address",
+        ));
     }
     for group in &groups {
         let buffer = group.receive_buffer;

@@ -23,32 +23,12 @@ pub use keys::{KEYS, Key};
 pub use layers::{Layer, closest};
 
 use crate::engine::Timing;
+use crate::io::TransportChoice;
+use crate::reactor::IdleStrategy;
 use layers::Given;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Which receive path the operator wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TransportChoice {
-    /// io_uring where it works, else recvmmsg, and say so.
-    Auto,
-    /// io_uring or fail.
-    Uring,
-    /// recvmmsg and ppoll.
-    Poll,
-}
-
-/// How a reactor waits for its next deadline.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Idle {
-    /// Sleep until shortly before a deadline, then poll.
-    Hybrid,
-    /// Never sleep.
-    Spin,
-    /// Sleep until the deadline.
-    Sleep,
-}
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +57,7 @@ pub struct Settings {
     /// Receive path.
     pub transport: TransportChoice,
     /// How reactors wait.
-    pub idle: Idle,
+    pub idle: IdleStrategy,
     /// Receive buffer asked of the kernel for each socket, bytes, 4 KiB to 1 GiB.
     pub receive_buffer_bytes: usize,
     /// Transitions kept for subscribers that resume, 1 to 2^24.
@@ -182,8 +162,11 @@ impl Settings {
                 value::choice(text, &choices)
             })?,
             idle: layer.given("idle").one(|text| {
-                let choices =
-                    [("hybrid", Idle::Hybrid), ("spin", Idle::Spin), ("sleep", Idle::Sleep)];
+                let choices = [
+                    ("hybrid", IdleStrategy::Hybrid),
+                    ("spin", IdleStrategy::Spin),
+                    ("sleep", IdleStrategy::Sleep),
+                ];
                 value::choice(text, &choices)
             })?,
             receive_buffer_bytes: receive_buffer.one(|t| value::size(t, 4 << 10, 1 << 30))?

@@ -6,7 +6,6 @@ use super::{Backend, Patience, Transport, TransportCounts, Waker};
 use std::fmt;
 use std::io;
 use std::net::UdpSocket;
-use std::str::FromStr;
 
 /// Which transport the operator wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,19 +17,6 @@ pub enum TransportChoice {
     Uring,
     /// recvmmsg and ppoll.
     Poll,
-}
-
-impl FromStr for TransportChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "uring" => Ok(Self::Uring),
-            "poll" => Ok(Self::Poll),
-            _ => Err(format!("unknown transport {text:?}: choose auto, uring or poll")),
-        }
-    }
 }
 
 impl fmt::Display for TransportChoice {
