@@ -80,10 +80,10 @@ pub trait Backend {
     /// Hands each datagram that has arrived to `sink`, without waiting, up to a stated burst, and
     /// returns how many. 0 says that every socket's queue was seen empty during the call.
     ///
-    /// The burst is what the buffers hold (256) for io_uring, and 64 per socket for poll. io_uring
-    /// sees a datagram when the kernel has announced it, which follows its queueing by some
-    /// nanoseconds on the core that it arrived at; who must not miss even that window asks
-    /// [`backlog`](Self::backlog), which is then not 0.
+    /// The burst is what the buffers hold for io_uring (32 per socket, at least 64), and 64 per
+    /// socket for poll. io_uring sees a datagram when the kernel has announced it, which follows
+    /// its queueing by some nanoseconds on the core that it arrived at; who must not miss even that
+    /// window asks [`backlog`](Self::backlog), which is then not 0.
     ///
     /// # Errors
     /// Only what ends the transport for good.

@@ -73,7 +73,8 @@ pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, 
         let backend = AnyBackend::Poll(PollBackend::new(sockets)?);
         return Ok(Opened { backend, fallback: None });
     }
-    match UringBackend::new(sockets, UringPlan::default()) {
+    let plan = UringPlan::for_sockets(sockets.len());
+    match UringBackend::new(sockets, plan) {
         Ok(backend) => Ok(Opened { backend: AnyBackend::Uring(Box::new(backend)), fallback: None }),
         Err((_, reason)) if choice == TransportChoice::Uring => Err(reason.into()),
         Err((sockets, reason)) => {
