@@ -135,17 +135,3 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.waker())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices_are_read_back() {
-        for choice in [TransportChoice::Auto, TransportChoice::Uring, TransportChoice::Poll] {
-            assert_eq!(choice.to_string().parse(), Ok(choice));
-        }
-        let error = "dpdk".parse::<TransportChoice>().expect_err("not offered");
-        assert!(error.contains("dpdk") && error.contains("auto, uring or poll"), "{error}");
-    }
-}
