@@ -109,11 +109,11 @@ pub struct Wheel {
     weeding: [Weeding; LEVELS],
 }
 
-/// A walk through the list of one slot, from its tail to its head.
+/// A walk through the list of a level's next slot, from its tail to its head.
 #[derive(Clone, Copy)]
 struct Weeding {
-    /// The slot that is walked through.
-    slot: u64,
+    /// The half of a slot, counted from time 0, that `elapsed` was in when the walk began.
+    half: u64,
     /// The record to visit next; [`NIL`] when the walk is over.
     cursor: u32,
 }
@@ -125,7 +125,7 @@ impl Wheel {
         Wheel {
             elapsed: now_us,
             levels: std::array::from_fn(Level::new),
-            weeding: [Weeding { slot: u64::MAX, cursor: NIL }; LEVELS],
+            weeding: [Weeding { half: u64::MAX, cursor: NIL }; LEVELS],
         }
     }
 
@@ -202,15 +202,21 @@ impl Wheel {
     ///
     /// Never needed, for `pop` does the same when the time comes, but then all at once: a slot of
     /// level 3 holds a tenth of a fleet with three-second timeouts. The owner calls this in its
-    /// spare time, and the cascade finds only those that are silent indeed. A slot is walked
-    /// through once, and not before it is the next one of its level, so that a healthy peer is
-    /// still met about once in a timeout.
+    /// spare time, and the cascade finds only those that are silent indeed.
+    ///
+    /// A slot is walked through when it becomes the next one of its level, and once more half its
+    /// width later, for those that moved within it. Then fleets with timeouts of more than two
+    /// slots leave nothing for the cascade, and a peer is visited at most twice as often as without
+    /// (counted: 1.5 times a timeout instead of 1.3 at intervals of 1 s, 3.1 instead of 1.7 at
+    /// 200 ms). A third and a fourth walk only added visits. A walk that was not finished in its
+    /// half goes on in the next.
     pub fn weed(&mut self, timers: &mut impl Timers, visits: u32) -> u32 {
         let mut left = visits;
         for level in WEEDED_FROM..LEVELS {
             let slot = self.levels[level].slot_of(self.elapsed) + 1;
-            if self.weeding[level].slot != slot {
-                self.weeding[level] = Weeding { slot, cursor: self.levels[level].list(slot).tail };
+            let half = self.elapsed >> (level as u32 * level::BITS - 1);
+            if self.weeding[level].half != half && self.weeding[level].cursor == NIL {
+                self.weeding[level] = Weeding { half, cursor: self.levels[level].list(slot).tail };
             }
             // From tail to head: what is hung up meanwhile goes behind the cursor, so the walk ends.
             while self.weeding[level].cursor != NIL {
@@ -276,9 +282,8 @@ impl Wheel {
     /// the others *in front*, from the last to the first, those that moved at the end.
     fn cascade(&mut self, timers: &mut impl Timers, level: usize) {
         let slot = self.levels[level].slot_of(self.elapsed);
-        if self.weeding[level].slot == slot {
-            self.weeding[level].cursor = NIL;
-        }
+        // A walk through this slot ends here; the next one has not begun.
+        self.weeding[level].cursor = NIL;
         let mut index = self.levels[level].take(slot).tail;
         while index != NIL {
             let link = timers.link(index);

@@ -1,0 +1,346 @@
+//! What the timing wheel costs: arming, meeting healthy peers, firing dead ones.
+//!
+//! `cargo bench --bench wheel` measures with 50,000 and a million peers. Without `--bench`, as in
+//! `cargo test --benches`, a thousand peers run through the same code, and only the answers count.
+//!
+//! Records are laid out as in the table: 128 bytes, the deadline's fields in the first cache line
+//! and the links in the second; the order of arming has nothing to do with that in memory. Time is
+//! simulated. Each figure is the best of five rounds, with the worst beside it.
+
+use memmap2::{Advice, MmapMut};
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+use systole::engine::wheel::{Link, Timers, Wheel};
+
+const INTERVAL_US: u64 = 1_000_000;
+const TIMEOUT_US: u64 = 3 * INTERVAL_US + 50_000;
+const START_US: u64 = 1 << 50;
+/// How often the owner looks at its wheel in the paced runs.
+const TURN_US: u64 = 100;
+/// Timers it weeds in each turn.
+const WEEDED_A_TURN: u32 = 64;
+
+#[repr(align(64))]
+#[derive(Clone)]
+struct Line<T>(T);
+
+#[derive(Clone)]
+struct Record {
+    hot: Line<u64>,
+    cold: Line<Link>,
+}
+
+/// The records, with or without the help of prefetching.
+struct Records<const PREFETCH: bool> {
+    records: Region,
+    visits: Cell<u64>,
+}
+
+/// Memory like the table's: an anonymous mapping of, if the kernel has them to give, huge pages.
+/// (On small pages a visit of a million peers costs about twice as much: a page walk each.)
+struct Region {
+    memory: MmapMut,
+    peers: usize,
+}
+
+impl Region {
+    fn new(peers: usize) -> Region {
+        let mut memory = MmapMut::map_anon(peers * size_of::<Record>()).expect("memory");
+        // Refused where huge pages are switched off; then they are small.
+        let _ = memory.advise(Advice::HugePage);
+        let record = Record { hot: Line(0), cold: Line(Link::UNARMED) };
+        for place in 0..peers {
+            // SAFETY: the mapping has room for `peers` records and is page-aligned; it is written
+            // through the pointer that it gave for writing.
+            unsafe { memory.as_mut_ptr().cast::<Record>().add(place).write(record.clone()) };
+        }
+        Region { memory, peers }
+    }
+}
+
+impl Deref for Region {
+    type Target = [Record];
+    fn deref(&self) -> &[Record] {
+        // SAFETY: `new` has written `peers` records, and the slice borrows the mapping.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.peers) }
+    }
+}
+
+impl DerefMut for Region {
+    fn deref_mut(&mut self) -> &mut [Record] {
+        // SAFETY: as in `deref`, and the mapping is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.peers) }
+    }
+}
+
+impl<const PREFETCH: bool> Timers for Records<PREFETCH> {
+    #[inline]
+    fn link(&self, index: u32) -> Link {
+        self.records[index as usize].cold.0
+    }
+
+    #[inline]
+    fn set_link(&mut self, index: u32, link: Link) {
+        self.records[index as usize].cold.0 = link;
+    }
+
+    #[inline]
+    fn deadline_us(&self, index: u32) -> u64 {
+        self.visits.set(self.visits.get() + 1);
+        self.records[index as usize].hot.0 + TIMEOUT_US
+    }
+
+    #[inline]
+    fn prefetch(&self, index: u32) {
+        if PREFETCH {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                let record = &raw const self.records[index as usize];
+                // SAFETY: prefetching is a hint and reads nothing; the address is that of a record.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(record.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(record.cast::<i8>().wrapping_add(64));
+                }
+            }
+        }
+    }
+}
+
+/// A fleet whose peers beat one after the other, in an order that is not that of their records.
+struct Fleet<const PREFETCH: bool> {
+    wheel: Wheel,
+    records: Records<PREFETCH>,
+    order: Vec<u32>,
+    /// Beats so far, and the time of the last one.
+    beats: u64,
+    now_us: u64,
+}
+
+impl<const PREFETCH: bool> Fleet<PREFETCH> {
+    fn new(peers: usize) -> Self {
+        Fleet {
+            wheel: Wheel::new(START_US),
+            records: Records { records: Region::new(peers), visits: Cell::new(0) },
+            order: shuffled(peers),
+            beats: 0,
+            now_us: START_US,
+        }
+    }
+
+    /// Peers are spread evenly over the interval; this many beats after the start, it is:
+    fn time_of(&self, beat: u64) -> u64 {
+        START_US + beat * INTERVAL_US / self.order.len() as u64
+    }
+
+    /// Every peer beats for the first time and is armed. The time that arming took.
+    fn arm(&mut self) -> Duration {
+        let deadlines: Vec<(u32, u64)> = (self.order.iter().zip(0..))
+            .map(|(&index, beat)| (index, self.time_of(beat)))
+            .collect();
+        for &(index, seen_us) in &deadlines {
+            self.records.records[index as usize].hot.0 = seen_us;
+        }
+        let begun = Instant::now();
+        for &(index, seen_us) in &deadlines {
+            self.wheel.insert(&mut self.records, index, seen_us + TIMEOUT_US);
+        }
+        let took = begun.elapsed();
+        self.beats = deadlines.len() as u64;
+        self.now_us = self.time_of(self.beats);
+        took
+    }
+
+    /// Time goes on and the peers beat in their turn, without touching the wheel.
+    fn beat_until(&mut self, now_us: u64) {
+        let peers = self.order.len() as u64;
+        while self.time_of(self.beats) <= now_us {
+            let index = self.order[(self.beats % peers) as usize];
+            self.records.records[index as usize].hot.0 = self.time_of(self.beats);
+            self.beats += 1;
+        }
+        self.now_us = now_us;
+    }
+}
+
+/// What the wheel costs a living fleet.
+struct Healthy {
+    /// Time spent in the wheel, for each peer and timeout.
+    per_timeout: Duration,
+    /// Time spent in the wheel, for each visit of a peer.
+    per_visit: Duration,
+    /// Visits, for each peer and timeout.
+    visits: f64,
+    /// The longest that one turn stayed in the wheel, and the most visits of one turn.
+    longest: Duration,
+    most: u64,
+}
+
+/// Everybody beats for some timeouts, and the owner looks at its wheel every [`TURN_US`].
+fn healthy<const PREFETCH: bool>(peers: usize, weeded: u32, timeouts: u64) -> Healthy {
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    fleet.arm();
+    let (mut spent, mut longest) = (Duration::ZERO, Duration::ZERO);
+    let (mut visits, mut most) = (0, 0);
+    // The first timeout is not counted: arming has put them all in order.
+    let counted_from = fleet.now_us + TIMEOUT_US;
+    let end = counted_from + timeouts * TIMEOUT_US;
+    while fleet.now_us < end {
+        fleet.beat_until(fleet.now_us + TURN_US);
+        let before = fleet.records.visits.get();
+        let begun = Instant::now();
+        let popped = fleet.wheel.pop(&mut fleet.records, fleet.now_us);
+        if weeded > 0 {
+            fleet.wheel.weed(&mut fleet.records, weeded);
+        }
+        let took = begun.elapsed();
+        assert_eq!(popped, None, "a healthy peer fired");
+        if fleet.now_us >= counted_from {
+            spent += took;
+            longest = longest.max(took);
+            visits += fleet.records.visits.get() - before;
+            most = most.max(fleet.records.visits.get() - before);
+        }
+    }
+    // The clock was read twice a turn; take out what that costs.
+    let turns = timeouts * TIMEOUT_US / TURN_US;
+    let spent = spent.saturating_sub(clock_cost() * turns as u32);
+    Healthy {
+        per_timeout: spent / (peers as u32 * timeouts as u32),
+        per_visit: spent / visits as u32,
+        visits: visits as f64 / (peers as u64 * timeouts) as f64,
+        longest,
+        most,
+    }
+}
+
+/// Everybody falls silent; all fire, each in its turn. Time for each.
+fn fire<const PREFETCH: bool>(peers: usize) -> Duration {
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    fleet.arm();
+    let end = fleet.now_us + TIMEOUT_US;
+    let begun = Instant::now();
+    let mut fired = 0;
+    while let Some(index) = fleet.wheel.pop(&mut fleet.records, end) {
+        assert_eq!(index, fleet.order[fired], "out of turn");
+        fired += 1;
+    }
+    let took = begun.elapsed();
+    assert_eq!(fired, peers);
+    took / peers as u32
+}
+
+/// Everybody fell silent at one instant, a timeout ago. Time for each.
+fn fire_on_one_tick<const PREFETCH: bool>(peers: usize) -> Duration {
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    for &index in &fleet.order {
+        fleet.records.records[index as usize].hot.0 = START_US;
+        fleet.wheel.insert(&mut fleet.records, index, START_US + TIMEOUT_US);
+    }
+    let begun = Instant::now();
+    assert_eq!(fleet.wheel.pop(&mut fleet.records, START_US + TIMEOUT_US - 1), None);
+    let mut fired = 0;
+    while let Some(index) = fleet.wheel.pop(&mut fleet.records, START_US + TIMEOUT_US) {
+        assert_eq!(index, fleet.order[fired], "not first in, first out");
+        fired += 1;
+    }
+    let took = begun.elapsed();
+    assert_eq!(fired, peers);
+    took / peers as u32
+}
+
+/// Arming one timer.
+fn insert<const PREFETCH: bool>(peers: usize) -> Duration {
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    fleet.arm() / peers as u32
+}
+
+/// Disarming one timer, in an order that is not that of the lists.
+fn remove<const PREFETCH: bool>(peers: usize) -> Duration {
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    fleet.arm();
+    let begun = Instant::now();
+    for index in 0..peers as u32 {
+        fleet.wheel.remove(&mut fleet.records, index);
+    }
+    let took = begun.elapsed();
+    assert_eq!(fleet.wheel.next_us(), None);
+    took / peers as u32
+}
+
+/// Asking a wheel with timers when nothing is due.
+fn idle<const PREFETCH: bool>(peers: usize) -> Duration {
+    const TURNS: u32 = 100_000;
+    let mut fleet = Fleet::<PREFETCH>::new(peers);
+    fleet.arm();
+    let begun = Instant::now();
+    for turn in 0..u64::from(TURNS) {
+        assert_eq!(fleet.wheel.pop(&mut fleet.records, START_US + turn), None);
+        assert!(fleet.wheel.next_us() > Some(START_US + turn));
+    }
+    begun.elapsed() / TURNS
+}
+
+/// What two readings of the clock cost.
+fn clock_cost() -> Duration {
+    const READINGS: u32 = 100_000;
+    let begun = Instant::now();
+    for _ in 0..READINGS {
+        std::hint::black_box(Instant::now().elapsed());
+    }
+    begun.elapsed() / READINGS
+}
+
+/// The numbers 0 .. count in an order that depends on the count only.
+fn shuffled(count: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count as u32).collect();
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    for last in (1..count).rev() {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (state >> 33) as usize % (last + 1));
+    }
+    order
+}
+
+/// Runs a measurement some times and prints best and worst.
+fn report(what: &str, rounds: u32, measure: impl Fn() -> Duration) {
+    let mut took: Vec<Duration> = (0..rounds).map(|_| measure()).collect();
+    took.sort();
+    println!("  {what:<46} {:>10.1?} … {:>10.1?}", took[0], took[took.len() - 1]);
+}
+
+fn suite<const PREFETCH: bool>(peers: usize, rounds: u32) {
+    println!("{peers} peers, prefetch {}", if PREFETCH { "on" } else { "off" });
+    report("insert", rounds, || insert::<PREFETCH>(peers));
+    report("remove", rounds, || remove::<PREFETCH>(peers));
+    report("pop and next_us, nothing due", rounds, || idle::<PREFETCH>(peers));
+    report("fire, each at its own tick", rounds, || fire::<PREFETCH>(peers));
+    report("fire, all on one tick", rounds, || fire_on_one_tick::<PREFETCH>(peers));
+    for (name, weeded) in [("", 0), (", weeding ahead", WEEDED_A_TURN)] {
+        let runs: Vec<Healthy> =
+            (0..rounds).map(|_| healthy::<PREFETCH>(peers, weeded, 2)).collect();
+        let per = |f: fn(&Healthy) -> Duration| {
+            let mut all: Vec<Duration> = runs.iter().map(f).collect();
+            all.sort();
+            format!("{:>10.1?} … {:>10.1?}", all[0], all[all.len() - 1])
+        };
+        println!("  {:<46} {}", format!("healthy peer, a timeout{name}"), per(|h| h.per_timeout));
+        println!("  {:<46} {}", "  a visit", per(|h| h.per_visit));
+        println!("  {:<46} {}", "  longest turn", per(|h| h.longest));
+        println!("  visits a timeout {:.2}, most in a turn {}", runs[0].visits, runs[0].most);
+    }
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--bench") {
+        for peers in [50_000, 1_000_000] {
+            suite::<false>(peers, 5);
+            suite::<true>(peers, 5);
+        }
+    } else {
+        suite::<false>(1_000, 1);
+        suite::<true>(1_000, 1);
+    }
+}
