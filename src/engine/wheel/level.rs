@@ -20,7 +20,9 @@ pub(super) struct List {
     pub(super) tail: u32,
 }
 
-const EMPTY: List = List { head: NIL, tail: NIL };
+impl List {
+    pub(super) const EMPTY: List = List { head: NIL, tail: NIL };
+}
 
 /// One level of the wheel.
 pub(super) struct Level {
@@ -34,7 +36,7 @@ pub(super) struct Level {
 impl Level {
     /// An empty level, counted from 0, the fastest.
     pub(super) fn new(level: usize) -> Level {
-        Level { shift: level as u32 * BITS, occupied: 0, lists: [EMPTY; SLOTS as usize] }
+        Level { shift: level as u32 * BITS, occupied: 0, lists: [List::EMPTY; SLOTS as usize] }
     }
 
     /// Number of the slot that a tick lies in.
@@ -77,7 +79,7 @@ impl Level {
     /// Empties a slot and hands out its list; the records keep their links.
     pub(super) fn take(&mut self, slot: u64) -> List {
         self.occupied &= !(1 << (slot % SLOTS));
-        std::mem::replace(&mut self.lists[(slot % SLOTS) as usize], EMPTY)
+        std::mem::replace(&mut self.lists[(slot % SLOTS) as usize], List::EMPTY)
     }
 
     /// Appends a record to the list of its tick.
@@ -124,7 +126,7 @@ impl Level {
         } else {
             timers.set_link(link.next, Link { prev: link.prev, ..timers.link(link.next) });
         }
-        if self.lists[cell] == EMPTY {
+        if self.lists[cell] == List::EMPTY {
             self.occupied &= !(1 << cell);
         }
     }

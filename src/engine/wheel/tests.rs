@@ -1,260 +1,9 @@
-//! The wheel against a dumb oracle: a sorted set of real deadlines.
-//!
-//! The oracle knows nothing of levels and slots. After every `pop` it says which tick had to come
-//! next and that nothing due was left behind; the records note when the wheel asked them, which
-//! gives the order within a tick and the count of visits.
+//! The wheel against its model: random runs, then every place where such wheels have gone wrong.
 
 use super::level::{BITS, LEVELS, SLOTS};
+use super::model::{Model, Random, Records, Seed, seeds};
 use super::*;
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// A distance of any magnitude up to 2^bits, often at or beside a power of 64.
-    fn distance(&mut self, bits: u64) -> u64 {
-        let shift = self.below(bits + 1);
-        match self.below(4) {
-            0 => {
-                let edge = 1u64 << (shift - shift % u64::from(BITS));
-                let slots = [1, 2, 62, 63, 64, 65][self.below(6) as usize];
-                (edge * slots + self.below(3)).saturating_sub(1)
-            }
-            _ => self.below((1 << shift) + 1),
-        }
-    }
-}
-
-/// Seeds of the random tests: `SYSTOLE_TEST_SEED`, or 1 ..= n.
-fn seeds(n: u64) -> Vec<u64> {
-    match std::env::var("SYSTOLE_TEST_SEED") {
-        Ok(seed) => vec![seed.parse().expect("SYSTOLE_TEST_SEED is a number")],
-        Err(_) => (1..=n).collect(),
-    }
-}
-
-/// Says which seed was at work when a test panics.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with SYSTOLE_TEST_SEED={}", self.0);
-        }
-    }
-}
-
-struct Record {
-    link: Link,
-    deadline_us: u64,
-    /// What the wheel was told last, and the running number of that.
-    told_us: Cell<u64>,
-    told: Cell<u64>,
-}
-
-#[derive(Default)]
-struct Records {
-    records: Vec<Record>,
-    told: Cell<u64>,
-    visits: Cell<u64>,
-}
-
-impl Records {
-    fn new(count: usize) -> Records {
-        let record = |_| Record {
-            link: Link::UNARMED,
-            deadline_us: 0,
-            told_us: Cell::new(0),
-            told: Cell::new(0),
-        };
-        Records { records: (0..count).map(record).collect(), ..Records::default() }
-    }
-
-    fn tell(&self, index: u32) {
-        let record = &self.records[index as usize];
-        record.told_us.set(record.deadline_us);
-        record.told.set(self.told.replace(self.told.get() + 1));
-    }
-}
-
-impl Timers for Records {
-    fn link(&self, index: u32) -> Link {
-        self.records[index as usize].link
-    }
-
-    fn set_link(&mut self, index: u32, link: Link) {
-        self.records[index as usize].link = link;
-    }
-
-    fn deadline_us(&self, index: u32) -> u64 {
-        self.visits.set(self.visits.get() + 1);
-        let record = &self.records[index as usize];
-        if record.deadline_us != record.told_us.get() {
-            self.tell(index);
-        }
-        record.deadline_us
-    }
-}
-
-/// A wheel, its records and the oracle.
-struct Model {
-    wheel: Wheel,
-    records: Records,
-    /// Armed records by the tick at which they have to fire.
-    oracle: BTreeSet<(u64, u32)>,
-    /// That tick, by record: the deadline, or the later tick at which the wheel was told it.
-    due_us: BTreeMap<u32, u64>,
-    /// Records whose place within their tick is not promised: told when beyond the horizon.
-    parked: BTreeSet<u32>,
-    /// Tick and running number of the last one that fired.
-    last: (u64, Option<u64>),
-    now_us: u64,
-}
-
-impl Model {
-    fn new(now_us: u64, records: usize) -> Model {
-        Model {
-            wheel: Wheel::new(now_us),
-            records: Records::new(records),
-            oracle: BTreeSet::new(),
-            due_us: BTreeMap::new(),
-            parked: BTreeSet::new(),
-            last: (0, None),
-            now_us,
-        }
-    }
-
-    fn is_armed(&self, index: u32) -> bool {
-        self.due_us.contains_key(&index)
-    }
-
-    fn expect(&mut self, index: u32, due_us: u64) {
-        if due_us > self.wheel.horizon_us() {
-            self.parked.insert(index);
-        }
-        if let Some(old) = self.due_us.insert(index, due_us) {
-            assert!(self.oracle.remove(&(old, index)));
-        }
-        self.oracle.insert((due_us, index));
-    }
-
-    fn forget(&mut self, index: u32) {
-        let due = self.due_us.remove(&index).expect("armed");
-        assert!(self.oracle.remove(&(due, index)));
-    }
-
-    fn insert(&mut self, index: u32, deadline_us: u64) {
-        self.records.records[index as usize].deadline_us = deadline_us;
-        self.records.tell(index);
-        self.parked.remove(&index);
-        self.expect(index, deadline_us.max(self.wheel.elapsed));
-        self.wheel.insert(&mut self.records, index, deadline_us);
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.wheel.remove(&mut self.records, index);
-        assert_eq!(self.records.link(index), Link::UNARMED);
-        if self.is_armed(index) {
-            self.forget(index);
-        }
-    }
-
-    /// The record beats: its deadline becomes a later one, and nobody tells the wheel.
-    fn postpone(&mut self, index: u32, deadline_us: u64) {
-        assert!(deadline_us > self.wheel.elapsed && self.due_us[&index] <= deadline_us);
-        self.records.records[index as usize].deadline_us = deadline_us;
-        self.expect(index, deadline_us);
-    }
-
-    /// One `pop`, judged by the oracle.
-    fn pop(&mut self, now_us: u64) -> Option<u32> {
-        self.now_us = now_us;
-        let first = self.oracle.first().copied().filter(|&(due, _)| due <= now_us);
-        let popped = self.wheel.pop(&mut self.records, now_us);
-        let Some(index) = popped else {
-            assert_eq!(first, None, "lost at {now_us}: {:?}", self.wheel.next_us());
-            return None;
-        };
-        let due = *self.due_us.get(&index).expect("only armed records fire");
-        assert_eq!(Some(due), first.map(|(due, _)| due), "record {index} out of turn at {now_us}");
-        assert_eq!(self.records.link(index), Link::UNARMED);
-        let told = (!self.parked.contains(&index))
-            .then(|| self.records.records[index as usize].told.get());
-        if self.last.0 == due && self.last.1.is_some() && told.is_some() {
-            assert!(self.last.1 < told, "record {index} overtook another of tick {due}");
-        }
-        assert!(self.last.0 <= due, "tick {due} after {}", self.last.0);
-        self.last = (due, told);
-        self.forget(index);
-        Some(index)
-    }
-
-    fn drain(&mut self, now_us: u64) -> Vec<u32> {
-        std::iter::from_fn(|| self.pop(now_us)).collect()
-    }
-
-    /// `next_us` is the first tick at which `pop` does anything.
-    fn check_next(&mut self) {
-        let Some(next) = self.wheel.next_us() else {
-            assert!(self.oracle.is_empty());
-            return;
-        };
-        let (first, _) = *self.oracle.first().expect("a next tick without a timer");
-        assert!(next <= first, "next is {next}, but {first} is due");
-        let before = self.records.visits.get();
-        if next > self.wheel.elapsed {
-            assert_eq!(self.pop(next - 1), None);
-            assert_eq!(self.records.visits.get(), before, "work before next_us");
-            assert_eq!(self.wheel.next_us(), Some(next), "next_us moved without work");
-        }
-        self.pop(next.max(self.now_us));
-        assert!(self.records.visits.get() > before, "nothing to do at next_us");
-    }
-
-    /// Every invariant that the module states, by brute force.
-    fn check_structure(&self) {
-        let elapsed = self.wheel.elapsed;
-        let mut seen = BTreeSet::new();
-        for (number, level) in self.wheel.levels.iter().enumerate() {
-            let current = elapsed >> (BITS as usize * number);
-            for ahead in 0..SLOTS {
-                let slot = current + ahead;
-                let list = level.list(slot);
-                let occupied = level.occupied() >> (slot % SLOTS) & 1 == 1;
-                assert_eq!(occupied, list.head != NIL, "occupied word of level {number}");
-                assert!(!occupied || ahead > 0 || number == 0, "not cascaded: level {number}");
-                let (mut prev, mut index) = (NIL, list.head);
-                while index != NIL {
-                    let link = self.records.link(index);
-                    assert_eq!(link.prev, prev);
-                    assert_eq!(link.armed_us >> (BITS as usize * number), slot);
-                    assert!(self.is_armed(index) && seen.insert(index));
-                    assert!(link.armed_us <= self.due_us[&index]);
-                    (prev, index) = (index, link.next);
-                }
-                assert_eq!(list.tail, prev);
-            }
-        }
-        assert_eq!(seen.len(), self.oracle.len(), "timers lost or found");
-        for index in 0..self.records.records.len() as u32 {
-            assert_eq!(self.records.link(index).armed_us == UNARMED, !self.is_armed(index));
-        }
-    }
-}
+use std::collections::BTreeSet;
 
 /// Where random runs start: 0, beside boundaries of every level, in the middle of nowhere.
 fn starts(random: &mut Random) -> u64 {
@@ -327,7 +76,7 @@ fn random_run(seed: u64, steps: u32) {
 
 #[test]
 fn random_runs_agree_with_the_oracle() {
-    for seed in seeds(if cfg!(miri) { 3 } else { 200 }) {
+    for seed in seeds(if cfg!(miri) { 3 } else { 150 }) {
         random_run(seed, if cfg!(miri) { 200 } else { 2_000 });
     }
 }
@@ -547,7 +296,7 @@ fn removal_takes_any_place_of_a_list_and_next_us_follows() {
 #[test]
 fn a_million_timers_on_one_tick() {
     const COUNT: u32 = if cfg!(miri) { 1_000 } else { 1_000_000 };
-    for distance in [0, 63, 64, 3_050_000] {
+    for distance in [0, 3_050_000] {
         let start = (1 << 58) - 1_000_000;
         let mut wheel = Wheel::new(start);
         let mut records = Records::new(COUNT as usize);
@@ -617,7 +366,7 @@ fn weeding_counts_its_visits_and_ends() {
     }
     assert_eq!(model.wheel.weed(&mut model.records, 1_000), 100);
     assert_eq!(model.wheel.weed(&mut model.records, 1_000), 0);
-    // The next slot: they have moved within it, so that they are put behind the cursor.
+    // The next slot: they have moved within it, so that they are put behind what is left to visit.
     (0..100).for_each(|index| model.postpone(index, 520_000 + u64::from(index)));
     model.drain(262_143);
     model.check_structure();
