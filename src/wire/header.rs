@@ -50,8 +50,22 @@ pub(super) struct Header {
 
 const _: () = assert!(size_of::<Header>() == HEADER);
 
+/// The heartbeat of a valid, untagged BEAT; `None` for anything else, which [`decode`] looks into.
+#[inline(always)]
+pub(super) fn plain_beat(datagram: &[u8]) -> Option<Heartbeat> {
+    const FIXED: [u8; 4] = [0xFF, 0xFF, !STATUS_BITS, 0xFF];
+    const EXPECTED: [u8; 4] = [MAGIC, VERSION << 4 | BEAT, 0, 0];
+
+    let header = Header::ref_from_bytes(datagram).ok()?;
+    let start = [header.magic, header.version_and_kind, header.flags, header.key_id];
+    let start = u32::from_ne_bytes(start) & u32::from_ne_bytes(FIXED);
+    if start != u32::from_ne_bytes(EXPECTED) || header.peer.get() == 0 {
+        return None;
+    }
+    header.heartbeat(Kind::Beat).ok()
+}
+
 /// Decodes a datagram whose first byte is the magic.
-#[inline]
 pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
     let (header, body) = Header::ref_from_prefix(datagram).map_err(|_| Reject::Runt)?;
     if header.version_and_kind >> 4 != VERSION {
@@ -134,7 +148,6 @@ impl Header {
     }
 
     /// The heartbeat of a form that has nothing behind its header.
-    #[inline]
     fn alone(&self, kind: Kind, body: &[u8]) -> Result<Heartbeat, Reject> {
         if !body.is_empty() {
             return Err(Reject::Length);
@@ -143,14 +156,13 @@ impl Header {
     }
 
     /// The heartbeat of a form that always speaks for a peer.
-    #[inline]
     fn of_peer(&self, kind: Kind) -> Result<Heartbeat, Reject> {
         let heartbeat = self.heartbeat(kind)?;
         if heartbeat.peer.0 == 0 { Err(Reject::Reserved) } else { Ok(heartbeat) }
     }
 
     /// What the header says, peer id 0 included.
-    #[inline]
+    #[inline(always)]
     pub(super) fn heartbeat(&self, kind: Kind) -> Result<Heartbeat, Reject> {
         Ok(Heartbeat {
             peer: PeerId(self.peer.get()),

@@ -152,11 +152,23 @@ pub enum Form<'a> {
 
 /// Decodes a datagram.
 ///
+/// Nearly all of them are plain BEATs, so that question comes first, small enough to be inlined into
+/// the caller's loop: the heartbeat is then built in place, where the general way would hand a large
+/// result from function to function (2.7 ns against 16.5, `tests/speed.rs`, on a shared EPYC core).
+///
 /// # Errors
 /// The reason why it is to be dropped: the first that applies, in the order that
 /// `docs/protocol.md` states.
 #[inline]
 pub fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+    match header::plain_beat(datagram) {
+        Some(heartbeat) => Ok(Form::Beat(heartbeat)),
+        None => decode_any(datagram),
+    }
+}
+
+#[inline(never)]
+fn decode_any(datagram: &[u8]) -> Result<Form<'_>, Reject> {
     match datagram.first() {
         Some(&MAGIC) => header::decode(datagram),
         Some(0x00..=0x7F | 0xC2..=0xF4) => text::decode(datagram),

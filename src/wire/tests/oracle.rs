@@ -23,7 +23,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
 
 fn interval_us(code: u64) -> Result<u64, Reject> {
     let us = if code >= 1 << 31 { (code - (1 << 31)) * 1_000_000 } else { code };
-    let valid = code == 0 || (us >= 1_000 && us <= 90 * 24 * 3_600 * 1_000_000);
+    let valid = code == 0 || (1_000..=90 * 24 * 3_600 * 1_000_000).contains(&us);
     if valid { Ok(us) } else { Err(Reject::Interval) }
 }
 
