@@ -95,7 +95,7 @@ impl Client {
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
-        let mut answer = answer.map_err(|error| self.no_monitor(&error.to_string()))?;
+        let mut answer = answer.map_err(|error| self.no_monitor(error))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -108,14 +108,20 @@ impl Client {
                 _ => Failure::failed(error.message),
             },
             Err(_) => Failure::not_found(format!(
-                "what answers at {} is no Systole monitor (HTTP {status}); say where it is with \
+                "what answers at {} is no Systole monitor (HTTP {}); say where it is with \
                  --http or SYSTOLE_HTTP",
-                self.base
+                self.base,
+                status.as_u16()
             )),
         })
     }
 
-    fn no_monitor(&self, cause: &str) -> Failure {
+    fn no_monitor(&self, error: ureq::Error) -> Failure {
+        let cause = match error {
+            // Without the crate's own prefix.
+            ureq::Error::Io(error) => error.to_string(),
+            other => other.to_string(),
+        };
         Failure::not_found(format!(
             "no monitor answers at {} ({cause}); is `systole serve` running there? Say where it is \
              with --http or SYSTOLE_HTTP",

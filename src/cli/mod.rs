@@ -9,6 +9,7 @@
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 checked and not so (or failed
 //! while running), 2 wrong usage or configuration, 3 no such peer or no monitor, 130 interrupted.
 
+pub mod allocator;
 pub mod beat;
 pub mod client;
 pub mod events;
