@@ -196,6 +196,14 @@ impl Shard {
         true
     }
 
+    /// Spare-time work, at most so many visits: takes those that have beaten out of the way of
+    /// the next cascade, so that it is short when its time comes. Only when nothing is due.
+    pub fn weed(&mut self, now_ns: u64, visits: u32) {
+        let due = self.wheel.pop(&mut self.peers, now_ns / 1_000);
+        debug_assert!(due.is_none(), "asked only when nothing is due");
+        self.wheel.weed(&mut self.peers, visits);
+    }
+
     /// When [`advance`](Self::advance) has something to do next: a deadline, or work of the wheel
     /// that has to be done by then so that the next deadline is exact. Monotonic ns.
     pub fn next_deadline_ns(&self) -> Option<u64> {
