@@ -43,7 +43,7 @@ Exit codes: 0 truth and monitor agree; 1 they do not; 2 usage; 3 no monitor; 130
 /// alone, and lateness of the generator itself is measured and reported, not hidden.
 #[derive(Parser, Debug)]
 #[command(name = "systole-load", version, before_long_help = EXAMPLES, after_long_help = AFTER)]
-#[command(max_term_width = 100)]
+#[command(max_term_width = 100, args_override_self = true)]
 pub struct Flags {
     /// Where the heartbeats go: the monitor's UDP address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4600")]

@@ -178,11 +178,9 @@ impl Plan {
         Some(at_ns + delay as u64)
     }
 
-    /// The incarnation of a sender started then, tenths of a second since 1970 modulo 2^32, and the
-    /// sequence number that it starts with, the microseconds into that tenth.
+    /// The incarnation of a sender started then, and the sequence number that it starts with.
     pub fn incarnation(&self, at_ns: u64) -> (u32, u32) {
-        let wall_us = (self.figures.start_wall_ns + at_ns) / 1_000;
-        ((wall_us / 100_000) as u32, (wall_us % 100_000) as u32)
+        systole::wire::start_of(self.figures.start_wall_ns + at_ns)
     }
 
     fn roll(&self, stream: Stream, peer: u32, n: u32) -> f64 {
@@ -279,11 +277,5 @@ pub mod tests {
             // 100 each are expected, with a standard deviation of 9.5.
             assert!(tenths.iter().all(|n| (50..=150).contains(n)), "seed {seed}: {tenths:?}");
         }
-    }
-
-    #[test]
-    fn an_incarnation_is_the_wall_clock_in_tenths_and_what_is_left() {
-        let plan = Plan::new(Figures { start_wall_ns: 1_700_000_000_123_456_789, ..calm(1) });
-        assert_eq!(plan.incarnation(0), ((17_000_000_001u64 % (1 << 32)) as u32, 23_456));
     }
 }

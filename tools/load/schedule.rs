@@ -57,9 +57,15 @@ pub struct Mischief {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    Beat { n: u32 },
-    LastWord,
-    Copy { incarnation: u32, sequence: u32 },
+    Beat {
+        n: u32,
+    },
+    /// The kill; until then the peer lives, even if it has nothing more to say.
+    Death,
+    Copy {
+        incarnation: u32,
+        sequence: u32,
+    },
     Bye,
 }
 
@@ -144,11 +150,11 @@ impl Schedule {
     /// Returns how many will.
     pub fn finish(&mut self, now_ns: u64, window_ns: u64) -> u64 {
         let f = &self.plan.figures;
-        let longest = f.interval_ns as f64 * (1.0 + f.jitter);
+        let longest = f.interval_ns as f64 * (1.0 + 2.0 * f.jitter);
         let scale = (window_ns as f64 / longest).min(1.0);
         let living = self.queue.drain().filter_map(|Reverse(entry)| match entry.step {
             Step::Beat { n: 0 } | Step::Copy { .. } | Step::Bye => None,
-            Step::Beat { .. } | Step::LastWord => {
+            Step::Beat { .. } | Step::Death => {
                 let wait = entry.at_ns.saturating_sub(now_ns);
                 let at_ns = now_ns + (wait as f64 * scale) as u64;
                 Some(Reverse(Entry { at_ns, peer: entry.peer, step: Step::Bye }))
@@ -170,13 +176,15 @@ impl Schedule {
         };
         let sender = &mut self.senders[(peer / self.stride) as usize];
         match step {
-            Step::Beat { n } => return self.beat(peer, n, at_ns),
+            Step::Beat { n } => self.beat(peer, n, at_ns),
             Step::Copy { incarnation, sequence } => {
                 Some(due(Form::Beat, incarnation, sequence, true))
             }
-            Step::LastWord => {
-                Some(due(Form::Beat, sender.incarnation, sender.number(), false))
-            }
+            Step::Death => self
+                .plan
+                .figures
+                .kill_together
+                .then(|| due(Form::Beat, sender.incarnation, sender.number(), false)),
             Step::Bye => Some(due(Form::Bye, sender.incarnation, sender.number(), false)),
         }
     }
@@ -238,14 +246,13 @@ impl Sender {
     }
 }
 
-/// What follows an entry: the peer's next heartbeat, or nothing.
+/// What follows an entry: the peer's next heartbeat, its death, or nothing.
 fn successor(plan: &Plan, entry: &Entry) -> Option<Entry> {
     let Step::Beat { n } = entry.step else { return None };
     let at_ns = plan.beat_ns(entry.peer, n + 1);
     let f = &plan.figures;
     if plan.fate(entry.peer) == Fate::Dies && at_ns > f.kill_at_ns {
-        let last = Entry { at_ns: f.kill_at_ns, peer: entry.peer, step: Step::LastWord };
-        return f.kill_together.then_some(last);
+        return Some(Entry { at_ns: f.kill_at_ns, peer: entry.peer, step: Step::Death });
     }
     Some(Entry { at_ns, peer: entry.peer, step: Step::Beat { n: n + 1 } })
 }

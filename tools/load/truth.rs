@@ -106,15 +106,9 @@ impl SendLog {
     /// that was never sent for.
     pub fn killed(&mut self, peer: u32) {
         if let Some(last) = self.last[(peer / self.stride) as usize] {
-            let silence =
-                Silence { peer, from_ns: last.at_ns, until_ns: None, cause: Cause::Kill };
+            let silence = Silence { peer, from_ns: last.at_ns, until_ns: None, cause: Cause::Kill };
             self.silences.push(silence);
         }
-    }
-
-    /// Whether the peer was sent for at all.
-    pub fn has_sent(&self, peer: u32) -> bool {
-        self.last[(peer / self.stride) as usize].is_some()
     }
 
     /// All silences.

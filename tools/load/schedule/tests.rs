@@ -19,7 +19,7 @@ fn oracle_of_peer(plan: &Plan, peer: u32, until_ns: u64, out: &mut Vec<(Entry, u
             return;
         }
         if dead {
-            (at_ns, step) = (f.kill_at_ns, Step::LastWord);
+            (at_ns, step) = (f.kill_at_ns, Step::Death);
         }
         if at_ns > until_ns {
             return;
@@ -118,9 +118,18 @@ fn calm_and_rough_runs_follow_the_oracle() {
         check_against_oracle(calm(seed));
         check_against_oracle(rough(seed));
         check_against_oracle(Figures { kill_together: true, ..rough(seed) });
-        check_against_oracle(Figures { interval_ns: 1_000_000, senders: 30, kill: 10, flap: 10,
-            restart: 10, ramp_ns: 0, duration_ns: 900_000_000, kill_at_ns: 400_000_000,
-            flap_for_ns: 100_000_000, ..rough(seed) });
+        check_against_oracle(Figures {
+            interval_ns: 1_000_000,
+            senders: 30,
+            kill: 10,
+            flap: 10,
+            restart: 10,
+            ramp_ns: 0,
+            duration_ns: 900_000_000,
+            kill_at_ns: 400_000_000,
+            flap_for_ns: 100_000_000,
+            ..rough(seed)
+        });
     }
 }
 
@@ -129,9 +138,8 @@ fn shares_of_several_threads_make_up_the_whole() {
     for seed in seeds() {
         let plan = Arc::new(Plan::new(rough(seed)));
         let until = 10_000_000_000;
-        let mut parts: Vec<Due> = (0..3)
-            .flat_map(|i| take_all(&mut Schedule::new(plan.clone(), i, 3), until))
-            .collect();
+        let mut parts: Vec<Due> =
+            (0..3).flat_map(|i| take_all(&mut Schedule::new(plan.clone(), i, 3), until)).collect();
         let mut whole = take_all(&mut Schedule::new(plan.clone(), 0, 1), until);
         parts.sort();
         whole.sort();
@@ -194,7 +202,6 @@ fn everybody_alive_says_bye_once_and_last() {
             let byes = take_all(&mut schedule, finish_at + window);
             assert_eq!(schedule.next_ns(), None, "seed {seed}");
             let killed = if finish_at > plan.figures.kill_at_ns { 100 } else { 0 };
-            // A victim whose next heartbeat lies behind the kill is silent already.
             let living = (plan.figures.senders - killed) as usize;
             assert_eq!((byes.len(), promised), (living, living as u64), "seed {seed}");
             let peers: std::collections::HashSet<u32> = byes.iter().map(|d| d.peer).collect();

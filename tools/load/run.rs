@@ -1,0 +1,400 @@
+//! One run from the first question to the verdict.
+
+use crate::follow::{Note, follow};
+use crate::monitor::Monitor;
+use crate::options::Options;
+use crate::peers::Peers;
+use crate::plan::{Figures, Plan};
+use crate::report::{self, MonitorReport, Report, count};
+use crate::send::{self, Run, Sender, Sent};
+use crate::truth::{Rules, Sighting, Verdict, Word, judge};
+use anyhow::{Context, anyhow};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use systole::api::{Event, Summary, TimingSettings};
+use systole::clock;
+use systole::metrics::histogram::Snapshot;
+use systole::wire::{PeerId, decode_interval, encode_interval};
+
+/// From the plan's being made to its first heartbeat: the threads start in it.
+const LEAD_NS: u64 = 100_000_000;
+/// How often the main thread looks up from the event stream.
+const TICK: Duration = Duration::from_millis(50);
+/// How long the last BYEs may take to show on the event stream.
+const FAREWELL_NS: u64 = 3_000_000_000;
+
+/// Why a run could not begin.
+#[derive(Debug)]
+pub enum Failure {
+    /// The options do not fit the monitor or this machine.
+    Usage(anyhow::Error),
+    /// Nobody answered.
+    NoMonitor(anyhow::Error),
+}
+
+/// What a run came to.
+pub struct Outcome {
+    /// In figures.
+    pub report: Report,
+    /// With the single values.
+    pub verdict: Verdict,
+    /// The generator's own lateness.
+    pub send_lateness: Snapshot,
+}
+
+/// Runs the load that the options ask for. `stop` ends it early.
+pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
+    let monitor = Monitor::new(&options.http);
+    let before = monitor.summary().map_err(Failure::NoMonitor)?;
+    let run = Arc::new(prepare(options, &before.timing, stop).map_err(Failure::Usage)?);
+    let cores = send::cores(options.threads);
+    let senders: Vec<Sender> = (0..options.threads as u32)
+        .map(|i| Sender::open(run.clone(), i, options.threads as u32, cores[i as usize]))
+        .collect::<Result<_, _>>()
+        .map_err(Failure::Usage)?;
+
+    let (notes, heard) = mpsc::channel();
+    let (listener, epoch, after) = (monitor.clone(), before.epoch, before.last_seq);
+    // Never joined: it may sit in a read for as long as the monitor is silent.
+    let follower = spawn("load-follow", move || follow(&listener, epoch, after, &notes));
+    drop(follower.map_err(Failure::Usage)?);
+    let senders = senders.into_iter().map(|sender| spawn("load-send", move || sender.run()));
+    let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
+
+    let mut watch = Watch::new(&run, heard);
+    watch.until_sent(&monitor, &senders);
+    let sent = merge(senders);
+    watch.until_left(sent.byes);
+    let after = monitor.summary();
+    if let Err(error) = &after {
+        watch.broken.get_or_insert(format!("the monitor is gone: {error:#}"));
+    }
+    let after = after.unwrap_or_else(|_| before.clone());
+    let verdict = judge(&run.rules, &sent.silences, &watch.sightings);
+    let report = compose(options, &run, &watch, &sent, &verdict, (&before, &after));
+    Ok(Outcome { report, verdict, send_lateness: sent.lateness })
+}
+
+/// Options and the monitor's settings to a plan that starts in a moment.
+fn prepare(
+    options: &Options,
+    timing: &TimingSettings,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Run> {
+    let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 8);
+    let interval_us = options.interval.as_micros() as u64;
+    // As the wire carries it: long intervals are rounded up to whole seconds.
+    let interval_us = decode_interval(encode_interval(interval_us)).unwrap_or(interval_us);
+    let interval_ns = interval_us * 1_000;
+    let timeout_ns = (interval_ns as f64 * timing.missed) as u64 + timing.grace_ns;
+    let rules = Rules::new(timeout_ns, ns(options.slack));
+    let default_flap_ns = timeout_ns + interval_ns.max(250_000_000);
+    let flap_for_ns = options.flap_for.map_or(default_flap_ns, ns);
+    let duration_ns = ns(options.duration);
+    if options.flap > 0 && flap_for_ns > duration_ns {
+        return Err(anyhow!(
+            "--flap-for {}: longer than the load; raise --duration {:?}",
+            report::nanos(flap_for_ns),
+            options.duration
+        ));
+    }
+    let ramp_ns = ns(options.ramp);
+    let mut end_ns = ramp_ns + duration_ns;
+    if options.kill > 0 {
+        let deadlines = ramp_ns + ns(options.kill_at) + timeout_ns;
+        end_ns = end_ns.max(deadlines + rules.slack_ns + rules.slop_ns);
+    }
+    if options.flap > 0 {
+        end_ns += rules.slack_ns;
+    }
+    let peers = Peers::new(&options.prefix, &options.group, options.senders);
+    let mut figures = Figures {
+        seed: options.seed,
+        senders: options.senders,
+        interval_ns,
+        ramp_ns,
+        duration_ns,
+        jitter: options.jitter,
+        loss: options.loss,
+        reorder: options.reorder,
+        duplicate: options.duplicate,
+        hello_every: options.hello_every,
+        kill: options.kill,
+        kill_at_ns: ramp_ns + ns(options.kill_at),
+        kill_together: options.kill_together,
+        flap: options.flap,
+        flap_for_ns,
+        restart: options.restart,
+        start_wall_ns: 0,
+    };
+    let start_ns = clock::monotonic_ns() + LEAD_NS;
+    figures.start_wall_ns = start_ns.saturating_add_signed(clock::wall_offset_ns());
+    Ok(Run {
+        plan: Arc::new(Plan::new(figures)),
+        peers,
+        rules,
+        to: options.to,
+        start_ns,
+        end_ns,
+        sources: options.sources,
+        spread_addresses: options.spread_addresses,
+        stop,
+        sent: AtomicU64::new(0),
+    })
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).context("cannot start a thread: ask for fewer --threads")
+}
+
+fn merge(senders: Vec<JoinHandle<Sent>>) -> Sent {
+    let mut all = Sent::default();
+    for sender in senders {
+        let part = sender.join().expect("a sender thread panicked; its message is above");
+        all.sent += part.sent;
+        all.refused += part.refused;
+        all.byes += part.byes;
+        all.mischief.lost += part.mischief.lost;
+        all.mischief.reordered += part.mischief.reordered;
+        all.mischief.duplicated += part.mischief.duplicated;
+        all.mischief.restarted += part.mischief.restarted;
+        all.silences.extend(part.silences);
+        all.lateness.merge(&part.lateness);
+        all.cpu_ns += part.cpu_ns;
+        all.load_ns = all.load_ns.max(part.load_ns);
+    }
+    all
+}
+
+/// Where the counters stood at an instant, for rates.
+#[derive(Clone, Copy)]
+struct Mark {
+    at_ns: u64,
+    sent: u64,
+    heartbeats: u64,
+}
+
+/// The main thread while the senders send: listens, counts, shows progress.
+struct Watch<'a> {
+    run: &'a Run,
+    heard: Receiver<Note>,
+    sightings: Vec<Sighting>,
+    registered: Vec<bool>,
+    left: u64,
+    broken: Option<String>,
+    /// At the end of the ramp and at the end of the load.
+    marks: Vec<Mark>,
+    downs: u64,
+    bar: ProgressBar,
+}
+
+impl<'a> Watch<'a> {
+    fn new(run: &'a Run, heard: Receiver<Note>) -> Watch<'a> {
+        // Draws on stderr, and nothing unless that is a terminal.
+        let bar = ProgressBar::new(run.end_ns / 1_000_000);
+        let style = ProgressStyle::with_template("{bar:30} {elapsed} {msg}")
+            .expect("the template is a constant");
+        bar.set_style(style);
+        Watch {
+            run,
+            heard,
+            sightings: Vec::new(),
+            registered: vec![false; run.plan.figures.senders as usize],
+            left: 0,
+            broken: None,
+            marks: Vec::new(),
+            downs: 0,
+            bar,
+        }
+    }
+
+    /// Listens until all senders are done.
+    fn until_sent(&mut self, monitor: &Monitor, senders: &[JoinHandle<Sent>]) {
+        let mut shown_ns = 0;
+        while !senders.iter().all(JoinHandle::is_finished) {
+            self.listen();
+            let now_ns = self.run.now_ns();
+            let bounds = [self.run.plan.figures.ramp_ns, self.run.end_ns];
+            if bounds.get(self.marks.len()).is_some_and(|bound| now_ns >= *bound)
+                && let Ok(summary) = monitor.summary()
+            {
+                self.marks.push(Mark {
+                    at_ns: self.run.now_ns(),
+                    // Relaxed: a figure.
+                    sent: self.run.sent.load(Ordering::Relaxed),
+                    heartbeats: summary.heartbeats,
+                });
+            }
+            if now_ns > shown_ns + TICK.as_nanos() as u64 {
+                shown_ns = now_ns;
+                self.show(now_ns);
+            }
+        }
+        self.bar.finish_and_clear();
+    }
+
+    /// Listens until that many have left, or long enough.
+    fn until_left(&mut self, byes: u64) {
+        let until_ns = self.run.now_ns() + FAREWELL_NS;
+        while self.left < byes && self.broken.is_none() && self.run.now_ns() < until_ns {
+            self.listen();
+        }
+    }
+
+    fn listen(&mut self) {
+        match self.heard.recv_timeout(TICK) {
+            Ok(Note::Event(event, seen_ns)) => self.take(&event, seen_ns),
+            Ok(Note::Broken(why)) => self.broken = Some(why),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            // After `Broken` nothing follows; the senders still have to finish.
+            Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+        }
+    }
+
+    fn take(&mut self, event: &Event, seen_ns: u64) {
+        let sighting = match self.sighting(event, seen_ns) {
+            Ok(Some(sighting)) => sighting,
+            Ok(None) => return,
+            Err(error) => {
+                self.broken = Some(format!("transition {}: {error:#}", event.seq));
+                return;
+            }
+        };
+        match sighting.verdict {
+            Word::Up => self.registered[sighting.peer as usize] = true,
+            Word::Down => self.downs += 1,
+            Word::Left => self.left += 1,
+        }
+        self.sightings.push(sighting);
+    }
+
+    /// What an event says of one of our peers in this run; `None` if it is about something else.
+    fn sighting(&self, event: &Event, seen_ns: u64) -> anyhow::Result<Option<Sighting>> {
+        let verdict = match event.to.as_str() {
+            "up" => Word::Up,
+            "down" => Word::Down,
+            "left" => Word::Left,
+            _ => return Ok(None),
+        };
+        let id = u64::from_str_radix(&event.id, 16).context("its id is not hexadecimal")?;
+        let Some(peer) = self.run.peers.number(PeerId(id)) else { return Ok(None) };
+        let time: jiff::Timestamp = event.time.parse().context("its time is not RFC 3339")?;
+        let monotonic = time.as_nanosecond() - i128::from(clock::wall_offset_ns());
+        let at_ns = u64::try_from(monotonic - i128::from(self.run.start_ns)).unwrap_or(0);
+        // Before its HELLO a peer of the same name may be left from an earlier run.
+        let ours = at_ns >= self.run.plan.beat_ns(peer, 0);
+        let seen_ns = seen_ns.saturating_sub(self.run.start_ns);
+        let sighting = Sighting { peer, verdict, at_ns, seen_ns, lateness_ns: event.lateness_ns };
+        Ok(ours.then_some(sighting))
+    }
+
+    fn show(&self, now_ns: u64) {
+        let sent = self.run.sent.load(Ordering::Relaxed);
+        let f = &self.run.plan.figures;
+        let phase = match now_ns {
+            _ if now_ns < f.ramp_ns => "ramp",
+            _ if now_ns >= self.run.end_ns => "bye",
+            _ if f.kill > 0 && now_ns >= f.kill_at_ns => "killed",
+            _ => "load",
+        };
+        self.bar.set_position(now_ns / 1_000_000);
+        self.bar.set_message(format!("{phase}: sent {}, down {}", count(sent), count(self.downs)));
+    }
+
+    /// Sent and applied per second between ramp and end; over all of it if the run was cut short.
+    fn rates(&self, sent: u64, heartbeats: u64, load_ns: u64) -> (f64, f64) {
+        let (sent, heartbeats, ns) = match self.marks[..] {
+            [from, to] if to.at_ns > from.at_ns => {
+                (to.sent - from.sent, to.heartbeats - from.heartbeats, to.at_ns - from.at_ns)
+            }
+            _ => (sent, heartbeats, load_ns.max(1)),
+        };
+        (sent as f64 * 1e9 / ns as f64, heartbeats as f64 * 1e9 / ns as f64)
+    }
+}
+
+fn compose(
+    options: &Options,
+    run: &Run,
+    watch: &Watch<'_>,
+    sent: &Sent,
+    verdict: &Verdict,
+    (before, after): (&Summary, &Summary),
+) -> Report {
+    let accepted = after.heartbeats.saturating_sub(before.heartbeats);
+    let (offered, applied) = watch.rates(sent.sent, accepted, sent.load_ns);
+    let f = &run.plan.figures;
+    let killed_at = (f.start_wall_ns + f.kill_at_ns) as i128;
+    let killed_at = jiff::Timestamp::from_nanosecond(killed_at).ok();
+    let names = |numbers: &[u32]| run.peers.names(numbers);
+    let figures = |values: &[u64]| report::Figures::exact(&mut values.to_vec());
+    Report {
+        agrees: verdict.agrees() && watch.broken.is_none(),
+        broken: watch.broken.clone(),
+        interrupted: run.stop.load(Ordering::Relaxed),
+        version: env!("CARGO_PKG_VERSION"),
+        seed: options.seed,
+        senders: options.senders,
+        interval_ns: f.interval_ns,
+        timeout_ns: run.rules.timeout_ns,
+        load_ns: sent.load_ns,
+        monitor: MonitorReport {
+            version: before.version.clone(),
+            id: before.monitor.clone(),
+            transport: before.transport.clone(),
+            reactors: before.reactors,
+            timing: before.timing,
+        },
+        sent: sent.sent,
+        refused: sent.refused,
+        offered_per_second: offered,
+        accepted,
+        accepted_per_second: applied,
+        registered: watch.registered.iter().filter(|up| **up).count() as u64,
+        killed: verdict.killed,
+        killed_at: killed_at.filter(|_| verdict.killed > 0).map(|time| format!("{time:.9}")),
+        detected: verdict.detected,
+        missed: verdict.missed.len() as u64,
+        missed_names: names(&verdict.missed),
+        false_alarms: verdict.false_alarms.len() as u64,
+        false_alarm_names: names(&verdict.false_alarms),
+        resurrected: verdict.resurrected.len() as u64,
+        resurrected_names: names(&verdict.resurrected),
+        lapses: verdict.lapses,
+        lapses_detected: verdict.lapses_detected,
+        lapses_missed: verdict.lapses_missed.len() as u64,
+        lapses_missed_names: names(&verdict.lapses_missed),
+        generator_stalls: verdict.generator_stalls,
+        stall_alarms: verdict.stall_alarms,
+        byes: sent.byes,
+        left: watch.left,
+        lost: sent.mischief.lost,
+        reordered: sent.mischief.reordered,
+        duplicated: sent.mischief.duplicated,
+        restarted: sent.mischief.restarted,
+        kernel_drops: after.kernel_drops.saturating_sub(before.kernel_drops),
+        dropped: dropped(before, after),
+        lateness_ns: figures(&verdict.lateness_ns),
+        detection_time_ns: figures(&verdict.detection_ns),
+        visible_ns: figures(&verdict.visible_ns),
+        send_lateness_ns: report::Figures::of(&sent.lateness.to_hdr()),
+        cpu_ns_per_send: sent.cpu_ns as f64 / sent.sent.max(1) as f64,
+        cpu_cores: sent.cpu_ns as f64 / sent.load_ns.max(1) as f64,
+    }
+}
+
+/// What the monitor dropped and refused between two summaries, by reason.
+fn dropped(before: &Summary, after: &Summary) -> BTreeMap<String, u64> {
+    let earlier = |why: &String| before.dropped.get(why).copied().unwrap_or(0);
+    let during = after.dropped.iter().map(|(why, n)| (why.clone(), n.saturating_sub(earlier(why))));
+    during.filter(|(_, n)| *n > 0).collect()
+}
