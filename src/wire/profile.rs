@@ -258,7 +258,5 @@ fn check_group(group: &str) -> Result<(), Reject> {
 
 /// Whether a character of Unicode's category Cc is in it.
 fn has_control(text: &str) -> bool {
-    // Cc is 00 to 1F, 7F, and 80 to 9F, which UTF-8 begins with C2: only then is a second look due.
-    let suspicious = |b| b < b' ' || b == 0x7F || b == 0xC2;
-    text.bytes().any(suspicious) && text.chars().any(char::is_control)
+    text.chars().any(char::is_control)
 }

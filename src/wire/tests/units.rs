@@ -148,3 +148,47 @@ fn words_of_a_status_are_read_back() {
     }
     assert_eq!(Status::parse("OK"), None);
 }
+
+#[test]
+fn bounds_are_exact() {
+    let check = |datagram: &[u8], expected: Option<Reject>| {
+        assert_eq!(decode(datagram).err(), expected, "{} bytes", datagram.len());
+        assert_eq!(decode(datagram), super::oracle::decode(datagram));
+    };
+    let hello = |name: usize, labels: &[(usize, usize)]| {
+        let words = labels.iter().enumerate().map(|(n, &(key, value))| {
+            (format!("{:a<key$}", (b'a' + n as u8) as char), "v".repeat(value))
+        });
+        let words = ("n".repeat(name), String::new(), words.collect());
+        super::arbitrary::hello_bytes(&BEAT, &words)
+    };
+    check(&hello(255, &[]), None);
+    check(&hello(1, &[(1, 0); 16]), None);
+    check(&hello(1, &[(1, 0); 17]), Some(Reject::Label));
+    check(&hello(1, &[(64, 255)]), None);
+    check(&hello(1, &[(65, 0)]), Some(Reject::Label));
+    let full = [(1, 255), (1, 255), (1, 255), (1, 255), (1, 255)];
+    check(&hello(130, &full), None);
+    assert_eq!(hello(130, &full).len(), MAX_DATAGRAM - TAG);
+    check(&hello(131, &full), Some(Reject::Length));
+
+    let batch = |entries: u8, intervals: u8| {
+        let mut datagram = encode_beat(&BEAT).to_vec();
+        datagram[1] = 0x14;
+        datagram.extend([entries, intervals, 0, 0]);
+        datagram.extend([0, 0, 1, 0].repeat(intervals.into()));
+        let entry = [[1u8; 16].as_slice(), &[0, 0, 0, 0]].concat();
+        datagram.extend(entry.repeat(entries.into()));
+        datagram
+    };
+    check(&batch(0, 0), None);
+    check(&batch(1, 0), Some(Reject::Length));
+    check(&batch(70, 5), None);
+    check(&batch(70, 6), Some(Reject::Length));
+    check(&batch(71, 0), Some(Reject::Length));
+    check(&batch(1, 64), None);
+    check(&batch(1, 65), Some(Reject::Length));
+
+    check(&[b"a".as_slice(), &[b' '; 1_471]].concat(), None);
+    check(&[b"a".as_slice(), &[b' '; 1_472]].concat(), Some(Reject::Length));
+}

@@ -13,7 +13,9 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         left = rest;
         match systole_fuzz::check(datagram) {
             Ok(Form::Beat(heartbeat) | Form::Hello(heartbeat, _)) => apply(heartbeat),
-            Ok(Form::Batch(batch)) => batch.relay().into_iter().chain(batch.entries()).for_each(apply),
+            Ok(Form::Batch(batch)) => {
+                batch.relay().into_iter().chain(batch.entries()).for_each(apply)
+            }
             Ok(Form::Probe { .. }) | Err(_) => {}
         }
     }
