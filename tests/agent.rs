@@ -204,6 +204,17 @@ fn a_childs_failure_alarms_and_its_code_is_ours() {
 }
 
 #[test]
+fn a_job_that_fails_at_once_is_told_even_to_a_monitor_with_a_name() {
+    let monitor = Monitor::new();
+    let named = monitor.address().replace("127.0.0.1", "localhost");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
+    command.args(["beat", "--to", &named, "--name", "web-1", "--", "sh", "-c", "exit 7"]);
+    let agent = Agent(command.stdin(Stdio::null()).spawn().expect("the binary is built"));
+    assert_eq!(agent.end().code(), Some(7));
+    monitor.until(|_, heartbeat| heartbeat.status == Status::Critical);
+}
+
+#[test]
 fn signals_reach_the_child_and_a_stop_is_a_leave() {
     let monitor = Monitor::new();
     let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done";

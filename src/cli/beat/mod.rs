@@ -54,6 +54,9 @@ With -- CMD the agent beats as long as the command lives and exits with its code
 that ended it). SIGTERM and SIGINT are passed on to it. When it ends with 0, or after such a signal, \
 BYE is sent. When it fails, a last beat says critical and no BYE is sent, so that the alarm follows.";
 
+/// Longest wait for a look-up before the last beat.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
+
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
@@ -194,6 +197,7 @@ fn run(
             Notice::ChildEnded(status) => {
                 let child = child.as_ref().expect("only a child that was started can end");
                 let (farewell, code) = child.farewell(status);
+                agent.wait_for_names(received);
                 match farewell {
                     Farewell::Bye => agent.bye(),
                     Farewell::Alarm => {
@@ -234,6 +238,25 @@ impl Agent {
         let heartbeat = self.numbers.next(Kind::Bye, self.status, clock::wall_ns());
         let bye = encode_beat(&heartbeat);
         self.targets.send(Datagrams { due: &bye, hello: &[] }, |text| say(&text));
+    }
+
+    /// Gives the first look-up of the monitors' names a moment: a job that failed at once must not
+    /// have ended before anybody could be told.
+    fn wait_for_names(&mut self, received: &Receiver<Notice>) {
+        let end_ns = clock::monotonic_ns() + LONGEST_FAREWELL.as_nanos() as u64;
+        while self.targets.unresolved() {
+            let left_ns = end_ns.saturating_sub(clock::monotonic_ns());
+            match received.recv_timeout(Duration::from_nanos(left_ns)) {
+                Ok(Notice::Resolved(index, answer)) => {
+                    if self.targets.resolved(index, answer, |text| say(&text)) {
+                        self.beat(Form::Beat);
+                    }
+                }
+                // Told to stop meanwhile, or out of patience.
+                Ok(Notice::Signal(_)) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
     }
 
     /// Takes a check's result; a change of the status is sent at once.

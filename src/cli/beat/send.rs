@@ -70,6 +70,8 @@ struct Target {
     address: Address,
     /// What the name means now; the literal address alone otherwise.
     addresses: Vec<SocketAddr>,
+    /// There has been an answer to what the name means, if only "unknown".
+    looked_up: bool,
     /// Which of them is in use.
     current: usize,
     /// Connected to it; `None` before the first send and after an error.
@@ -134,6 +136,11 @@ impl Targets {
         }
     }
 
+    /// Whether some name has not been looked up even once.
+    pub fn unresolved(&self) -> bool {
+        self.targets.iter().any(|target| !target.looked_up)
+    }
+
     /// Takes what a name means now. True when that target wants its HELLO now, not with the next
     /// beat: it was unknown until now, or has moved.
     pub fn resolved(
@@ -143,6 +150,7 @@ impl Targets {
         mut say: impl FnMut(String),
     ) -> bool {
         let target = &mut self.targets[index];
+        target.looked_up = true;
         match answer {
             Ok(addresses) if !addresses.is_empty() => target.take_addresses(addresses),
             // An address that worked is better than none.
@@ -165,7 +173,15 @@ impl Target {
             Address::Literal(literal) => vec![*literal],
             Address::Named(..) => Vec::new(),
         };
-        Target { address, addresses, current: 0, socket: None, wants_hello: true, trouble: None }
+        Target {
+            looked_up: !addresses.is_empty(),
+            address,
+            addresses,
+            current: 0,
+            socket: None,
+            wants_hello: true,
+            trouble: None,
+        }
     }
 
     fn send(&mut self, datagrams: Datagrams<'_>, say: &mut impl FnMut(String)) {
