@@ -13,11 +13,12 @@
 //! can have them all at once, in three passes (measured in `benches/table.rs`):
 //!
 //! ```text
-//!   for each peer: prefetch(peer)                                   ask for its index line
-//!   for each peer: guess ← guess(peer); prefetch_slot(guess)        the tag names the slot
+//!   for each peer: tag ← prefetch(peer)                             ask for its index line
+//!   for each peer: guess ← guess(tag); prefetch_slot(guess)         the tag names the slot
 //!   for each peer: confirm(peer, guess)?                            the slot proves itself
 //! ```
 
+pub use super::index::Tag;
 use super::index::{Index, KeyedHash};
 use super::region::prefetch;
 use super::slot::{Slot, SlotData, Slots};
@@ -89,17 +90,18 @@ impl Table {
         self.shared.index.find(peer, |index| self.slot(index).peer() == peer)
     }
 
-    /// First pass of a batch: asks for the cache line in which [`guess`](Self::guess) will look.
+    /// First pass of a batch: asks for the cache line in which the peer's entry is looked for.
     #[inline]
-    pub fn prefetch(&self, peer: PeerId) {
-        self.shared.index.prefetch(peer);
+    pub fn prefetch(&self, peer: PeerId) -> Tag {
+        self.shared.index.prefetch(peer)
     }
 
-    /// Second pass: where the peer's slot should be, by the index alone and without a look at the
-    /// slot; [`NIL`] when it has none. Right nearly always, and to be confirmed in any case.
+    /// Second pass: where the slot of the peer with this tag should be, by the index alone and
+    /// without a look at the slot; [`NIL`] when it has none. Right nearly always, and to be confirmed
+    /// in any case.
     #[inline]
-    pub fn guess(&self, peer: PeerId) -> u32 {
-        self.shared.index.find(peer, |_| true).unwrap_or(NIL)
+    pub fn guess(&self, tag: Tag) -> u32 {
+        self.shared.index.guess(tag).unwrap_or(NIL)
     }
 
     /// Second pass: asks for the hot cache line of a slot. No slot ([`NIL`]) is asked for nothing.

@@ -61,6 +61,9 @@ fn check(seed: u64, capacity: u32, hash: KeyedHash, draw: impl Fn(&mut Rng) -> u
             });
             assert_eq!(owner_sees, oracle.get(&id).copied(), "seed {seed}, id {id:#x}");
             assert_eq!(others_see, owner_sees, "seed {seed}, id {id:#x}");
+            // The guess is the first with the tag.
+            let first = index.find(PeerId(id), |_| true);
+            assert_eq!(index.guess(index.prefetch(PeerId(id))), first, "seed {seed}, id {id:#x}");
         }
         assert_eq!(index.entries(), oracle.len());
     }

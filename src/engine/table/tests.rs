@@ -53,7 +53,11 @@ fn check_all(table: &Table, oracle: &HashMap<PeerId, (u32, SlotData)>, seed: u64
     assert_eq!(table.is_empty(), oracle.is_empty(), "seed {seed}");
     for (&peer, &(index, data)) in oracle {
         assert_eq!(table.find(peer), Some(index), "seed {seed}");
-        assert_eq!(table.confirm(peer, table.guess(peer)), Some(index), "seed {seed}");
+        assert_eq!(
+            table.confirm(peer, table.guess(table.prefetch(peer))),
+            Some(index),
+            "seed {seed}"
+        );
         assert_eq!(table.read(index), data, "seed {seed}");
         assert_eq!(view.find(peer), Some((index, data)), "seed {seed}");
         assert_eq!(view.read(index), Some(data), "seed {seed}");
@@ -75,12 +79,11 @@ fn check(seed: u64, hash: KeyedHash, capacity: u32, ids: u64) {
     let mut oracle: HashMap<PeerId, (u32, SlotData)> = HashMap::new();
     for round in 0..ROUNDS {
         let peer = PeerId(rng.below(ids));
-        let guess =
-            [table.guess(peer), rng.below(capacity as u64 + 2) as u32, NIL][rng.below(3) as usize];
+        let guess = [table.guess(table.prefetch(peer)), rng.below(capacity as u64 + 2) as u32, NIL]
+            [rng.below(3) as usize];
         let found = oracle.get(&peer).map(|&(index, _)| index);
         assert_eq!(table.find(peer), found, "seed {seed}, round {round}");
         assert_eq!(table.confirm(peer, guess), found, "seed {seed}, round {round}");
-        table.prefetch(peer);
         table.prefetch_slot(guess);
         match found {
             Some(index) if rng.one_in(2) => {
