@@ -4,6 +4,7 @@ mod region;
 pub mod sequence;
 pub mod shard;
 pub mod slot;
+mod slots;
 pub mod table;
 pub mod timing;
 pub mod transition;

@@ -12,20 +12,21 @@
 //!
 //! **Who may do what.** The owner alone writes, always through [`Slot::write`], whose guard holds
 //! the seqlock; it reads its own words as they are. Anybody else copies the whole record
-//! ([`Slot::read`]) and gets it as it was between two writes. The links are the owner's only and
+//! ([`TableView::read`](super::table::TableView::read)) and gets it as it was between two writes. The links are the owner's only and
 //! stand outside the seqlock.
 //!
 //! **All zero is a free slot**: state `Unknown`, version at rest, no timer (the links are kept as
 //! their complement). So a fresh mapping is a region of free slots, and every pattern of bytes is
 //! some record: nothing in a file can be undefined behaviour.
 
-use super::region::{Region, Words};
+use super::region::Words;
+pub use super::slots::{SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
 use super::wheel::Link;
 use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::{fmt, io};
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A peer's record as a plain value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -400,68 +401,5 @@ impl SlotWriter<'_> {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Slot").field(&self.data()).finish()
-    }
-}
-
-/// Memory for slots, all free, handed to the engine by its caller.
-pub struct SlotRegion(Region<Slot>);
-
-impl SlotRegion {
-    /// Most slots that a region may have. The index keeps twice as many words, addressed by 32 bits.
-    pub const MAX_CAPACITY: u32 = 1 << 30;
-
-    /// An anonymous mapping for `capacity` slots of 128 bytes. Memory is taken as slots are used.
-    ///
-    /// # Errors
-    /// `InvalidInput` when `capacity` is 0 or above [`MAX_CAPACITY`](Self::MAX_CAPACITY); else what
-    /// mmap(2) says.
-    pub fn anonymous(capacity: u32) -> io::Result<SlotRegion> {
-        if capacity == 0 || capacity > Self::MAX_CAPACITY {
-            let says = format!("{capacity} slots: want 1 to {}", Self::MAX_CAPACITY);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, says));
-        }
-        Region::anonymous(capacity as usize).map(SlotRegion)
-    }
-}
-
-/// A shard's slots, shared by their one owner (the [`Table`](super::table::Table)) and all readers.
-pub struct Slots {
-    region: Region<Slot>,
-    owned: AtomicBool,
-}
-
-impl Slots {
-    /// Slots in the region that the caller hands in.
-    pub fn new(region: SlotRegion) -> Slots {
-        Slots { region: region.0, owned: AtomicBool::new(false) }
-    }
-
-    /// How many slots there are.
-    pub fn capacity(&self) -> u32 {
-        self.region.len() as u32
-    }
-
-    /// The slots. Only the owner may write to them.
-    #[inline]
-    pub(super) fn all(&self) -> &[Slot] {
-        &self.region
-    }
-
-    /// Takes ownership; true the first time only.
-    pub(super) fn claim(&self) -> bool {
-        // Relaxed: one winner is all that is asked; the slots come with the `Arc` that holds them.
-        !self.owned.swap(true, Ordering::Relaxed)
-    }
-}
-
-impl From<SlotRegion> for Slots {
-    fn from(region: SlotRegion) -> Slots {
-        Slots::new(region)
-    }
-}
-
-impl fmt::Debug for Slots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }
