@@ -269,7 +269,7 @@ mod tests {
             let log = EventLog::new(capacity);
             log.append(&mut numbered(1..=total));
             let oldest = total.saturating_sub(capacity as u64) + 1;
-            let every_97th = |e: &Entry| e.transition.peer.0 % 97 == 0;
+            let every_97th = |e: &Entry| e.transition.peer.0.is_multiple_of(97);
             let expected: Vec<u64> = (oldest..=total).rev().filter(|seq| seq % 97 == 0).collect();
             let all: Vec<u64> = log.latest(usize::MAX, every_97th).iter().map(|e| e.0).collect();
             assert_eq!(all, expected, "{total} in {capacity}");

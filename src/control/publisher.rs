@@ -5,7 +5,8 @@
 //!     take up to 256 reports of each reactor in turn      lock-free queues
 //!     a profile     → registry
 //!     a transition  → its number, its name, into the log; the followers are woken once a round
-//!     nothing taken → count heartbeats, sleep until a reactor unparks us, or 100 ms
+//!     count heartbeats
+//!     nothing taken → sleep until a reactor unparks us, or 100 ms
 //! }
 //! ```
 //!
@@ -50,13 +51,14 @@ impl Publisher {
             // Acquire pairs with the Release in `Control::shutdown`: what was pushed before it is
             // seen by this round, the last.
             let stop = self.state.stopping.load(Ordering::Acquire);
-            if self.round() > 0 {
+            let taken = self.round();
+            self.count_heartbeats();
+            if taken > 0 {
                 continue;
             }
             if stop {
                 return;
             }
-            self.count_heartbeats();
             thread::park_timeout(NAP);
         }
     }

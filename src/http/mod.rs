@@ -6,6 +6,8 @@
 
 mod error;
 mod events;
+#[cfg(test)]
+mod measure;
 mod metrics;
 mod peers;
 mod query;
@@ -55,6 +57,7 @@ struct Monitor {
 pub struct Server {
     runtime: Runtime,
     task: JoinHandle<io::Result<()>>,
+    shutdown: watch::Receiver<bool>,
 }
 
 /// Serves on a bound listener until `shutdown` turns true, or its sender is dropped.
@@ -84,10 +87,10 @@ pub fn serve(
         }
     });
     let app = router(Monitor { state, shutdown: shutdown.clone() });
-    let until = ended(shutdown);
+    let until = ended(shutdown.clone());
     let task = runtime
         .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(until).await });
-    Ok(Server { runtime, task })
+    Ok(Server { runtime, task, shutdown })
 }
 
 impl Server {
@@ -96,12 +99,11 @@ impl Server {
     ///
     /// # Errors
     /// When the listener failed.
-    pub fn join(self, shutdown: &watch::Receiver<bool>) -> io::Result<()> {
-        let shutdown = shutdown.clone();
+    pub fn join(self) -> io::Result<()> {
         let done = self.runtime.block_on(async {
             tokio::select! {
                 done = self.task => Some(done),
-                () = async { ended(shutdown).await; tokio::time::sleep(GRACE).await } => None,
+                () = overdue(self.shutdown) => None,
             }
         });
         self.runtime.shutdown_background();
@@ -112,6 +114,11 @@ impl Server {
             None => Ok(()),
         }
     }
+}
+
+async fn overdue(shutdown: watch::Receiver<bool>) {
+    ended(shutdown).await;
+    tokio::time::sleep(GRACE).await;
 }
 
 async fn ended(mut shutdown: watch::Receiver<bool>) {

@@ -11,15 +11,15 @@ use crate::wire::PeerId;
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Read};
 
-struct Site {
-    monitor: FakeMonitor,
+pub(super) struct Site {
+    pub(super) monitor: FakeMonitor,
     base: String,
     stop: watch::Sender<bool>,
     server: Option<Server>,
 }
 
 impl Site {
-    fn open(monitor: FakeMonitor) -> Site {
+    pub(super) fn open(monitor: FakeMonitor) -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, shutdown) = watch::channel(false);
@@ -37,7 +37,7 @@ impl Site {
         (answer.status().as_u16(), kind, answer.body_mut().read_to_string().unwrap())
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         let (status, _, body) = self.ask("GET", path);
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
@@ -51,25 +51,24 @@ impl Site {
         assert!(error.error.message.len() > 10, "{method} {path}: a sentence");
     }
 
-    fn follow(&self, query: &str) -> Stream {
+    pub(super) fn follow(&self, query: &str) -> Stream {
         let answer = ureq::get(format!("{}/api/v1/events{query}", self.base)).call().unwrap();
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         Stream(BufReader::new(Box::new(answer.into_body().into_reader())))
     }
 
-    fn close(mut self) {
-        let shutdown = self.stop.subscribe();
+    pub(super) fn close(mut self) {
         self.stop.send(true).unwrap();
-        self.server.take().unwrap().join(&shutdown).unwrap();
+        self.server.take().unwrap().join().unwrap();
     }
 }
 
 /// A follower of the events.
-struct Stream(BufReader<Box<dyn Read>>);
+pub(super) struct Stream(BufReader<Box<dyn Read + Send>>);
 
 #[derive(Debug)]
-enum Heard {
-    Transition(Event),
+pub(super) enum Heard {
+    Transition(Box<Event>),
     Gap(EventGap),
 }
 
@@ -98,7 +97,7 @@ impl Iterator for Stream {
 }
 
 impl Stream {
-    fn sequence(&mut self) -> u64 {
+    pub(super) fn sequence(&mut self) -> u64 {
         match self.next() {
             Some(Heard::Transition(event)) => event.seq,
             other => panic!("a transition was due: {other:?}"),
