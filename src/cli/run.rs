@@ -77,7 +77,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .inspect_err(|error| warn!(%error, "no ingest probes: ingest_ns stays empty"))
         .ok();
     let (shutdown, shut_down) = watch::channel(false);
-    let server = http::serve(listener, control.state(), shut_down.clone())
+    let server = http::serve(listener, control.state(), shut_down)
         .context("starting the HTTP server")?;
 
     say_ready(&udp, http_address)?;
@@ -94,7 +94,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     fleet.stop();
     control.shutdown();
     shutdown.send_replace(true);
-    server.join(&shut_down).context("the HTTP server")?;
+    server.join().context("the HTTP server")?;
     match failure {
         None => Ok(()),
         Some(message) => Err(Failure::failed(message).into()),

@@ -17,7 +17,7 @@
 
 use super::sequence::{Order, Position};
 use super::slot::{Slot, SlotData, SlotWriter};
-use super::table::Table;
+use super::table::{Table, Tag};
 use super::timing::Timing;
 use super::transition::{PeerState, Reason, Transition};
 use super::wheel::{Link, Timers, UNARMED, Wheel};
@@ -152,12 +152,13 @@ impl Shard {
     pub fn observe(&mut self, beats: &[Heartbeat], now_ns: u64, outlet: &mut impl Outlet) {
         for (chunk_no, chunk) in beats.chunks(BATCH).enumerate() {
             let table = &self.peers.table;
-            for beat in chunk {
-                table.prefetch(beat.peer);
+            let mut tags = [Tag::default(); BATCH];
+            for (beat, tag) in chunk.iter().zip(&mut tags) {
+                *tag = table.prefetch(beat.peer);
             }
             let mut guesses = [0; BATCH];
-            for (beat, guess) in chunk.iter().zip(&mut guesses) {
-                *guess = table.guess(beat.peer);
+            for (tag, guess) in tags[..chunk.len()].iter().zip(&mut guesses) {
+                *guess = table.guess(*tag);
                 table.prefetch_slot(*guess);
             }
             for (i, (beat, guess)) in chunk.iter().zip(guesses).enumerate() {

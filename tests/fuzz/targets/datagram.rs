@@ -1,29 +1,79 @@
-//! The whole way of a datagram. The input is a sequence of datagrams, each behind a 16-bit length,
-//! so that the fuzzer can learn what one does to the state that an earlier one left.
+//! The whole way of a datagram: decoded, batched, applied to a shard, and its deadlines fired. The
+//! input is a sequence of datagrams, each behind a 16-bit length, with time passing in between, so
+//! that the fuzzer can learn what one does to the state that an earlier one left.
 
 #![no_main]
 
-use systole::wire::{Form, Heartbeat};
+use std::sync::Arc;
+use systole::engine::shard::Shard;
+use systole::engine::slot::{SlotRegion, Slots};
+use systole::engine::table::Table;
+use systole::engine::transition::PeerState;
+use systole::engine::{Budget, StateCounts, Timing};
+use systole::metrics::{Counters, Histograms};
+use systole::reactor::inbox::Inbox;
+use systole::reactor::mailbox::Mailbox;
+use systole::reactor::{Report, ReportSender};
+
+const CAPACITY: u32 = 16;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let slots = Slots::new(SlotRegion::anonymous(CAPACITY).unwrap());
+    let table = Table::new(Arc::new(slots), [1, 2]);
+    let views = [table.view()].into();
+    let counters = Arc::new(Counters::default());
+    let states = Arc::new(StateCounts::default());
+    let timing = Timing {
+        default_interval_us: 1_000_000,
+        missed: 3.0,
+        grace_ns: 0,
+        suspect_fraction: 0.6,
+        forget_down_ns: 3_600_000_000_000,
+        forget_left_ns: 60_000_000_000,
+    };
+    let mut now_ns = 1 << 40;
+    let mut shard = Shard::new(
+        table,
+        timing,
+        now_ns,
+        Arc::new(Budget::new(CAPACITY as u64)),
+        states.clone(),
+        counters.clone(),
+        Arc::new(Histograms::default()),
+    );
+    // Small, so that it is full at times and changes have to wait.
+    let ring = Arc::new(crossbeam::queue::ArrayQueue::new(4));
+    let mut reports = ReportSender::new(ring.clone(), None);
+    let mailboxes = [Mailbox::default()].into();
+    let mut inbox = Inbox::new(0, 42, counters.clone(), mailboxes, views);
+
     let mut left = input;
+    let mut datagrams = 0;
     while let Some((len, rest)) = left.split_first_chunk::<2>() {
-        let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
+        let code = u16::from_le_bytes(*len);
+        let len = usize::from(code & 0x7FF).min(rest.len());
         let (datagram, rest) = rest.split_at(len);
         left = rest;
-        match systole_fuzz::check(datagram) {
-            Ok(Form::Beat(heartbeat) | Form::Hello(heartbeat, _)) => apply(heartbeat),
-            Ok(Form::Batch(batch)) => {
-                batch.relay().into_iter().chain(batch.entries()).for_each(apply)
+        let _ = systole_fuzz::check(datagram);
+        inbox.datagram(datagram, now_ns, &mut shard, &mut reports);
+        inbox.apply(now_ns, &mut shard, &mut reports);
+        datagrams += 1;
+        // The five high bits of the length let time pass: up to 2^40 ns.
+        now_ns += (1u64 << (code >> 11)) << 9;
+        shard.advance(now_ns, now_ns, 8, &mut reports);
+        if code & 1 == 0 {
+            while let Some(report) = ring.pop() {
+                if let Report::Transition(transition) = report {
+                    assert_ne!(transition.from, transition.to);
+                    assert!(transition.fired_ns >= transition.deadline_ns);
+                }
             }
-            Ok(Form::Probe { .. }) | Err(_) => {}
         }
+        let kept = [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left];
+        let counted: u64 = kept.iter().map(|state| states.get(*state)).sum();
+        assert_eq!(counted, shard.table().len() as u64, "every peer is in one state");
+        assert!(shard.table().is_empty() || shard.next_deadline_ns().is_some(), "all have a timer");
     }
+    let dropped: u64 = systole::wire::Reject::ALL.iter().map(|r| counters.get(r.counter())).sum();
+    assert!(dropped <= datagrams, "a datagram is dropped for one reason");
 });
-
-/// Where the engine takes over: every heartbeat of every datagram passes here, in order.
-fn apply(heartbeat: Heartbeat) {
-    assert_ne!(heartbeat.peer.0, 0);
-    assert!(heartbeat.interval_us == 0 || heartbeat.interval_us >= 1_000);
-    assert_eq!(heartbeat.key_id, 0, "there are no keys");
-}
