@@ -77,8 +77,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .inspect_err(|error| warn!(%error, "no ingest probes: ingest_ns stays empty"))
         .ok();
     let (shutdown, shut_down) = watch::channel(false);
-    let server = http::serve(listener, control.state(), shut_down)
-        .context("starting the HTTP server")?;
+    let server =
+        http::serve(listener, control.state(), shut_down).context("starting the HTTP server")?;
 
     say_ready(&udp, http_address)?;
     let failure = match ends.recv().context("the signal thread ended")? {
