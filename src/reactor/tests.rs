@@ -42,9 +42,12 @@ impl Clock for TestClock {
     }
 }
 
+/// A datagram and when it arrives, ns.
+type Arrival = (u64, Vec<u8>);
+
 /// The network: datagrams by the time at which they arrive.
 #[derive(Clone, Default)]
-struct Script(Rc<RefCell<VecDeque<(u64, Vec<u8>)>>>);
+struct Script(Rc<RefCell<VecDeque<Arrival>>>);
 
 struct Scripted {
     clock: TestClock,
