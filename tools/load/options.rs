@@ -108,6 +108,10 @@ pub struct Flags {
     /// Bind every socket to an address of its own in 127.0.0.0/8
     #[arg(long)]
     spread_addresses: bool,
+    /// Hand heartbeats to the kernel in bunches that it cuts up (UDP_SEGMENT): half the generator's
+    /// processor time or less, but a bunch as a whole goes to the reactor of its first heartbeat
+    #[arg(long)]
+    gso: bool,
     /// Every peer says HELLO (name and group) that often, and first of all
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     hello: Duration,
@@ -187,6 +191,8 @@ pub struct Options {
     pub sources: usize,
     /// Distinct 127/8 sources.
     pub spread_addresses: bool,
+    /// Bunches that the kernel cuts up.
+    pub gso: bool,
     /// Every how many heartbeats one is a HELLO.
     pub hello_every: u32,
     /// Start of the names.
@@ -270,6 +276,7 @@ impl Flags {
             threads: threads.min(senders as usize),
             sources,
             spread_addresses: self.spread_addresses,
+            gso: self.gso,
             hello_every: beats as u32,
             prefix: self.prefix,
             group: self.group,

@@ -293,13 +293,20 @@ impl Report {
     }
 
     fn conclusion(&self) -> String {
-        match (&self.broken, self.agrees) {
+        let late = self.send_lateness_ns.p99 > self.interval_ns / 2;
+        let late = if late {
+            "warning: the generator could not keep up; lower the rate or raise --threads\n"
+        } else {
+            ""
+        };
+        let verdict = match (&self.broken, self.agrees) {
             (Some(why), _) => format!("NOTHING PROVED: {why}"),
             (None, true) => "agrees: nobody missed, nobody blamed".to_owned(),
             (None, false) => {
                 "DISAGREES: see missed, false alarms and back from the dead".to_owned()
             }
-        }
+        };
+        format!("{late}{verdict}")
     }
 }
 
@@ -309,8 +316,7 @@ pub fn hgrm(histogram: &Histogram<u64>) -> String {
     let mut out = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
     for step in histogram.iter_quantiles(5) {
         let value = step.value_iterated_to() as f64 / UNIT;
-        let (share, total) = (step.quantile_iterated_to(), step.count_since_last_iteration());
-        let _ = total;
+        let share = step.quantile_iterated_to();
         let below = histogram.count_between(0, step.value_iterated_to());
         // Writing to a String cannot fail.
         let _ = write!(out, "{value:12.3} {share:.12} {below:10}");

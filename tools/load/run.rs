@@ -143,6 +143,7 @@ fn prepare(
         end_ns,
         sources: options.sources,
         spread_addresses: options.spread_addresses,
+        segments: options.gso,
         stop,
         sent: AtomicU64::new(0),
     })

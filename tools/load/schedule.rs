@@ -1,6 +1,6 @@
 //! The open-loop schedule: what is due by now, in the order of the intended send times.
 //!
-//! A heap holds one entry a living peer (its next heartbeat) and one a copy still to be sent; the
+//! The agenda holds one entry a living peer (its next heartbeat) and one a copy still to be sent; the
 //! plan says the rest. Nothing here knows the real time: `pop(now)` hands out what was intended by
 //! `now`, one by one, and the caller may come as late as it likes.
 //!
@@ -8,10 +8,8 @@
 //! successor has been handed out; a copy of a heartbeat comes even after its sender's death, as it
 //! would from a network.
 
+use crate::agenda::{Agenda, Timed};
 use crate::plan::{Fate, Plan};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 /// Form of a datagram.
@@ -28,7 +26,8 @@ pub enum Form {
 /// One datagram to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Due {
-    /// When it should be sent, nanoseconds since the start.
+    /// When it should be sent, nanoseconds since the start. Of a BYE: when the heartbeat should
+    /// have been sent whose place it takes; it may come sooner.
     pub intended_ns: u64,
     /// Whose it is.
     pub peer: u32,
@@ -76,6 +75,12 @@ struct Entry {
     step: Step,
 }
 
+impl Timed for Entry {
+    fn at_ns(&self) -> u64 {
+        self.at_ns
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Sender {
     incarnation: u32,
@@ -89,8 +94,10 @@ pub struct Schedule {
     plan: Arc<Plan>,
     stride: u32,
     senders: Vec<Sender>,
-    queue: BinaryHeap<Reverse<Entry>>,
+    agenda: Agenda<Entry>,
     follows: Option<Due>,
+    /// When each peer would have beaten next when the load ended.
+    slots: Vec<u64>,
     mischief: Mischief,
 }
 
@@ -99,15 +106,15 @@ impl Schedule {
     pub fn new(plan: Arc<Plan>, first: u32, stride: u32) -> Schedule {
         let peers = (first..plan.figures.senders).step_by(stride as usize);
         let mut senders = Vec::with_capacity(peers.len());
-        let mut queue = Vec::with_capacity(peers.len());
+        let mut agenda = Agenda::new(plan.figures.interval_ns);
         for peer in peers {
             let at_ns = plan.beat_ns(peer, 0);
             let (incarnation, next_sequence) = plan.incarnation(at_ns);
             senders.push(Sender { incarnation, next_sequence, held: None, restarted: false });
-            queue.push(Reverse(Entry { at_ns, peer, step: Step::Beat { n: 0 } }));
+            agenda.push(Entry { at_ns, peer, step: Step::Beat { n: 0 } });
         }
         let mischief = Mischief::default();
-        Schedule { plan, stride, senders, queue: queue.into(), follows: None, mischief }
+        Schedule { plan, stride, senders, agenda, follows: None, slots: Vec::new(), mischief }
     }
 
     /// The next datagram that was intended by `now_ns`, earliest first.
@@ -116,15 +123,10 @@ impl Schedule {
             return self.follows.take();
         }
         loop {
-            let top = self.queue.peek_mut()?;
-            let entry = top.0;
-            if entry.at_ns > now_ns {
-                return None;
-            }
-            // Replacing the top sifts once where a pop and a push would sift twice.
-            match successor(&self.plan, &entry) {
-                Some(next) => *{ top } = Reverse(next),
-                None => drop(PeekMut::pop(top)),
+            let entry = self.agenda.first().filter(|entry| entry.at_ns <= now_ns)?;
+            self.agenda.pop();
+            if let Some(next) = successor(&self.plan, &entry) {
+                self.agenda.push(next);
             }
             if let Some(due) = self.take(entry) {
                 return Some(due);
@@ -133,10 +135,10 @@ impl Schedule {
     }
 
     /// When the next datagram is due (a lost one counts); `None` when all is said.
-    pub fn next_ns(&self) -> Option<u64> {
+    pub fn next_ns(&mut self) -> Option<u64> {
         match self.follows {
             Some(due) => Some(due.intended_ns),
-            None => self.queue.peek().map(|entry| entry.0.at_ns),
+            None => self.agenda.first().map(|entry| entry.at_ns),
         }
     }
 
@@ -152,16 +154,23 @@ impl Schedule {
         let f = &self.plan.figures;
         let longest = f.interval_ns as f64 * (1.0 + 2.0 * f.jitter);
         let scale = (window_ns as f64 / longest).min(1.0);
-        let living = self.queue.drain().filter_map(|Reverse(entry)| match entry.step {
-            Step::Beat { n: 0 } | Step::Copy { .. } | Step::Bye => None,
-            Step::Beat { .. } | Step::Death => {
-                let wait = entry.at_ns.saturating_sub(now_ns);
-                let at_ns = now_ns + (wait as f64 * scale) as u64;
-                Some(Reverse(Entry { at_ns, peer: entry.peer, step: Step::Bye }))
+        let killed = now_ns > f.kill_at_ns;
+        self.slots = vec![0; self.senders.len()];
+        let entries: Vec<Entry> = self.agenda.drain().collect();
+        let mut byes = 0;
+        for Entry { at_ns, peer, step } in entries {
+            // A late generator may not have come to a death that is past.
+            let dead = killed && self.plan.fate(peer) == Fate::Dies;
+            let silent = matches!(step, Step::Beat { n: 0 } | Step::Copy { .. } | Step::Bye);
+            if dead || silent {
+                continue;
             }
-        });
-        self.queue = living.collect::<Vec<_>>().into();
-        self.queue.len() as u64
+            self.slots[(peer / self.stride) as usize] = at_ns;
+            let wait_ns = at_ns.saturating_sub(now_ns) as f64 * scale;
+            self.agenda.push(Entry { at_ns: now_ns + wait_ns as u64, peer, step: Step::Bye });
+            byes += 1;
+        }
+        byes
     }
 
     fn take(&mut self, entry: Entry) -> Option<Due> {
@@ -185,7 +194,11 @@ impl Schedule {
                 .figures
                 .kill_together
                 .then(|| due(Form::Beat, sender.incarnation, sender.number(), false)),
-            Step::Bye => Some(due(Form::Bye, sender.incarnation, sender.number(), false)),
+            Step::Bye => {
+                let intended_ns = self.slots[(peer / self.stride) as usize];
+                let bye = due(Form::Bye, sender.incarnation, sender.number(), false);
+                Some(Due { intended_ns, ..bye })
+            }
         }
     }
 
@@ -231,7 +244,7 @@ impl Schedule {
         }
         if let Some(at_ns) = plan.copy_ns(peer, n, at_ns) {
             let step = Step::Copy { incarnation: due.incarnation, sequence };
-            self.queue.push(Reverse(Entry { at_ns, peer, step }));
+            self.agenda.push(Entry { at_ns, peer, step });
             self.mischief.duplicated += 1;
         }
         Some(due)

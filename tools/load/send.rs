@@ -27,9 +27,11 @@ use systole::metrics::Histogram;
 use systole::metrics::histogram::Snapshot;
 use systole::wire::{self, Heartbeat, Kind, Profile, Status};
 
-/// Shortest sleep, nanoseconds.
+/// From one turn to the next, at least, nanoseconds.
 const SLICE_NS: u64 = 500_000;
-/// Longest, so that Ctrl-C is heard.
+/// Datagrams of one turn at most: a generator that lags must still hear its end.
+const TURN: usize = 4_096;
+/// At most, so that Ctrl-C is heard.
 const ATTENTION_NS: u64 = 50_000_000;
 /// All BYEs are said within this time.
 const BYE_WINDOW_NS: u64 = 2_000_000_000;
@@ -52,6 +54,8 @@ pub struct Run {
     pub sources: usize,
     /// Each with an address of its own.
     pub spread_addresses: bool,
+    /// Let the kernel cut up bunches of datagrams.
+    pub segments: bool,
     /// Set to end the load early.
     pub stop: Arc<AtomicBool>,
     /// Datagrams sent so far, for the progress bar.
@@ -118,7 +122,7 @@ impl Sender {
             lateness: Histogram::default(),
             sent: Sent::default(),
         };
-        let mut headers = Headers::new();
+        let mut headers = Headers::new(run.segments);
         let cpu_before = thread_cpu_ns();
         let mut ending = false;
         loop {
@@ -131,9 +135,13 @@ impl Sender {
             }
             self.send_due(&mut schedule, now, &mut headers, &mut books);
             let Some(next) = schedule.next_ns().or((!ending).then_some(run.end_ns)) else { break };
+            // From the turn's start: what a turn took is no reason to sleep longer.
             let until = next.max(now + SLICE_NS).min(now + ATTENTION_NS);
             let until = if ending { until } else { until.min(run.end_ns) };
-            std::thread::sleep(Duration::from_nanos(until.saturating_sub(run.now_ns())));
+            let wait_ns = until.saturating_sub(run.now_ns());
+            if wait_ns > 0 {
+                std::thread::sleep(Duration::from_nanos(wait_ns));
+            }
         }
         for peer in share {
             // A run cut short before the kill has killed nobody.
@@ -160,7 +168,8 @@ impl Sender {
     ) {
         let run = &*self.run;
         let wall_ns = clock::wall_ns();
-        while let Some(due) = schedule.pop(now) {
+        for _ in 0..TURN {
+            let Some(due) = schedule.pop(now) else { break };
             let number = due.peer / self.stride;
             let outlet = number as usize % self.outlets.len();
             let outlet = &mut self.outlets[outlet];
@@ -192,7 +201,9 @@ impl Books {
             }
             sent.sent += 1;
             sent.byes += u64::from(due.form == Form::Bye);
-            lateness.record(at_ns.saturating_sub(due.intended_ns));
+            if due.form != Form::Bye {
+                lateness.record(at_ns.saturating_sub(due.intended_ns));
+            }
             if !due.old {
                 let flaps = run.plan.fate(due.peer) == Fate::Flaps;
                 log.sent(due.peer, due.intended_ns, at_ns, flaps);
