@@ -36,7 +36,7 @@ use publisher::Publisher;
 use registry::Registry;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -123,6 +123,8 @@ pub struct ControlState {
     /// What the resettable histograms count from.
     baseline: Mutex<Baseline>,
     reactors: OnceLock<Box<[ReactorHandle]>>,
+    /// See `wall_offset_ns`.
+    wall_offset_ns: AtomicI64,
     /// Heartbeats per second, the bits of an f64.
     rate_bits: AtomicU64,
     stopping: AtomicBool,
@@ -138,6 +140,7 @@ impl ControlState {
             histograms: Histograms::default(),
             baseline: Mutex::new(Baseline::start(config.epoch_ns)),
             reactors: OnceLock::new(),
+            wall_offset_ns: AtomicI64::new(clock::wall_offset_ns()),
             rate_bits: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             started_ns: clock::monotonic_ns(),
@@ -180,6 +183,25 @@ impl ControlState {
     pub fn heartbeats_per_second(&self) -> f64 {
         // Relaxed: a figure for people.
         f64::from_bits(self.rate_bits.load(Ordering::Relaxed))
+    }
+
+    /// What turns monotonic into wall time in everything that is shown, nanoseconds: one value for
+    /// all, so that two answers do not label the same instant differently.
+    pub fn wall_offset_ns(&self) -> i64 {
+        // Relaxed: a label.
+        self.wall_offset_ns.load(Ordering::Relaxed)
+    }
+
+    /// Follows the wall clock. Readings scatter by tens of nanoseconds; only what is more than a
+    /// microsecond is the clock's own doing. The publisher calls it, at least every 100 ms.
+    fn follow_wall_clock(&self) -> i64 {
+        let (held, sampled) = (self.wall_offset_ns(), clock::wall_offset_ns());
+        if sampled.abs_diff(held) <= 1_000 {
+            return held;
+        }
+        // Relaxed: as above.
+        self.wall_offset_ns.store(sampled, Ordering::Relaxed);
+        sampled
     }
 
     /// For how long the monitor has been running, nanoseconds.

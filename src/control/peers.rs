@@ -91,7 +91,7 @@ impl ControlState {
     /// One page of at most `limit` peers, from `cursor` on. It ends early after [`SCAN_LIMIT`]
     /// slots; only a page without `next` is the last.
     pub fn page(&self, filter: &Filter, cursor: Cursor, limit: usize) -> PeerPage {
-        let now = Now::read();
+        let now = Now::with(self.wall_offset_ns());
         let mut peers = Vec::new();
         let mut looks = SCAN_LIMIT;
         if filter.state.is_some_and(|state| self.peers_in(state) == 0) {
@@ -149,8 +149,9 @@ impl ControlState {
     /// Everything known of a peer that was found, its latest transitions included.
     pub fn detail(&self, found: &Found<'_>) -> PeerDetail {
         let Found { reactor, ref slot, .. } = *found;
+        let now = Now::with(self.wall_offset_ns());
         let mut detail = self.registry.with(slot.peer, |profile| {
-            present::peer_detail(&self.config, &Now::read(), slot, profile.as_ref(), reactor)
+            present::peer_detail(&self.config, &now, slot, profile.as_ref(), reactor)
         });
         let own = self.events.latest(DETAIL_TRANSITIONS, |e| e.transition.peer == slot.peer);
         detail.transitions =

@@ -15,7 +15,7 @@ pub fn stamp(wall_ns: u64) -> String {
     format!("{time:.9}")
 }
 
-/// What sets monotonic times in relation to the reader's: sampled once for one answer.
+/// What sets monotonic times in relation to the reader's: taken once for one answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Monotonic time, nanoseconds.
@@ -25,9 +25,11 @@ pub struct Now {
 }
 
 impl Now {
-    /// Reads the clocks.
-    pub fn read() -> Now {
-        Now { monotonic_ns: clock::monotonic_ns(), wall_offset_ns: clock::wall_offset_ns() }
+    /// The time now, labelled with an offset from [`ControlState::wall_offset_ns`].
+    ///
+    /// [`ControlState::wall_offset_ns`]: super::ControlState::wall_offset_ns
+    pub fn with(wall_offset_ns: i64) -> Now {
+        Now { monotonic_ns: clock::monotonic_ns(), wall_offset_ns }
     }
 
     /// The stamp of a monotonic time.

@@ -66,7 +66,7 @@ impl Publisher {
     /// Takes a burst of each reactor's reports and publishes them. Returns how many.
     pub(super) fn round(&mut self) -> usize {
         let state = self.state.clone();
-        let wall_offset_ns = clock::wall_offset_ns();
+        let wall_offset_ns = state.follow_wall_clock();
         let mut taken = 0;
         for reactor in state.reactors() {
             for report in std::iter::from_fn(|| reactor.reports.pop()).take(BURST) {
