@@ -13,10 +13,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("wire", &["metrics"]),
     ("engine", &["wire", "metrics", "sync"]),
-    ("io", &["wire"]),
+    ("io", &["clock", "wire"]),
     ("reactor", &["clock", "wire", "metrics", "engine", "io"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io"]),
-    ("http", &["api", "clock", "control", "engine", "metrics", "wire"]),
+    ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
     ("config", &["engine", "io", "reactor"]),
 ];
 /// These see everything.
@@ -128,7 +128,7 @@ fn named_modules(line: &str) -> Vec<String> {
 }
 
 fn is_test(file: &Path) -> bool {
-    file.file_name().is_some_and(|name| name == "tests.rs")
+    file.file_name().is_some_and(|name| name == "tests.rs" || name == "model.rs")
         || file.components().any(|part| part.as_os_str() == "tests")
 }
 

@@ -1,3 +1,5 @@
+//! Which layer wins, and each message that a wrong setting earns.
+
 use super::*;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! The publisher with fabricated reactors: order, names, numbers and listings.
+
 use super::figures::{SCRAPE_BOUNDS_NS, Since, coarse};
 use super::peers::{Cursor, Filter, SCAN_LIMIT};
 use super::testing::{FakeMonitor, Random, config, profile, seeds};

@@ -162,12 +162,14 @@ impl Shard {
                 table.prefetch_slot(*guess);
             }
             for (i, (beat, guess)) in chunk.iter().zip(guesses).enumerate() {
-                match self.peers.table.confirm(beat.peer, guess) {
-                    Some(index) => self.heard(index, beat, now_ns, outlet),
-                    None => self.newcomer(beat, now_ns, outlet),
-                }
+                let place = chunk_no * BATCH + i;
+                let Some(index) = self.peers.table.confirm(beat.peer, guess) else {
+                    self.newcomer(place, beat, now_ns, outlet);
+                    continue;
+                };
+                self.heard(index, beat, now_ns, outlet);
                 if beat.profile_digest != 0 {
-                    self.introduce(chunk_no * BATCH + i, beat, outlet);
+                    self.introduce(place, beat, outlet);
                 }
             }
         }
@@ -358,9 +360,9 @@ impl Shard {
         self.counters.add(counter, 1);
     }
 
-    /// A heartbeat of a peer that has no slot.
+    /// A heartbeat, at this place of its batch, of a peer that has no slot.
     #[cold]
-    fn newcomer(&mut self, beat: &Heartbeat, now_ns: u64, outlet: &mut impl Outlet) {
+    fn newcomer(&mut self, place: usize, beat: &Heartbeat, now_ns: u64, outlet: &mut impl Outlet) {
         if beat.kind == Kind::Bye {
             self.counters.add(Counter::ByeUnknown, 1);
             return;
@@ -401,6 +403,10 @@ impl Shard {
         };
         self.counters.add(Counter::Heartbeats, 1);
         self.states.moved(PeerState::Unknown, PeerState::Up);
+        if beat.profile_digest != 0 {
+            // First its name, so that its first transition can be told by it.
+            self.introduce(place, beat, outlet);
+        }
         self.change(index, Cause::of(Reason::FirstBeat), now_ns, outlet);
     }
 

@@ -1,3 +1,5 @@
+//! Exact texts: what a person at three in the morning reads.
+
 use super::super::events::tests::event;
 use super::*;
 use crate::api::{PeerCounts, TimingSettings};

@@ -1,3 +1,5 @@
+//! Real sockets on loopback: groups, taken ports, families, buffers.
+
 use super::*;
 use crate::io::tests::without_capabilities;
 
