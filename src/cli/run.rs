@@ -13,6 +13,7 @@ use crate::config::{LogFormat, Settings};
 use crate::control::{Control, ControlConfig};
 use crate::http;
 use crate::io::sockets::{self, BindError, Group};
+use crate::reactor::cores::CorePlan;
 use crate::reactor::probe::Prober;
 use crate::reactor::start::StartError;
 use crate::reactor::{self, Fleet, ReactorSettings};
@@ -39,9 +40,11 @@ enum End {
 /// What keeps it from starting, as a [`Failure`] with exit code 2, or what ended it.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     start_logging(&settings);
+    let reactors = settings.reactors.unwrap_or_else(default_reactors);
+    let cores = CorePlan::new(reactors);
+    cores.keep_off();
     let (end, ends) = mpsc::channel();
     end_on_signal(end.clone())?;
-    let reactors = settings.reactors.unwrap_or_else(default_reactors);
 
     let listener = bind_http(settings.http)?;
     let http_address = listener.local_addr().context("reading the HTTP address")?;
@@ -64,6 +67,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         idle: settings.idle,
         timing: settings.timing,
         max_peers: settings.max_peers,
+        cores,
         probe_secret,
     };
     let sockets = sockets::by_reactor(groups.into_iter().map(|group| group.sockets));

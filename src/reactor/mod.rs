@@ -12,6 +12,7 @@
 //! had arrived by then was applied. So a turn samples the time first, reads everything that was
 //! queued at that time, and only then fires the deadlines up to that time.
 
+pub mod cores;
 pub mod duty;
 pub mod idle;
 pub mod inbox;

@@ -1,5 +1,6 @@
 //! Starts the reactors, one pinned thread each, and stops them.
 
+use super::cores::{CorePlan, become_reactor};
 use super::duty::Reactor;
 use super::idle::{Idle, IdleStrategy};
 use super::inbox::Inbox;
@@ -30,6 +31,8 @@ pub struct ReactorSettings {
     pub timing: Timing,
     /// Most peers over all reactors.
     pub max_peers: u32,
+    /// Which reactor runs on which core.
+    pub cores: CorePlan,
     /// Known only to this process; a probe that does not carry it is dropped.
     pub probe_secret: u64,
 }
@@ -101,7 +104,6 @@ pub fn start(
     on_failure: impl Fn(String) + Clone + Send + 'static,
 ) -> Result<Fleet, StartError> {
     let reactors = sockets.len();
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
     let mailboxes: Arc<[Mailbox]> = (0..reactors).map(|_| Mailbox::default()).collect();
     let budget = Arc::new(Budget::new(settings.max_peers as u64));
     let mut tables = Vec::with_capacity(reactors);
@@ -124,7 +126,7 @@ pub fn start(
         let histograms = Arc::new(Histograms::default());
         let reports = Arc::new(ArrayQueue::new(REPORT_CAPACITY));
         let commands = Arc::new(ArrayQueue::new(COMMAND_CAPACITY));
-        let core = cores.get(me % cores.len().max(1)).copied();
+        let core = settings.cores.reactor(me);
         let (ready, is_ready) = mpsc::channel::<Result<Ready, OpenError>>();
         let (gate, opened) = mpsc::channel::<()>();
         let build = {
@@ -170,8 +172,7 @@ pub fn start(
         };
         let (stop, on_failure, choice) = (stop.clone(), on_failure.clone(), settings.transport);
         let body = move || {
-            let cpu = core.filter(|core| core_affinity::set_for_current(*core)).map(|c| c.id);
-            exact_timers();
+            let cpu = become_reactor(core);
             let opened_backend = match transport::open(choice, sockets) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -236,10 +237,4 @@ fn shard_capacity(max_peers: u32, reactors: u32) -> u32 {
         1 => max_peers,
         _ => (max_peers.div_ceil(reactors) as u64 * 17 / 16 + 1_024).min(max_peers as u64) as u32,
     }
-}
-
-/// Asks for timers without the 50 µs of slack that the kernel adds by default (prctl(2)).
-fn exact_timers() {
-    // SAFETY: PR_SET_TIMERSLACK takes an integer and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
