@@ -27,6 +27,7 @@ mod schedule;
 mod send;
 mod socket;
 mod truth;
+mod watch;
 
 use clap::Parser;
 use options::{Flags, HgrmOf, Options};
@@ -104,7 +105,7 @@ fn publish(options: &Options, outcome: &run::Outcome) -> anyhow::Result<()> {
             HgrmOf::Visible => report::histogram(&outcome.verdict.visible_ns),
             HgrmOf::Send => outcome.send_lateness.to_hdr(),
         };
-        write_file(path, &report::hgrm(&histogram))?;
+        write_file(path, &systole::cli::hgrm::format(&histogram))?;
     }
     Ok(())
 }

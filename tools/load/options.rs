@@ -127,7 +127,7 @@ pub struct Flags {
     /// Write the figures as JSON; `-` is stdout, and the table goes to stderr then
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a histogram as HdrHistogram's percentile table, in microseconds
+    /// Write a histogram as HdrHistogram's percentile table, in nanoseconds
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
     /// Which one

@@ -310,34 +310,6 @@ impl Report {
     }
 }
 
-/// HdrHistogram's percentile table, values in microseconds, as its plotters read it.
-pub fn hgrm(histogram: &Histogram<u64>) -> String {
-    const UNIT: f64 = 1_000.0;
-    let mut out = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
-    for step in histogram.iter_quantiles(5) {
-        let value = step.value_iterated_to() as f64 / UNIT;
-        let share = step.quantile_iterated_to();
-        let below = histogram.count_between(0, step.value_iterated_to());
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{value:12.3} {share:.12} {below:10}");
-        let _ = match 1.0 - share {
-            rest if rest > 0.0 => writeln!(out, " {:14.2}", 1.0 / rest),
-            _ => writeln!(out),
-        };
-    }
-    let (mean, deviation) = (histogram.mean() / UNIT, histogram.stdev() / UNIT);
-    let (max, total) = (histogram.max() as f64 / UNIT, histogram.len());
-    let _ = writeln!(out, "#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]");
-    let _ = writeln!(out, "#[Max     = {max:12.3}, Total count    = {total:12}]");
-    let _ = writeln!(
-        out,
-        "#[Buckets = {:12}, SubBuckets     = {:12}]",
-        histogram.buckets(),
-        histogram.distinct_values() / usize::from(histogram.buckets()).max(1)
-    );
-    out
-}
-
 /// Single values as a histogram of four significant digits.
 pub fn histogram(values: &[u64]) -> Histogram<u64> {
     let mut histogram = Histogram::new(4).expect("four digits are within the crate's limits");
@@ -407,21 +379,5 @@ mod tests {
         };
         assert_eq!(figures, want);
         assert_eq!(Figures::exact(&mut [7]).p50, 7);
-    }
-
-    #[test]
-    fn an_hgrm_has_its_head_its_end_and_ascends() {
-        let text = hgrm(&histogram(&(1..=10_000).map(|n| n * 1_000).collect::<Vec<_>>()));
-        assert!(text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"));
-        assert!(text.contains("Total count    =        10000]"), "{text}");
-        let rows: Vec<Vec<f64>> = text
-            .lines()
-            .skip(2)
-            .filter(|line| !line.starts_with('#'))
-            .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
-            .collect();
-        assert!(rows.windows(2).all(|pair| (0..3).all(|i| pair[0][i] <= pair[1][i])), "{text}");
-        let last = rows.last().unwrap();
-        assert_eq!((last[1], last[2], last.len()), (1.0, 10_000.0, 3));
     }
 }

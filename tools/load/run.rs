@@ -1,32 +1,28 @@
 //! One run from the first question to the verdict.
 
-use crate::follow::{Note, follow};
+use crate::follow::follow;
 use crate::monitor::Monitor;
 use crate::options::Options;
 use crate::peers::Peers;
 use crate::plan::{Figures, Plan};
-use crate::report::{self, MonitorReport, Report, count};
+use crate::report::{self, MonitorReport, Report};
 use crate::send::{self, Run, Sender, Sent};
-use crate::truth::{Rules, Sighting, Verdict, Word, judge};
+use crate::truth::{Cause, Rules, Silence, Verdict, judge};
+use crate::watch::Watch;
 use anyhow::{Context, anyhow};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use systole::api::{Event, Summary, TimingSettings};
+use systole::api::{Summary, TimingSettings};
 use systole::clock;
 use systole::metrics::histogram::Snapshot;
-use systole::wire::{PeerId, decode_interval, encode_interval};
+use systole::wire::{decode_interval, encode_interval};
 
 /// From the plan's being made to its first heartbeat: the threads start in it.
 const LEAD_NS: u64 = 100_000_000;
-/// How often the main thread looks up from the event stream.
-const TICK: Duration = Duration::from_millis(50);
-/// How long the last BYEs may take to show on the event stream.
-const FAREWELL_NS: u64 = 3_000_000_000;
 
 /// Why a run could not begin.
 #[derive(Debug)]
@@ -66,13 +62,17 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     let senders = senders.into_iter().map(|sender| spawn("load-send", move || sender.run()));
     let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
 
-    let mut watch = Watch::new(&run, heard);
+    let mut watch = Watch::new(&run, heard, before.last_seq);
     watch.until_sent(&monitor, &senders);
     let sent = merge(senders);
     watch.until_left(sent.byes);
+    watch.until_ns(last_deadline(&run.rules, &sent.silences));
     let after = monitor.summary();
-    if let Err(error) = &after {
-        watch.broken.get_or_insert(format!("the monitor is gone: {error:#}"));
+    match &after {
+        Ok(after) => watch.until_seq(after.last_seq),
+        Err(error) => {
+            watch.broken.get_or_insert(format!("the monitor is gone: {error:#}"));
+        }
     }
     let after = after.unwrap_or_else(|_| before.clone());
     let verdict = judge(&run.rules, &sent.silences, &watch.sightings);
@@ -176,151 +176,12 @@ fn merge(senders: Vec<JoinHandle<Sent>>) -> Sent {
     all
 }
 
-/// Where the counters stood at an instant, for rates.
-#[derive(Clone, Copy)]
-struct Mark {
-    at_ns: u64,
-    sent: u64,
-    heartbeats: u64,
-}
-
-/// The main thread while the senders send: listens, counts, shows progress.
-struct Watch<'a> {
-    run: &'a Run,
-    heard: Receiver<Note>,
-    sightings: Vec<Sighting>,
-    registered: Vec<bool>,
-    left: u64,
-    broken: Option<String>,
-    /// At the end of the ramp and at the end of the load.
-    marks: Vec<Mark>,
-    downs: u64,
-    bar: ProgressBar,
-}
-
-impl<'a> Watch<'a> {
-    fn new(run: &'a Run, heard: Receiver<Note>) -> Watch<'a> {
-        // Draws on stderr, and nothing unless that is a terminal.
-        let bar = ProgressBar::new(run.end_ns / 1_000_000);
-        let style = ProgressStyle::with_template("{bar:30} {elapsed} {msg}")
-            .expect("the template is a constant");
-        bar.set_style(style);
-        Watch {
-            run,
-            heard,
-            sightings: Vec::new(),
-            registered: vec![false; run.plan.figures.senders as usize],
-            left: 0,
-            broken: None,
-            marks: Vec::new(),
-            downs: 0,
-            bar,
-        }
-    }
-
-    /// Listens until all senders are done.
-    fn until_sent(&mut self, monitor: &Monitor, senders: &[JoinHandle<Sent>]) {
-        let mut shown_ns = 0;
-        while !senders.iter().all(JoinHandle::is_finished) {
-            self.listen();
-            let now_ns = self.run.now_ns();
-            let bounds = [self.run.plan.figures.ramp_ns, self.run.end_ns];
-            if bounds.get(self.marks.len()).is_some_and(|bound| now_ns >= *bound)
-                && let Ok(summary) = monitor.summary()
-            {
-                self.marks.push(Mark {
-                    at_ns: self.run.now_ns(),
-                    // Relaxed: a figure.
-                    sent: self.run.sent.load(Ordering::Relaxed),
-                    heartbeats: summary.heartbeats,
-                });
-            }
-            if now_ns > shown_ns + TICK.as_nanos() as u64 {
-                shown_ns = now_ns;
-                self.show(now_ns);
-            }
-        }
-        self.bar.finish_and_clear();
-    }
-
-    /// Listens until that many have left, or long enough.
-    fn until_left(&mut self, byes: u64) {
-        let until_ns = self.run.now_ns() + FAREWELL_NS;
-        while self.left < byes && self.broken.is_none() && self.run.now_ns() < until_ns {
-            self.listen();
-        }
-    }
-
-    fn listen(&mut self) {
-        match self.heard.recv_timeout(TICK) {
-            Ok(Note::Event(event, seen_ns)) => self.take(&event, seen_ns),
-            Ok(Note::Broken(why)) => self.broken = Some(why),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            // After `Broken` nothing follows; the senders still have to finish.
-            Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
-        }
-    }
-
-    fn take(&mut self, event: &Event, seen_ns: u64) {
-        let sighting = match self.sighting(event, seen_ns) {
-            Ok(Some(sighting)) => sighting,
-            Ok(None) => return,
-            Err(error) => {
-                self.broken = Some(format!("transition {}: {error:#}", event.seq));
-                return;
-            }
-        };
-        match sighting.verdict {
-            Word::Up => self.registered[sighting.peer as usize] = true,
-            Word::Down => self.downs += 1,
-            Word::Left => self.left += 1,
-        }
-        self.sightings.push(sighting);
-    }
-
-    /// What an event says of one of our peers in this run; `None` if it is about something else.
-    fn sighting(&self, event: &Event, seen_ns: u64) -> anyhow::Result<Option<Sighting>> {
-        let verdict = match event.to.as_str() {
-            "up" => Word::Up,
-            "down" => Word::Down,
-            "left" => Word::Left,
-            _ => return Ok(None),
-        };
-        let id = u64::from_str_radix(&event.id, 16).context("its id is not hexadecimal")?;
-        let Some(peer) = self.run.peers.number(PeerId(id)) else { return Ok(None) };
-        let time: jiff::Timestamp = event.time.parse().context("its time is not RFC 3339")?;
-        let monotonic = time.as_nanosecond() - i128::from(clock::wall_offset_ns());
-        let at_ns = u64::try_from(monotonic - i128::from(self.run.start_ns)).unwrap_or(0);
-        // Before its HELLO a peer of the same name may be left from an earlier run.
-        let ours = at_ns >= self.run.plan.beat_ns(peer, 0);
-        let seen_ns = seen_ns.saturating_sub(self.run.start_ns);
-        let sighting = Sighting { peer, verdict, at_ns, seen_ns, lateness_ns: event.lateness_ns };
-        Ok(ours.then_some(sighting))
-    }
-
-    fn show(&self, now_ns: u64) {
-        let sent = self.run.sent.load(Ordering::Relaxed);
-        let f = &self.run.plan.figures;
-        let phase = match now_ns {
-            _ if now_ns < f.ramp_ns => "ramp",
-            _ if now_ns >= self.run.end_ns => "bye",
-            _ if f.kill > 0 && now_ns >= f.kill_at_ns => "killed",
-            _ => "load",
-        };
-        self.bar.set_position(now_ns / 1_000_000);
-        self.bar.set_message(format!("{phase}: sent {}, down {}", count(sent), count(self.downs)));
-    }
-
-    /// Sent and applied per second between ramp and end; over all of it if the run was cut short.
-    fn rates(&self, sent: u64, heartbeats: u64, load_ns: u64) -> (f64, f64) {
-        let (sent, heartbeats, ns) = match self.marks[..] {
-            [from, to] if to.at_ns > from.at_ns => {
-                (to.sent - from.sent, to.heartbeats - from.heartbeats, to.at_ns - from.at_ns)
-            }
-            _ => (sent, heartbeats, load_ns.max(1)),
-        };
-        (sent as f64 * 1e9 / ns as f64, heartbeats as f64 * 1e9 / ns as f64)
-    }
+/// By when the last of the killed has to be visible. The planned end covers it, unless the senders
+/// were so late that the killed went on beating.
+fn last_deadline(rules: &Rules, silences: &[Silence]) -> u64 {
+    let kills = silences.iter().filter(|silence| silence.cause == Cause::Kill);
+    let last = kills.map(|silence| silence.from_ns + rules.timeout_ns + rules.slack_ns);
+    last.max().unwrap_or(0)
 }
 
 fn compose(
