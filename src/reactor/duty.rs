@@ -76,15 +76,15 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// What ends the transport for good.
     pub fn turn(&mut self) -> io::Result<Plan> {
         let horizon_ns = self.clock.now_ns();
-        let mut received = self.receive(horizon_ns)?;
-        let mail = self.collect_mail(horizon_ns);
+        let mut received = self.receive()?;
+        let mail = self.collect_mail();
         self.obey(horizon_ns);
 
         let mut fired = false;
         let mut blocked = false;
         if self.is_due(horizon_ns) || self.mailboxes[self.me].take_asked() {
-            received += self.drain(horizon_ns)?;
-            self.collect_mail(horizon_ns);
+            received += self.drain()?;
+            self.collect_mail();
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
             let judged_ns = self.judgeable_ns(horizon_ns);
             let now_ns = self.clock.now_ns();
@@ -152,20 +152,21 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     }
 
     /// One pass over the sockets. Returns how many datagrams came.
-    fn receive(&mut self, now_ns: u64) -> io::Result<u64> {
-        let (inbox, shard, reports) = (&mut self.inbox, &mut self.shard, &mut self.reports);
+    fn receive(&mut self) -> io::Result<u64> {
+        let (inbox, clock) = (&mut self.inbox, &self.clock);
+        let (shard, reports) = (&mut self.shard, &mut self.reports);
         let count = self.backend.receive(&mut |datagram: &[u8]| {
-            inbox.datagram(datagram, now_ns, shard, reports);
+            inbox.datagram(datagram, clock, shard, reports);
         })? as u64;
         if count > 0 {
             self.counters.add(Counter::Datagrams, count);
-            self.apply(now_ns);
+            self.apply();
         }
         Ok(count)
     }
 
-    fn apply(&mut self, now_ns: u64) {
-        let probe_sent_ns = self.inbox.apply(now_ns, &mut self.shard, &mut self.reports);
+    fn apply(&mut self) {
+        let probe_sent_ns = self.inbox.apply(&self.clock, &mut self.shard, &mut self.reports);
         if let Some(sent_ns) = probe_sent_ns {
             let ingest_ns = self.clock.now_ns().saturating_sub(sent_ns);
             self.histograms.of(HistogramKind::Ingest).record(ingest_ns);
@@ -176,12 +177,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     ///
     /// The kernel is asked even when the transport saw its queues empty: it may have queued a
     /// datagram that it has not announced yet.
-    fn drain(&mut self, now_ns: u64) -> io::Result<u64> {
+    fn drain(&mut self) -> io::Result<u64> {
         let mut left = self.backend.backlog();
         let mut drained = 0;
         let mut unannounced = 0;
         while left > 0 && unannounced < UNANNOUNCED_LIMIT {
-            let count = self.receive(now_ns)?;
+            let count = self.receive()?;
             if count == 0 {
                 unannounced += 1;
                 left = self.backend.backlog();
@@ -213,21 +214,21 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             }
         }
         // Pushed before the watermarks were raised, so the mail is all there.
-        self.collect_mail(horizon_ns);
+        self.collect_mail();
         judged_ns
     }
 
-    fn collect_mail(&mut self, now_ns: u64) -> usize {
+    fn collect_mail(&mut self) -> usize {
         let mut count = 0;
         while count < MAILBOX_CAPACITY
             && let Some(parcel) = self.mailboxes[self.me].pop()
         {
-            self.inbox.parcel(parcel, now_ns, &mut self.shard, &mut self.reports);
+            self.inbox.parcel(parcel, &self.clock, &mut self.shard, &mut self.reports);
             count += 1;
         }
         if count > 0 {
             self.gets_mail = true;
-            self.apply(now_ns);
+            self.apply();
         }
         count
     }

@@ -1,10 +1,14 @@
 //! From datagrams to batches: decodes what arrives, keeps what is this reactor's, hands the rest
 //! over, and applies it a batch at a time.
 //!
-//! One `now` per batch, no allocation but for a profile that the control plane does not know yet.
+//! One `now` per batch, read when the batch is applied: whatever is in it has arrived by then. A time
+//! read before would date a heartbeat earlier than it came if the reactor was interrupted in
+//! between, and its peer would be judged too soon. No allocation but for a profile that the control
+//! plane does not know yet.
 
 use super::mailbox::{Mailbox, Parcel};
 use super::{Report, ReportSender};
+use crate::clock::Clock;
 use crate::engine::shard::{BATCH, Outlet, Shard};
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
@@ -55,21 +59,19 @@ impl Inbox {
     pub fn datagram(
         &mut self,
         datagram: &[u8],
-        now_ns: u64,
+        clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
         match wire::decode(datagram) {
-            Ok(Form::Beat(beat)) => self.beat(beat, None, now_ns, shard, reports),
-            Ok(Form::Hello(beat, profile)) => {
-                self.beat(beat, Some(profile), now_ns, shard, reports)
-            }
+            Ok(Form::Beat(beat)) => self.beat(beat, None, clock, shard, reports),
+            Ok(Form::Hello(beat, profile)) => self.beat(beat, Some(profile), clock, shard, reports),
             Ok(Form::Batch(batch)) => {
                 if let Some(relay) = batch.relay() {
-                    self.beat(relay, None, now_ns, shard, reports);
+                    self.beat(relay, None, clock, shard, reports);
                 }
                 for beat in batch.entries() {
-                    self.beat(beat, None, now_ns, shard, reports);
+                    self.beat(beat, None, clock, shard, reports);
                 }
             }
             Ok(Form::Probe { secret, sent_ns }) if secret == self.secret => {
@@ -84,29 +86,29 @@ impl Inbox {
     pub fn parcel(
         &mut self,
         parcel: Parcel,
-        now_ns: u64,
+        clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
         let mut beat = parcel.beat;
-        let held_us = now_ns.saturating_sub(parcel.arrived_ns) / 1_000;
+        let held_us = clock.now_ns().saturating_sub(parcel.arrived_ns) / 1_000;
         beat.age_us = beat.age_us.saturating_add(held_us.min(u32::MAX as u64) as u32);
         if let Some(profile) = parcel.profile {
             self.profiles.push((self.beats.len(), profile));
         }
-        self.push(beat, now_ns, shard, reports);
+        self.push(beat, clock, shard, reports);
     }
 
     /// Applies what has been gathered. Returns when the probe among it was sent, if one was.
     pub fn apply(
         &mut self,
-        now_ns: u64,
+        clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) -> Option<u64> {
         if !self.beats.is_empty() {
             let mut outlet = BatchOutlet { reports, profiles: &mut self.profiles };
-            shard.observe(&self.beats, now_ns, &mut outlet);
+            shard.observe(&self.beats, clock.now_ns(), &mut outlet);
             self.beats.clear();
             self.profiles.clear();
         }
@@ -123,7 +125,7 @@ impl Inbox {
         &mut self,
         mut beat: Heartbeat,
         profile: Option<Profile<'_>>,
-        now_ns: u64,
+        clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
@@ -137,25 +139,25 @@ impl Inbox {
             None => None,
         };
         if owner != self.me {
-            return self.hand_over(owner, Parcel { beat, arrived_ns: now_ns, profile });
+            return self.hand_over(owner, Parcel { beat, arrived_ns: clock.now_ns(), profile });
         }
         if let Some(profile) = profile {
             self.profiles.push((self.beats.len(), profile));
         }
-        self.push(beat, now_ns, shard, reports);
+        self.push(beat, clock, shard, reports);
     }
 
     #[inline]
     fn push(
         &mut self,
         beat: Heartbeat,
-        now_ns: u64,
+        clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
         self.beats.push(beat);
         if self.beats.len() == BATCH {
-            let probe_sent_ns = self.apply(now_ns, shard, reports);
+            let probe_sent_ns = self.apply(clock, shard, reports);
             self.probe_sent_ns = probe_sent_ns;
         }
     }

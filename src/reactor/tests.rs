@@ -55,6 +55,8 @@ struct Scripted {
     burst: usize,
     /// How late a wait ends.
     late_ns: u64,
+    /// Draws when the reactor is interrupted on its way to the sockets, and for how long.
+    interrupts: Option<Rng>,
 }
 
 impl Scripted {
@@ -70,6 +72,11 @@ impl Backend for Scripted {
     }
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
+        if let Some(rng) = &mut self.interrupts
+            && rng.one_in(20)
+        {
+            self.clock.0.set(self.clock.0.get() + rng.below(60 * MS));
+        }
         let count = self.arrived().min(self.burst);
         for _ in 0..count {
             let (_, datagram) = self.script.0.borrow_mut().pop_front().unwrap();
@@ -137,8 +144,13 @@ impl Bench {
             counters.clone(),
             histograms.clone(),
         );
-        let backend =
-            Scripted { clock: clock.clone(), script: script.clone(), burst: 7, late_ns: 0 };
+        let backend = Scripted {
+            clock: clock.clone(),
+            script: script.clone(),
+            burst: 7,
+            late_ns: 0,
+            interrupts: None,
+        };
         let inbox = Inbox::new(0, SECRET, counters.clone(), mailboxes.clone(), views);
         let reactor = Reactor {
             me: 0,
@@ -177,13 +189,15 @@ impl Bench {
         while self.now_ns() < until_ns {
             let plan = self.turn();
             told.extend(self.transitions());
-            match plan {
-                Plan::Wait(p) if p.timeout_ns.unwrap() > until_ns - self.now_ns() => {
-                    let rest = Patience { timeout_ns: Some(until_ns - self.now_ns()), ..p };
-                    self.reactor.rest(Plan::Wait(rest)).unwrap();
-                }
-                plan => self.reactor.rest(plan).unwrap(),
-            }
+            let left_ns = until_ns.saturating_sub(self.now_ns());
+            let plan = match plan {
+                Plan::Wait(patience) => Plan::Wait(Patience {
+                    timeout_ns: patience.timeout_ns.map(|timeout_ns| timeout_ns.min(left_ns)),
+                    ..patience
+                }),
+                Plan::Poll => Plan::Poll,
+            };
+            self.reactor.rest(plan).unwrap();
         }
         told
     }
@@ -224,6 +238,7 @@ fn what_was_queued_during_a_stall_is_read_before_anybody_is_judged() {
     for seed in seeds() {
         let mut rng = Rng::new(seed);
         let mut bench = Bench::new(1, 1_024);
+        bench.reactor.backend.interrupts = Some(rng.clone());
         let start_ns = bench.now_ns();
         // 40 peers beat every 100 ms for ten seconds; timeout 300 ms. Peers up to 5 die on the way.
         let mut last = BTreeMap::new();

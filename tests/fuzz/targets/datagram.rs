@@ -5,6 +5,7 @@
 #![no_main]
 
 use std::sync::Arc;
+use systole::clock::Clock;
 use systole::engine::shard::Shard;
 use systole::engine::slot::{SlotRegion, Slots};
 use systole::engine::table::Table;
@@ -16,6 +17,15 @@ use systole::reactor::mailbox::Mailbox;
 use systole::reactor::{Report, ReportSender};
 
 const CAPACITY: u32 = 16;
+
+/// A clock that stands still.
+struct At(u64);
+
+impl Clock for At {
+    fn now_ns(&self) -> u64 {
+        self.0
+    }
+}
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let slots = Slots::new(SlotRegion::anonymous(CAPACITY).unwrap());
@@ -55,8 +65,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let (datagram, rest) = rest.split_at(len);
         left = rest;
         let _ = systole_fuzz::check(datagram);
-        inbox.datagram(datagram, now_ns, &mut shard, &mut reports);
-        inbox.apply(now_ns, &mut shard, &mut reports);
+        inbox.datagram(datagram, &At(now_ns), &mut shard, &mut reports);
+        inbox.apply(&At(now_ns), &mut shard, &mut reports);
         datagrams += 1;
         // The five high bits of the length let time pass: up to 2^40 ns.
         now_ns += (1u64 << (code >> 11)) << 9;
