@@ -57,11 +57,6 @@ pub struct Report {
     pub false_alarms: u64,
     /// The first of them.
     pub false_alarm_names: Vec<String>,
-    /// Silences found before the deadline, more than a millisecond but within what the times of
-    /// sending and receiving allow.
-    pub premature: u64,
-    /// How much too early at most, nanoseconds.
-    pub premature_max_ns: u64,
     /// Killed peers that were called up again.
     pub resurrected: u64,
     /// The first of them.
@@ -252,9 +247,7 @@ impl Report {
             .collect();
         let found = format!("{} of them found", count(self.lapses_detected));
         let stalled = format!("{} alarms, rightly given", count(self.stall_alarms));
-        let early = format!("by {} at most", nanos(self.premature_max_ns));
         let optional = [
-            (self.premature, ("… before the deadline", count(self.premature), early)),
             (total, ("refused by the monitor", count(total), dropped.join(", "))),
             (self.refused, ("refused by our kernel", count(self.refused), String::new())),
             (self.lapses, ("silences that ended", count(self.lapses), found)),

@@ -229,8 +229,6 @@ fn compose(
         missed_names: names(&verdict.missed),
         false_alarms: verdict.false_alarms.len() as u64,
         false_alarm_names: names(&verdict.false_alarms),
-        premature: verdict.premature_ns.len() as u64,
-        premature_max_ns: verdict.premature_ns.iter().copied().max().unwrap_or(0),
         resurrected: verdict.resurrected.len() as u64,
         resurrected_names: names(&verdict.resurrected),
         lapses: verdict.lapses,

@@ -49,13 +49,13 @@ pub struct Rules {
     pub timeout_ns: u64,
     /// How long after its deadline a silence may become visible on the event stream.
     pub slack_ns: u64,
-    /// How exact times are: ours of sending, and the monitor's of receiving.
+    /// How exact the generator's own send times are.
     pub slop_ns: u64,
 }
 
 impl Rules {
-    /// Rules for a timeout. The slop is 20 ms, the worst that a thread is seen to be held up between
-    /// taking the time and sending or receiving, or a tenth of a shorter timeout.
+    /// Rules for a timeout. The slop is 20 ms, the worst that a sender's thread is seen to be held
+    /// up between taking the time and sending, or a tenth of a shorter timeout.
     pub fn new(timeout_ns: u64, slack_ns: u64) -> Rules {
         Rules { timeout_ns, slack_ns, slop_ns: (timeout_ns / 10).min(20_000_000) }
     }
@@ -160,9 +160,6 @@ pub struct Verdict {
     pub lapses_missed: Vec<u32>,
     /// Called down while they were being sent for.
     pub false_alarms: Vec<u32>,
-    /// Kills and lapses found before the deadline, though within the slop: how much too early,
-    /// nanoseconds.
-    pub premature_ns: Vec<u64>,
     /// Killed peers that were called up again after their death.
     pub resurrected: Vec<u32>,
     /// Silences that the generator's own lateness caused.
@@ -226,12 +223,6 @@ pub fn judge(rules: &Rules, silences: &[Silence], sightings: &[Sighting]) -> Ver
 impl Verdict {
     fn count(&mut self, rules: &Rules, silence: &Silence, found: Option<&Sighting>) {
         let deadline = silence.from_ns + rules.timeout_ns;
-        // The monitor's times reach us as wall clock labels: a millisecond for its being slewed.
-        const CLOCKS_NS: u64 = 1_000_000;
-        let early_ns = found.map_or(0, |down| deadline.saturating_sub(down.at_ns));
-        if silence.cause != Cause::Stall && early_ns > CLOCKS_NS {
-            self.premature_ns.push(early_ns);
-        }
         // Found too late to be of use is as good as missed.
         let in_time = found.filter(|down| down.seen_ns <= deadline + rules.slack_ns);
         // A monitor held up by its host for so long hears the next heartbeat before it judges.
@@ -269,7 +260,9 @@ impl Verdict {
 impl Rules {
     /// Whether a peer called down at `down_ns` was so because of this silence.
     fn explains(&self, silence: &Silence, down_ns: u64) -> bool {
-        let due = down_ns + self.slop_ns >= silence.from_ns + self.timeout_ns;
+        // The monitor's times reach us as wall clock labels: a millisecond for its being slewed.
+        const CLOCKS_NS: u64 = 1_000_000;
+        let due = down_ns + CLOCKS_NS >= silence.from_ns + self.timeout_ns;
         due && silence.until_ns.is_none_or(|until| down_ns <= until + self.slop_ns)
     }
 }

@@ -111,7 +111,7 @@ fn a_silence_about_as_long_as_the_timeout_may_be_found_or_not() {
 #[test]
 fn calling_somebody_down_before_the_deadline_or_after_its_return_is_a_false_alarm() {
     let silence = Silence { peer: 1, from_ns: MS, until_ns: Some(9_000 * MS), cause: Cause::Flap };
-    for at_ns in [MS + RULES.timeout_ns - 21 * MS, 9_021 * MS] {
+    for at_ns in [MS + RULES.timeout_ns - 2 * MS, 9_021 * MS] {
         let verdict = judge(&RULES, &[silence], &[sighting(1, Word::Down, at_ns)]);
         assert_eq!((verdict.false_alarms, verdict.lapses_missed), (vec![1], vec![1]), "{at_ns}");
     }
@@ -155,16 +155,4 @@ fn whoever_was_never_sent_for_cannot_die() {
     let mut log = SendLog::new(&RULES, 2, 1);
     log.killed(1);
     assert!(log.into_silences().is_empty());
-}
-
-#[test]
-fn a_death_found_a_little_before_its_deadline_is_found_and_counted() {
-    let silence = Silence { peer: 1, from_ns: MS, until_ns: None, cause: Cause::Kill };
-    for (early_ms, premature) in [(19, true), (2, true), (0, false)] {
-        let down = sighting(1, Word::Down, MS + RULES.timeout_ns - early_ms * MS);
-        let verdict = judge(&RULES, &[silence], &[down]);
-        assert!(verdict.agrees() && verdict.detected == 1, "{early_ms}");
-        let want = if premature { vec![early_ms * MS] } else { Vec::new() };
-        assert_eq!(verdict.premature_ns, want, "{early_ms}");
-    }
 }
