@@ -77,8 +77,8 @@ pub const KEYS: &[Key] = &[
     key(
         "suspect-at",
         "SHARE",
-        "0.6",
-        "a number from 0.01 to 1, like 0.6 (1 turns suspicion off)",
+        "0.7",
+        "a number from 0.01 to 1, like 0.7 (1 turns suspicion off)",
         "share of the timeout after which a silent peer is suspected",
     ),
     key(

@@ -34,7 +34,7 @@ fn the_defaults_hold_and_are_the_documented_ones() {
     assert_eq!(settings.timing.default_interval_us, 1_000_000);
     assert_eq!(settings.timing.missed, 3.0);
     assert_eq!(settings.timing.grace_ns, 50_000_000);
-    assert_eq!(settings.timing.suspect_fraction, 0.6);
+    assert_eq!(settings.timing.suspect_fraction, 0.7);
     assert_eq!(settings.timing.forget_down_ns, 7 * 86_400 * 1_000_000_000);
     assert_eq!(settings.timing.forget_left_ns, 3_600 * 1_000_000_000);
     assert_eq!((settings.max_peers, settings.reactors), (1_000_000, None));

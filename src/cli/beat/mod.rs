@@ -78,7 +78,7 @@ pub struct BeatArgs {
     #[arg(long, value_name = "DURATION", default_value = "1s", env = "SYSTOLE_INTERVAL")]
     #[arg(value_parser = parse_interval)]
     interval: Duration,
-    /// Share of the interval by which each one is longer or shorter at random, 0 to 0.5.
+    /// Share of the interval by which each one is at most shorter, at random, 0 to 0.5.
     #[arg(long, value_name = "SHARE", default_value = "0.1", value_parser = parse_jitter)]
     jitter: f64,
     /// Status to begin with (and to stay at without --check).

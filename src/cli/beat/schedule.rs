@@ -1,14 +1,15 @@
 //! When to beat, in which form, and under which number. Pure: the time is an argument.
 //!
 //! ```text
-//!  start   phase      interval ± jitter    interval ± jitter
+//!  start   phase      interval − jitter    interval − jitter
 //!    ├──────────────┼────────────────────┼───────────────────┼──▶
 //!  HELLO          BEAT                 BEAT                 …      16th, or 30 s on: HELLO
 //! ```
 //!
 //! The first beat goes out at once, so that a newcomer is known at once; the second after a random
 //! part of an interval, so that a fleet started at one instant does not march in step; and each
-//! interval after that is stretched or shortened a little, so that it never falls into step.
+//! interval after that is shortened a little, so that it never falls into step. Never lengthened: the
+//! interval that is stated is a promise, and the monitor counts missed beats by it.
 
 use crate::wire::{Heartbeat, Kind, PeerId, Status, start_of};
 
@@ -40,7 +41,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule that begins now. `jitter` is the share of the interval by which each one may be
-    /// longer or shorter, 0 to 0.5; `seed` is any random number.
+    /// shorter, 0 to 0.5; `seed` is any random number.
     pub fn new(interval_ns: u64, jitter: f64, seed: u64, now_ns: u64) -> Schedule {
         Schedule {
             interval_ns,
@@ -95,8 +96,7 @@ impl Schedule {
     }
 
     fn gap(&mut self) -> u64 {
-        let stretch = 1.0 + self.jitter * (2.0 * self.unit() - 1.0);
-        (self.interval_ns as f64 * stretch) as u64
+        (self.interval_ns as f64 * (1.0 - self.jitter * self.unit())) as u64
     }
 
     /// A random number from 0 to 1 (splitmix64).
@@ -185,15 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn intervals_stay_within_the_jitter_and_keep_their_mean() {
+    fn no_interval_is_longer_than_stated_or_shorter_than_the_jitter() {
         for seed in seeds() {
             let beats = beats(SECOND_NS, seed, 10_000);
             let gaps: Vec<u64> = beats[1..].windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
             let (least, most) = (gaps.iter().min().unwrap(), gaps.iter().max().unwrap());
             assert!((900_000_000..910_000_000).contains(least), "seed {seed}: {least}");
-            assert!((1_090_000_000..=1_100_000_000).contains(most), "seed {seed}: {most}");
+            assert!((990_000_000..=SECOND_NS).contains(most), "seed {seed}: {most}");
             let mean = gaps.iter().sum::<u64>() / gaps.len() as u64;
-            assert!(mean.abs_diff(SECOND_NS) < SECOND_NS / 200, "seed {seed}: {mean}");
+            assert!(mean.abs_diff(950_000_000) < SECOND_NS / 200, "seed {seed}: {mean}");
         }
     }
 
