@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-const ROUNDS: u64 = if cfg!(miri) { 150 } else { 20_000 };
+/// miri, a thousand times slower, is asked about the unsafe code and not about the logic.
+const ROUNDS: u64 = if cfg!(miri) { 40 } else { 20_000 };
+const RUNS: usize = if cfg!(miri) { 1 } else { usize::MAX };
 
 fn slots(capacity: u32) -> Arc<Slots> {
     Arc::new(Slots::new(SlotRegion::anonymous(capacity).unwrap()))
@@ -107,7 +109,7 @@ fn check(seed: u64, hash: KeyedHash, capacity: u32, ids: u64) {
                 }
             },
         }
-        if rng.one_in(if cfg!(miri) { 40 } else { 200 }) {
+        if rng.one_in(if cfg!(miri) { 20 } else { 200 }) {
             check_all(&table, &oracle, seed);
         }
     }
@@ -120,14 +122,14 @@ fn check(seed: u64, hash: KeyedHash, capacity: u32, ids: u64) {
 
 #[test]
 fn agrees_with_a_map() {
-    for seed in seeds() {
+    for seed in seeds().into_iter().take(RUNS) {
         check(seed, KeyedHash::new([seed, 1]), 64, 150);
     }
 }
 
 #[test]
 fn agrees_with_a_map_when_every_id_collides() {
-    for seed in seeds() {
+    for seed in seeds().into_iter().take(RUNS) {
         check(seed, KeyedHash::ALL_ALIKE, 16, 40);
     }
 }
@@ -199,7 +201,7 @@ fn links_start_unarmed_and_are_kept_apart_from_the_record() {
 fn every_setter_sets_its_own_word() {
     let mut table = Table::new(slots(1), [1, 2]);
     let index = table.insert(record(PeerId(5), 0)).unwrap();
-    for salt in 0..64 {
+    for salt in 0..if cfg!(miri) { 8 } else { 64 } {
         let data = record(PeerId(5), salt);
         let slot = table.slot(index);
         let mut write = slot.write();
