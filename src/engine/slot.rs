@@ -19,6 +19,7 @@
 //! their complement). So a fresh mapping is a region of free slots, and every pattern of bytes is
 //! some record: nothing in a file can be undefined behaviour.
 
+#[cfg(not(loom))]
 use super::region::Words;
 pub use super::slots::{SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
