@@ -1,8 +1,8 @@
 //! The monitor's event stream: server-sent events, followed across lost connections.
 //!
 //! [`Parser`] turns lines into frames and knows no network. [`EventStream`] reads them off a
-//! connection, remembers the last id, and when the connection is lost asks a new one to go on from
-//! there, so that a subscriber sees every transition once, or is told which ones are missing.
+//! connection, remembers the last number and the epoch that it belongs to, and when the connection
+//! is lost asks a new one to go on from there, so that a subscriber sees every transition once, or is told which ones are missing.
 
 use super::Failure;
 use super::client::Client;
@@ -84,16 +84,31 @@ pub enum Update {
 struct Cursor {
     /// Sequence number of the last transition seen, or where to begin.
     after: Option<u64>,
+    /// The epoch of the last transition seen. A gap does not tell its own: until a transition of the
+    /// new epoch comes, what was held then is asked for again rather than skipped.
+    epoch: Option<u64>,
 }
 
 impl Cursor {
+    /// The query that asks for what comes next: the filters (`?group=web`; may be empty) and, once
+    /// it is known, the epoch that `after` counts in.
+    fn query(&self, filters: &str) -> String {
+        match self.epoch {
+            None => filters.to_owned(),
+            Some(epoch) => {
+                let separator = if filters.is_empty() { '?' } else { '&' };
+                format!("{filters}{separator}epoch={epoch}")
+            }
+        }
+    }
+
     /// What a frame says; `None` for one that is not for us.
     fn take(&mut self, frame: &Frame) -> Result<Option<Update>, String> {
         let unreadable = |error| format!("an event that is not one ({error})");
         match frame.event.as_str() {
             "transition" => {
                 let event: Event = serde_json::from_str(&frame.data).map_err(unreadable)?;
-                self.after = Some(event.seq);
+                (self.after, self.epoch) = (Some(event.seq), Some(event.epoch));
                 Ok(Some(Update::Transition(Box::new(event))))
             }
             "gap" => {
@@ -128,7 +143,7 @@ impl EventStream {
         EventStream {
             client,
             query,
-            cursor: Cursor { after },
+            cursor: Cursor { after, epoch: None },
             body: None,
             parser: Parser::default(),
             connected_before: false,
@@ -174,7 +189,8 @@ impl EventStream {
     }
 
     fn connect(&mut self) -> Result<Update, Failure> {
-        let url = format!("{}/api/v1/events{}", self.client.base(), self.query);
+        let query = self.cursor.query(&self.query);
+        let url = format!("{}/api/v1/events{query}", self.client.base());
         let mut request = self.client.agent().get(url).header("accept", "text/event-stream");
         if let Some(after) = self.cursor.after {
             request = request.header("last-event-id", after.to_string());
@@ -264,7 +280,7 @@ pub(super) mod tests {
         let data = serde_json::to_string(&event(41)).unwrap();
         let transition = Frame { event: "transition".into(), data, ..Frame::default() };
         assert_eq!(cursor.take(&transition), Ok(Some(Update::Transition(Box::new(event(41))))));
-        assert_eq!(cursor.after, Some(41));
+        assert_eq!((cursor.after, cursor.epoch), (Some(41), Some(1)));
         let data = r#"{"from_seq":42,"to_seq":99}"#.to_owned();
         let gap = Frame { event: "gap".into(), data, ..Frame::default() };
         assert_eq!(cursor.take(&gap), Ok(Some(Update::Gap(EventGap { from_seq: 42, to_seq: 99 }))));
@@ -273,6 +289,16 @@ pub(super) mod tests {
         assert_eq!(cursor.take(&other), Ok(None));
         let broken = Frame { event: "gap".into(), data: "{".into(), ..Frame::default() };
         assert!(cursor.take(&broken).is_err());
+    }
+
+    #[test]
+    fn the_epoch_is_asked_for_once_it_is_known() {
+        let unknown = Cursor { after: Some(7), epoch: None };
+        assert_eq!(unknown.query(""), "");
+        assert_eq!(unknown.query("?group=web"), "?group=web");
+        let known = Cursor { after: Some(7), epoch: Some(3) };
+        assert_eq!(known.query(""), "?epoch=3");
+        assert_eq!(known.query("?group=web"), "?group=web&epoch=3");
     }
 
     /// Serves each script to one connection, then closes it; returns the requests as received.
@@ -319,6 +345,8 @@ pub(super) mod tests {
         let requests = server.join().unwrap();
         assert!(requests[0].starts_with("get /api/v1/events?group=web http/1.1"), "{requests:?}");
         assert!(!requests[0].contains("last-event-id"), "{requests:?}");
+        let resumed = "get /api/v1/events?group=web&epoch=1 http/1.1";
+        assert!(requests[1].starts_with(resumed), "{requests:?}");
         assert!(requests[1].contains("last-event-id: 5\r\n"), "{requests:?}");
     }
 

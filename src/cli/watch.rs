@@ -16,7 +16,8 @@ Examples:
 
 const AFTER: &str = "\
 Times are UTC. A lost connection is said on stderr and resumed where it broke; transitions that the \
-monitor no longer holds are announced as a gap. Ctrl-C ends it with exit code 130.";
+monitor no longer holds are announced as a gap. When the monitor was restarted, that is said on \
+stderr and all that it holds follows. Ctrl-C ends it with exit code 130.";
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
@@ -57,6 +58,7 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
     let base = client.base().to_owned();
     let mut stream = EventStream::new(client, filters, args.after);
     let mut lines = Lines::new(Terminal::detect());
+    let mut epoch = Epoch::default();
     loop {
         match stream.next_update()? {
             Update::Connected { again: false } => terminal::say(&format!("watching {base}")),
@@ -65,19 +67,20 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
             }
             Update::Lost(why) => terminal::say(&format!("lost {base} ({why}); connecting anew")),
             Update::Gap(gap) => terminal::say(&gap_line(&gap)),
-            Update::Transition(event) if args.json => {
-                let text = serde_json::to_string(&event)
-                    .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
-                terminal::print(&text)?;
-            }
             Update::Transition(event) => {
-                if let Some(note) = lines.new_epoch(&event) {
-                    terminal::say(&note);
+                if epoch.begins_with(&event) {
+                    terminal::say("the monitor was restarted; numbers begin anew");
                 }
-                terminal::print(&lines.line(&event))?;
+                let text = if args.json { json_line(&event)? } else { lines.line(&event) };
+                terminal::print(&text)?;
             }
         }
     }
+}
+
+fn json_line(event: &Event) -> Result<String, Failure> {
+    serde_json::to_string(event)
+        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))
 }
 
 fn gap_line(gap: &EventGap) -> String {
@@ -85,25 +88,30 @@ fn gap_line(gap: &EventGap) -> String {
     format!("gap: {missing} (#{} to #{}) no longer held", gap.from_seq, gap.to_seq)
 }
 
+/// Which start of which monitor the transitions are of.
+#[derive(Default)]
+struct Epoch(Option<(String, u64)>);
+
+impl Epoch {
+    /// Whether this transition is the first of another start than those before it.
+    fn begins_with(&mut self, event: &Event) -> bool {
+        let now = (event.monitor.clone(), event.epoch);
+        let before = self.0.replace(now.clone());
+        before.is_some_and(|before| before != now)
+    }
+}
+
 /// Lays out lines; the column of names grows with the names, up to a bound.
 struct Lines {
     terminal: Terminal,
     name_width: usize,
-    epoch: Option<(String, u64)>,
 }
 
 impl Lines {
     const WIDEST_NAME: usize = 40;
 
     fn new(terminal: Terminal) -> Lines {
-        Lines { terminal, name_width: 16, epoch: None }
-    }
-
-    /// What to say when the events are those of another start of the monitor.
-    fn new_epoch(&mut self, event: &Event) -> Option<String> {
-        let epoch = (event.monitor.clone(), event.epoch);
-        let before = self.epoch.replace(epoch.clone())?;
-        (before != epoch).then(|| "the monitor was restarted; numbers begin anew".to_owned())
+        Lines { terminal, name_width: 16 }
     }
 
     fn line(&mut self, event: &Event) -> String {
@@ -209,12 +217,10 @@ mod tests {
 
     #[test]
     fn a_restarted_monitor_is_said_once() {
-        let mut lines = Lines::new(Terminal::PLAIN);
-        let later = Event { epoch: 2, ..event(1) };
-        assert_eq!(lines.new_epoch(&event(1)), None);
-        assert_eq!(lines.new_epoch(&event(2)), None);
-        assert!(lines.new_epoch(&later).is_some());
-        assert_eq!(lines.new_epoch(&later), None);
+        let later = |seq| Event { epoch: 2, ..event(seq) };
+        let mut epoch = Epoch::default();
+        let begins = [event(1), event(2), later(1), later(2)].map(|e| epoch.begins_with(&e));
+        assert_eq!(begins, [false, false, true, false]);
     }
 
     #[test]

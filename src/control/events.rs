@@ -155,7 +155,8 @@ impl EventLog {
     /// one at the end, for what comes from now on.
     ///
     /// A number that was never given comes from an earlier epoch of the monitor, whose numbers say
-    /// nothing about this one's: such a follower gets all that the ring holds.
+    /// nothing about this one's: such a follower gets all that the ring holds. One that *was* given
+    /// may come from there just as well, which no number can tell: the caller compares epochs first.
     pub fn start(&self, last_seen: Option<u64>) -> u64 {
         let newest = self.newest();
         match last_seen {

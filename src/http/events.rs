@@ -34,13 +34,15 @@ const FRAME: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A browser that lost us tries again after a second.
 const GREETING: &[u8] = b"retry: 1000\n\n";
-const KEYS: &str = "after, group, peer, to";
+const KEYS: &str = "after, epoch, group, peer, to";
 
 /// What a subscriber wants.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Subscription {
     /// The last number that it has seen.
     after: Option<u64>,
+    /// The epoch in which that number was given; without it, this monitor's is taken for granted.
+    epoch: Option<u64>,
     group: Option<String>,
     peer: Option<String>,
     to: Option<PeerState>,
@@ -54,6 +56,7 @@ impl Subscription {
         for (key, value) in pairs {
             match key.as_str() {
                 "after" => wanted.after = Some(number(&key, &value)?),
+                "epoch" => wanted.epoch = Some(number(&key, &value)?),
                 "group" => wanted.group = Some(value),
                 "peer" => wanted.peer = Some(value),
                 "to" => {
@@ -70,6 +73,15 @@ impl Subscription {
             wanted.after = Some(last.ok_or_else(not_a_number)?);
         }
         Ok(wanted)
+    }
+
+    /// The cursor to begin with. Another epoch's numbers say nothing here, so whoever resumes from
+    /// one gets all that is held, and is told if that is not all there was.
+    fn start(&self, state: &ControlState) -> u64 {
+        match self.epoch {
+            Some(epoch) if epoch != state.config.epoch_ns => 0,
+            _ => state.events.start(self.after),
+        }
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -113,7 +125,7 @@ struct Follower {
 impl Follower {
     fn new(Monitor { state, shutdown }: Monitor, wanted: Subscription) -> Follower {
         let bell = state.events.bell();
-        let cursor = state.events.start(wanted.after);
+        let cursor = wanted.start(&state);
         Follower { state, wanted, cursor, bell, shutdown, greeted: false }
     }
 
@@ -187,7 +199,8 @@ fn write_event(frame: &mut Vec<u8>, event: &str, id: u64, data: &impl serde::Ser
 mod tests {
     use super::*;
     use crate::api::Event;
-    use crate::control::testing::{config, entry};
+    use crate::control::testing::{FakeMonitor, config, entry};
+    use crate::wire::PeerId;
 
     fn headers(last_event_id: Option<&str>) -> HeaderMap {
         let pair =
@@ -206,10 +219,32 @@ mod tests {
         assert_eq!(parse(&[("after", "7")], None).unwrap().after, Some(7));
         assert_eq!(parse(&[("after", "7")], Some("9")).unwrap().after, Some(9));
         assert_eq!(parse(&[("after", "7")], Some("")).unwrap().after, Some(7));
-        for bad in [("after", "-1"), ("after", "x"), ("to", "gone"), ("since", "1")] {
+        for bad in [("after", "-1"), ("after", "x"), ("to", "gone"), ("since", "1"), ("epoch", "x")]
+        {
             assert!(parse(&[bad], None).is_err(), "{bad:?}");
         }
         assert!(parse(&[], Some("x")).is_err());
+    }
+
+    #[test]
+    fn a_number_of_another_epoch_means_all_that_is_held() {
+        let mut monitor = FakeMonitor::new(1, 10);
+        let peers = (1..=20).map(PeerId);
+        peers.for_each(|id| monitor.report_transition(id, PeerState::Up, PeerState::Down));
+        monitor.publish();
+        let ours = config().epoch_ns.to_string();
+        let check = |query: &[(&str, &str)], cursor: u64| {
+            let wanted = parse(query, None).unwrap();
+            assert_eq!(wanted.start(&monitor.state), cursor, "{query:?}");
+        };
+        check(&[], 20);
+        check(&[("epoch", &ours)], 20);
+        check(&[("epoch", "1")], 0);
+        check(&[("after", "7")], 7);
+        check(&[("after", "7"), ("epoch", &ours)], 7);
+        check(&[("after", "7"), ("epoch", "1")], 0);
+        check(&[("epoch", "1"), ("after", "7")], 0);
+        check(&[("after", "99"), ("epoch", &ours)], 0);
     }
 
     #[test]

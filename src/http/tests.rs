@@ -228,6 +228,15 @@ fn a_follower_is_told_what_the_ring_no_longer_holds() {
         other => panic!("a gap was due: {other:?}"),
     }
     assert_eq!((0..100).map(|_| late.sequence()).collect::<Vec<_>>(), Vec::from_iter(151..=250));
+    // Number 200 was given here too, but the one that this follower has seen was another's.
+    let mut from_before = site.follow("?after=200&epoch=1");
+    match from_before.next() {
+        Some(Heard::Gap(gap)) => assert_eq!(gap, EventGap { from_seq: 1, to_seq: 150 }),
+        other => panic!("a gap was due: {other:?}"),
+    }
+    assert_eq!(from_before.sequence(), 151);
+    let epoch = crate::control::testing::config().epoch_ns;
+    assert_eq!(site.follow(&format!("?after=200&epoch={epoch}")).sequence(), 201);
     site.close();
 }
 
