@@ -14,6 +14,7 @@
 use super::Monitor;
 use super::error::ApiError;
 use super::query::{Pairs, bad_value, number, unknown_key};
+use super::subscribers::Place;
 use crate::api::EventGap;
 use crate::control::events::{Chunk, Entry};
 use crate::control::{ControlConfig, ControlState, STATES, present};
@@ -102,7 +103,11 @@ pub(super) async fn subscribe(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wanted = Subscription::parse(pairs, &headers)?;
-    let follower = Follower::new(monitor, wanted);
+    let place = monitor.subscribers.enter().ok_or_else(|| {
+        let most = monitor.subscribers.most();
+        ApiError::unavailable(format!("{most} follow the events already; try again later"))
+    })?;
+    let follower = Follower::new(monitor, wanted, place);
     let frames = stream::unfold(follower, |mut follower| async {
         let frame = follower.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), follower))
@@ -120,13 +125,15 @@ struct Follower {
     bell: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     greeted: bool,
+    _place: Place,
 }
 
 impl Follower {
-    fn new(Monitor { state, shutdown }: Monitor, wanted: Subscription) -> Follower {
+    fn new(monitor: Monitor, wanted: Subscription, place: Place) -> Follower {
+        let Monitor { state, shutdown, .. } = monitor;
         let bell = state.events.bell();
         let cursor = wanted.start(&state);
-        Follower { state, wanted, cursor, bell, shutdown, greeted: false }
+        Follower { state, wanted, cursor, bell, shutdown, greeted: false, _place: place }
     }
 
     /// The next frame of the body; `None` ends it.

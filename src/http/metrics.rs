@@ -5,6 +5,7 @@
 
 use super::Monitor;
 use super::error::ApiError;
+use super::subscribers::Subscribers;
 use crate::clock;
 use crate::control::ControlState;
 use crate::control::figures::{
@@ -23,14 +24,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use std::fmt;
-use std::sync::Arc;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `GET /metrics`.
 pub(super) async fn scrape(State(monitor): State<Monitor>) -> Result<Response, ApiError> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(monitor.state)));
+    registry.register_collector(Box::new(Scrape(monitor)));
     let mut body = String::with_capacity(32 << 10);
     text::encode(&mut body, &registry)
         .map_err(|_| ApiError::internal("the metrics could not be written"))?;
@@ -38,7 +38,7 @@ pub(super) async fn scrape(State(monitor): State<Monitor>) -> Result<Response, A
 }
 
 /// Reads the monitor when it is scraped.
-struct Scrape(Arc<ControlState>);
+struct Scrape(Monitor);
 
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,8 +48,9 @@ impl fmt::Debug for Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let (state, to) = (&*self.0, &mut encoder);
+        let (state, to) = (&*self.0.state, &mut encoder);
         monitor(state, to)?;
+        subscribers(&self.0.subscribers, to)?;
         peers(state, to)?;
         reasons(state, to)?;
         per_reactor(state, to)?;
@@ -81,6 +82,16 @@ fn monitor(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     gauge(to, "systole_named_peers", "Peers whose name is known", named)?;
     let seq = state.events.newest() as i64;
     gauge(to, "systole_last_sequence", "The last transition's sequence number", seq)
+}
+
+fn subscribers(subscribers: &Subscribers, to: &mut DescriptorEncoder) -> fmt::Result {
+    let now = subscribers.now() as i64;
+    gauge(to, "systole_subscribers", "Who follows the event stream now", now)?;
+    let most = subscribers.most() as i64;
+    gauge(to, "systole_max_subscribers", "Most that may follow the event stream at once", most)?;
+    let help = "Event streams refused because as many as may were open";
+    let name = "systole_subscribers_refused";
+    counter(to.encode_descriptor(name, help, None, MetricType::Counter)?, subscribers.refused())
 }
 
 fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {

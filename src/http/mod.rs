@@ -11,6 +11,7 @@ mod measure;
 mod metrics;
 mod peers;
 mod query;
+mod subscribers;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
+pub use subscribers::MAX_SUBSCRIBERS;
+use subscribers::Subscribers;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -50,6 +53,7 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 #[derive(Clone)]
 struct Monitor {
     state: Arc<ControlState>,
+    subscribers: Arc<Subscribers>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -60,11 +64,21 @@ pub struct Server {
     shutdown: watch::Receiver<bool>,
 }
 
-/// Serves on a bound listener until `shutdown` turns true, or its sender is dropped.
+/// Serves on a bound listener until `shutdown` turns true, or its sender is dropped; at most
+/// [`MAX_SUBSCRIBERS`] follow the events at once.
 ///
 /// # Errors
 /// When the threads cannot be made or the listener cannot be used.
 pub fn serve(
+    listener: TcpListener,
+    state: Arc<ControlState>,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<Server> {
+    serve_within(MAX_SUBSCRIBERS, listener, state, shutdown)
+}
+
+fn serve_within(
+    most_subscribers: usize,
     listener: TcpListener,
     state: Arc<ControlState>,
     shutdown: watch::Receiver<bool>,
@@ -86,7 +100,8 @@ pub fn serve(
             tracing::debug!(%error, "TCP_NODELAY");
         }
     });
-    let app = router(Monitor { state, shutdown: shutdown.clone() });
+    let subscribers = Arc::new(Subscribers::at_most(most_subscribers));
+    let app = router(Monitor { state, subscribers, shutdown: shutdown.clone() });
     let until = ended(shutdown.clone());
     let task = runtime
         .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(until).await });

@@ -20,10 +20,15 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn open(monitor: FakeMonitor) -> Site {
+        Site::open_within(MAX_SUBSCRIBERS, monitor)
+    }
+
+    fn open_within(most_subscribers: usize, monitor: FakeMonitor) -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, shutdown) = watch::channel(false);
-        let server = serve(listener, monitor.state.clone(), shutdown).unwrap();
+        let server =
+            serve_within(most_subscribers, listener, monitor.state.clone(), shutdown).unwrap();
         Site { monitor, base, stop, server: Some(server) }
     }
 
@@ -238,6 +243,25 @@ fn a_follower_is_told_what_the_ring_no_longer_holds() {
     let epoch = crate::control::testing::config().epoch_ns;
     assert_eq!(site.follow(&format!("?after=200&epoch={epoch}")).sequence(), 201);
     site.close();
+}
+
+#[test]
+fn one_follower_too_many_is_refused_and_counted() {
+    let site = Site::open_within(2, fleet());
+    let followers = [site.follow(""), site.follow("")];
+    site.check_error("GET", "/api/v1/events", 503, "unavailable");
+    // A wrong question is told so, whether or not there is room.
+    site.check_error("GET", "/api/v1/events?after=x", 400, "bad_request");
+    let (_, _, body) = site.ask("GET", "/metrics");
+    for line in [
+        "systole_subscribers 2",
+        "systole_max_subscribers 2",
+        "systole_subscribers_refused_total 1",
+    ] {
+        assert!(body.lines().any(|l| l == line), "no `{line}` in\n{body}");
+    }
+    site.close();
+    drop(followers);
 }
 
 #[test]
