@@ -72,6 +72,11 @@ fn reason(call: &str, error: &io::Error, switch: Option<&str>) -> String {
         Some(libc::EINVAL) => {
             format!("this kernel's io_uring is too old, 6.1 or newer is needed ({call}: EINVAL)")
         }
+        Some(libc::ENOMEM) => format!(
+            "io_uring's rings exceed the memory that this process may lock; raise the limit \
+             (`ulimit -l`, LimitMEMLOCK= in systemd), run fewer reactors or grant CAP_IPC_LOCK \
+             ({call}: ENOMEM)"
+        ),
         _ => format!("io_uring could not be set up ({call}: {error})"),
     }
 }
@@ -137,6 +142,8 @@ mod tests {
         check(libc::EPERM, None, "seccomp");
         check(libc::ENOSYS, None, "no io_uring");
         check(libc::EINVAL, None, "6.1 or newer");
+        check(libc::ENOMEM, None, "`ulimit -l`");
+        check(libc::ENOMEM, None, "LimitMEMLOCK=");
         check(libc::EMFILE, None, "Too many open files");
     }
 }
