@@ -20,7 +20,7 @@ pub struct Summary {
     pub started: String,
     /// The monitor's wall clock now.
     pub time: String,
-    /// `uring` or `poll`.
+    /// `uring`, `poll`, or `mixed` when some reactors fell back.
     pub transport: String,
     /// Number of reactors.
     pub reactors: u32,

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::{LogFormat, Settings};
 use crate::control::{Control, ControlConfig};
 use crate::http;
+use crate::io::Transport;
 use crate::io::sockets::{self, BindError, Group};
 use crate::reactor::cores::CorePlan;
 use crate::reactor::probe::Prober;
@@ -203,12 +204,21 @@ fn explain(error: StartError) -> Failure {
 }
 
 fn say_what_started(fleet: &Fleet) {
+    let transport = reactor::transport_of(&fleet.handles).unwrap_or("none");
+    let of = |kind| fleet.handles.iter().filter(|handle| handle.transport == kind).count();
+    let (uring, poll) = (of(Transport::Uring), of(Transport::Poll));
     if let Some(reason) = &fleet.fallback {
-        warn!("transport poll (recvmmsg) instead of uring: {reason}");
+        match uring {
+            0 => warn!("transport poll (recvmmsg) instead of uring: {reason}"),
+            _ => warn!(
+                uring,
+                poll, "transport poll (recvmmsg) instead of uring for some reactors: {reason}"
+            ),
+        }
     }
     let cores: Vec<_> = fleet.handles.iter().map(|handle| handle.cpu).collect();
     let pinned = cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    info!(transport = %fleet.handles[0].transport, reactors = cores.len(), cores = pinned, "reactors run");
+    info!(transport, reactors = cores.len(), cores = pinned, "reactors run");
     if cores.contains(&None) {
         warn!("a reactor could not be pinned to a core; it runs, with less even latency");
     }

@@ -29,7 +29,7 @@ use crate::clock;
 use crate::engine::Timing;
 use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, Histograms};
-use crate::reactor::ReactorHandle;
+use crate::reactor::{self, ReactorHandle};
 use events::EventLog;
 use figures::Baseline;
 use publisher::Publisher;
@@ -158,9 +158,10 @@ impl ControlState {
         self.reactors.get().map_or(&[], |reactors| reactors)
     }
 
-    /// The receive transport's name; `starting` before the reactors are attached.
+    /// The receive transport's name, `mixed` when some reactors fell back; `starting` before they
+    /// are attached.
     pub fn transport(&self) -> &'static str {
-        self.reactors().first().map_or("starting", |reactor| reactor.transport.as_str())
+        reactor::transport_of(self.reactors()).unwrap_or("starting")
     }
 
     /// Whether every reactor has gone round its loop: heartbeats sent now are heard.

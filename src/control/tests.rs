@@ -5,6 +5,7 @@ use super::peers::{Cursor, Filter, SCAN_LIMIT};
 use super::testing::{FakeMonitor, Random, config, profile, seeds};
 use super::*;
 use crate::api::PeerPage;
+use crate::io::Transport;
 use crate::metrics::{Histogram, HistogramKind};
 use crate::reactor::Report;
 use crate::wire::PeerId;
@@ -261,4 +262,16 @@ fn a_summary_adds_the_reactors_up() {
     assert_eq!(summary.monitor, "000000000000abcd");
     assert!(monitor.state.is_ready());
     assert!(!ControlState::new(config()).is_ready());
+}
+
+#[test]
+fn reactors_of_two_transports_are_said_to_be_mixed() {
+    let monitor = FakeMonitor::new(3, 10);
+    assert_eq!(monitor.state.transport(), "poll");
+    let mut handles: Vec<_> = monitor.state.reactors().to_vec();
+    handles[2].transport = Transport::Uring;
+    assert_eq!(reactor::transport_of(&handles), Some("mixed"));
+    handles.iter_mut().for_each(|handle| handle.transport = Transport::Uring);
+    assert_eq!(reactor::transport_of(&handles), Some("uring"));
+    assert_eq!(reactor::transport_of(&[]), None);
 }

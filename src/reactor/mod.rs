@@ -85,6 +85,14 @@ pub struct ReactorHandle {
     pub cpu: Option<usize>,
 }
 
+/// What the reactors receive with: `uring`, `poll`, or `mixed` when some fell back; `None` without
+/// reactors.
+pub fn transport_of(reactors: &[ReactorHandle]) -> Option<&'static str> {
+    let first = reactors.first()?.transport;
+    let alike = reactors.iter().all(|reactor| reactor.transport == first);
+    Some(if alike { first.as_str() } else { "mixed" })
+}
+
 /// A reactor's end of its report ring; it wakes the control plane once a turn, not once a report.
 pub struct ReportSender {
     ring: Arc<ArrayQueue<Report>>,
