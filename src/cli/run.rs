@@ -8,6 +8,7 @@
 //! goes along the way of the data, so that a last transition still reaches whoever listens.
 
 use super::Failure;
+use super::terminal::colours_allowed;
 use crate::clock;
 use crate::config::{LogFormat, Settings};
 use crate::control::{Control, ControlConfig};
@@ -112,7 +113,8 @@ fn start_logging(settings: &Settings) {
     // An error means that logging was started before, as by a test; that one stays.
     let _ = match settings.log_format {
         LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let no_color = std::env::var_os("NO_COLOR");
+            let colours = std::io::stderr().is_terminal() && colours_allowed(no_color.as_deref());
             log.with_ansi(colours).with_target(false).try_init()
         }
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -3,6 +3,7 @@
 
 use super::Failure;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 
 /// How much something wants attention; its colour.
@@ -76,14 +77,14 @@ impl Terminal {
     /// A pipe or a file: no colours, no wrapping.
     pub const PLAIN: Terminal = Terminal { colour: false, width: None };
 
-    /// Looks at stdout and at NO_COLOR (<https://no-color.org>: set and not empty).
+    /// Looks at stdout, at NO_COLOR and at TERM.
     pub fn detect() -> Terminal {
         if !std::io::stdout().is_terminal() {
             return Terminal::PLAIN;
         }
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Terminal { colour: !no_colour && !dumb, width: stdout_columns() }
+        let colour = colours_allowed(std::env::var_os("NO_COLOR").as_deref()) && !dumb;
+        Terminal { colour, width: stdout_columns() }
     }
 
     /// The text in the colour of its severity.
@@ -125,6 +126,12 @@ impl Terminal {
         }
         table
     }
+}
+
+/// Whether this value of NO_COLOR leaves colours on (<https://no-color.org>: off when it is present and
+/// not empty).
+pub fn colours_allowed(no_color: Option<&OsStr>) -> bool {
+    no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Columns of the terminal on stdout (TIOCGWINSZ, tty_ioctl(4)).
@@ -187,6 +194,13 @@ mod tests {
         assert_eq!(colourful.paint(Severity::Bad, "down"), "\x1b[1;31mdown\x1b[0m");
         assert_eq!(colourful.paint(Severity::Plain, "x"), "x");
         assert_eq!(Terminal::PLAIN.paint(Severity::Bad, "down"), "down");
+    }
+
+    #[test]
+    fn an_empty_no_color_is_none() {
+        assert!(colours_allowed(None));
+        assert!(colours_allowed(Some(OsStr::new(""))));
+        assert!(!colours_allowed(Some(OsStr::new("0"))));
     }
 
     #[test]
