@@ -26,6 +26,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -121,13 +122,49 @@ fn start_logging(settings: &Settings) {
     };
 }
 
-/// Sends an [`End`] for each SIGINT and SIGTERM; a second one, while the first is obeyed, kills.
+/// A signal this soon after the first is the same wish told twice: `timeout` sends to its child and to
+/// its group, a terminal and a supervisor may both send.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    /// To end in order.
+    End,
+    /// Nothing that is not being done.
+    Nothing,
+    /// To end at once.
+    Kill,
+}
+
+impl Wish {
+    /// What the signal asks for that comes so long after the first one; `None` for the first.
+    fn after(first: Option<Duration>) -> Wish {
+        match first {
+            None => Wish::End,
+            Some(since) if since < SAME_WISH => Wish::Nothing,
+            Some(_) => Wish::Kill,
+        }
+    }
+}
+
+/// Sends an [`End`] for the first SIGINT or SIGTERM; another one, a second later or more and while
+/// the first is obeyed, kills.
 fn end_on_signal(end: mpsc::Sender<End>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("taking over SIGINT and SIGTERM")?;
     let body = move || {
-        for (nth, signal) in signals.forever().enumerate() {
-            if nth > 0 || end.send(End::Signal(signal)).is_err() {
-                // The second time somebody is in a hurry: what the signal does by default.
+        let mut first_ns = None;
+        for signal in signals.forever() {
+            let now_ns = clock::monotonic_ns();
+            let since = first_ns.map(|first_ns| Duration::from_nanos(now_ns - first_ns));
+            first_ns.get_or_insert(now_ns);
+            let heard = match Wish::after(since) {
+                Wish::End => end.send(End::Signal(signal)).is_ok(),
+                Wish::Nothing => true,
+                Wish::Kill => false,
+            };
+            if !heard {
+                // Somebody is in a hurry: what the signal does by default.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         }
@@ -240,4 +277,17 @@ fn say_ready(udp: &[SocketAddr], http: SocketAddr) -> anyhow::Result<()> {
 /// A number that nobody can guess, from the keys that std draws from the system for its hash maps.
 fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_sent_twice_at_once_is_one_and_a_later_one_is_impatience() {
+        let after_ms = |ms| Wish::after(Some(Duration::from_millis(ms)));
+        assert_eq!(Wish::after(None), Wish::End);
+        assert_eq!([0, 1, 999].map(after_ms), [Wish::Nothing; 3]);
+        assert_eq!([1_000, 60_000].map(after_ms), [Wish::Kill; 2]);
+    }
 }
