@@ -130,7 +130,8 @@ pub struct PeerDetail {
     pub last_sequence: u32,
     /// Heartbeats applied.
     pub heartbeats: u64,
-    /// Heartbeats missing from the sequence.
+    /// Heartbeats found missing from the sequence when a later one came; one that then comes late
+    /// counts in `reordered` too.
     pub gaps: u64,
     /// Heartbeats that came twice.
     pub duplicates: u64,
@@ -138,7 +139,7 @@ pub struct PeerDetail {
     pub reordered: u64,
     /// Times that the sender was restarted.
     pub restarts: u64,
-    /// Heartbeats of an earlier incarnation, refused.
+    /// Heartbeats of an earlier incarnation, or more than 31 numbers back, refused.
     pub stale: u64,
     /// Which reactor owns it.
     pub reactor: u32,
@@ -219,7 +220,7 @@ pub struct HistogramSummary {
     pub help: String,
     /// Values recorded.
     pub count: u64,
-    /// Smallest value.
+    /// Lower bound of the bucket of the smallest value, which is at most 1 % larger.
     pub min: u64,
     /// Mean of the values.
     pub mean: f64,

@@ -87,6 +87,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let server =
         http::serve(listener, control.state(), shut_down).context("starting the HTTP server")?;
 
+    info!(address = %http_address, "serving HTTP");
     say_ready(&udp, http_address)?;
     let failure = match ends.recv().context("the signal thread ended")? {
         End::Signal(signal) => {
@@ -257,7 +258,7 @@ fn say_what_started(fleet: &Fleet) {
     }
     let cores: Vec<_> = fleet.handles.iter().map(|handle| handle.cpu).collect();
     let pinned = cores.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    info!(transport, reactors = cores.len(), cores = pinned, "reactors run");
+    info!(%transport, reactors = cores.len(), cores = pinned, "reactors run");
     if cores.contains(&None) {
         warn!("a reactor could not be pinned to a core; it runs, with less even latency");
     }

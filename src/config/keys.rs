@@ -149,7 +149,7 @@ pub const KEYS: &[Key] = &[
         "log-level",
         "LEVEL",
         "info",
-        "error, warn, info, debug, trace, or a filter like info,systole::io=debug",
+        "off, error, warn, info, debug, trace, or a filter like info,systole::io=debug",
         "how much to log",
     ),
 ];
