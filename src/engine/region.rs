@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 /// # Safety
 /// The type consists of atomics alone, so that every pattern of bytes is a value of it, zero bytes
 /// are its `Default`, threads may share it, and there is nothing to drop.
-#[cfg_attr(miri, expect(dead_code, reason = "only mappings ask for it"))]
+#[cfg_attr(any(loom, miri), allow(dead_code, reason = "only mappings ask for it"))]
 pub(super) unsafe trait Words: Default + Send + Sync {}
 
 // SAFETY: an atomic of std itself.
