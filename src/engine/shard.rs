@@ -40,6 +40,11 @@ pub trait Outlet {
 /// Most heartbeats that [`Shard::observe`] looks up ahead of applying them.
 pub const BATCH: usize = 64;
 
+/// A deadline is near when it is no further ahead than this; longer than any wake-up takes.
+const NEAR_NS: u64 = 1_000_000;
+/// Most timers that [`Shard::next_deadline_ns`] asks; more than are near when nobody is silent.
+const NEAR_VISITS: u32 = 64;
+
 /// One reactor's peers. See the module.
 pub struct Shard {
     peers: Peers,
@@ -207,10 +212,12 @@ impl Shard {
         self.wheel.weed(&mut self.peers, visits);
     }
 
-    /// When [`advance`](Self::advance) has something to do next: a deadline, or work of the wheel
-    /// that has to be done by then so that the next deadline is exact. Monotonic ns.
-    pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.wheel.next_us().map(|tick| tick.saturating_mul(1_000))
+    /// When [`advance`](Self::advance) has something to do next, monotonic ns: the earliest deadline
+    /// if that is near, else a time before it at which to ask again.
+    pub fn next_deadline_ns(&mut self, now_ns: u64) -> Option<u64> {
+        let until_us = (now_ns + NEAR_NS) / 1_000;
+        let next_us = self.wheel.next_exact_us(&mut self.peers, until_us, NEAR_VISITS);
+        next_us.map(|tick| tick.saturating_mul(1_000))
     }
 
     /// Removes a peer as an operator asks. False when it is not here.

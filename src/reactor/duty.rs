@@ -109,7 +109,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if received > 0 || mail > 0 || fired {
             self.histograms.of(HistogramKind::Turn).record(now_ns - horizon_ns);
         }
-        let mut next_ns = self.shard.next_deadline_ns();
+        let mut next_ns = self.shard.next_deadline_ns(now_ns);
         if blocked {
             next_ns =
                 next_ns.map(|due| due.max(now_ns + self.idle.margin_ns() + FULL_RING_WAIT_NS));
@@ -141,14 +141,15 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
 
     /// Prepares the wheel's next cascade, unless a deadline is so near that it would be in the way.
     fn weed(&mut self, now_ns: u64) {
-        let next_ns = self.shard.next_deadline_ns();
-        if next_ns.is_some_and(|next_ns| next_ns > now_ns + WEED_CLEARANCE_NS) {
+        let next_ns = self.shard.next_deadline_ns(now_ns);
+        let clear_ns = now_ns + WEED_CLEARANCE_NS + self.idle.margin_ns();
+        if next_ns.is_some_and(|next_ns| next_ns > clear_ns) {
             self.shard.weed(now_ns, WEED_VISITS);
         }
     }
 
-    fn is_due(&self, horizon_ns: u64) -> bool {
-        self.shard.next_deadline_ns().is_some_and(|due| due <= horizon_ns)
+    fn is_due(&mut self, horizon_ns: u64) -> bool {
+        self.shard.next_deadline_ns(horizon_ns).is_some_and(|due| due <= horizon_ns)
     }
 
     /// One pass over the sockets. Returns how many datagrams came.
@@ -199,7 +200,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if !self.gets_mail || self.mailboxes.len() == 1 {
             return horizon_ns;
         }
-        let due_ns = self.shard.next_deadline_ns().unwrap_or(horizon_ns);
+        let due_ns = self.shard.next_deadline_ns(horizon_ns).unwrap_or(horizon_ns);
         let mut judged_ns = horizon_ns;
         for (other, mailbox) in self.mailboxes.iter().enumerate() {
             if other == self.me {

@@ -118,7 +118,7 @@ fn a_life_from_the_first_beat_to_oblivion() {
     assert!(bench.advance(suspect_ns - 1).is_empty());
     assert_eq!(story(&bench.advance(suspect_ns)), [(1, Up, Suspect, Reason::Silence, suspect_ns)]);
     assert!(bench.advance(down_ns - 1_000).is_empty());
-    assert_eq!(bench.shard.next_deadline_ns(), Some(down_ns));
+    assert_eq!(bench.shard.next_deadline_ns(down_ns - 1_000), Some(down_ns));
     let told = bench.advance(down_ns + 5_000);
     assert_eq!(story(&told), [(1, Suspect, Down, Reason::Silence, down_ns)]);
     assert_eq!(told[0].lateness_ns(), 5_000);
@@ -137,7 +137,7 @@ fn a_life_from_the_first_beat_to_oblivion() {
     let told = bench.advance(back_ns + 10_001 * MS);
     assert_eq!((told[0].from, told[0].to, told[0].reason), (Left, Forgotten, Reason::Expired));
     assert_eq!(bench.state(1), Unknown);
-    assert_eq!(bench.shard.next_deadline_ns(), None);
+    assert_eq!(bench.shard.next_deadline_ns(0), None);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn an_operator_removes_a_peer() {
     assert!(bench.shard.remove(PeerId(1), 5, &mut bench.sink));
     assert!(!bench.shard.remove(PeerId(1), 5, &mut bench.sink));
     assert_eq!(story(&bench.sink.transitions), [(1, Up, Forgotten, Reason::Removed, 0)]);
-    assert_eq!(bench.shard.next_deadline_ns(), None);
+    assert_eq!(bench.shard.next_deadline_ns(0), None);
 }
 
 /// All that the oracle knows of a peer.

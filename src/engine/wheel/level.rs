@@ -70,6 +70,16 @@ impl Level {
         Some(self.start_of(current + u64::from(ahead)))
     }
 
+    /// The first occupied slot that is not before `from`, counted around the ring of `elapsed`.
+    #[inline]
+    pub(super) fn next_occupied(&self, elapsed: u64, from: u64) -> Option<u64> {
+        let current = self.slot_of(elapsed);
+        let passed = from - current;
+        let ring = self.occupied.rotate_right((current % SLOTS) as u32);
+        let left = if passed < SLOTS { ring >> passed << passed } else { 0 };
+        (left != 0).then(|| current + u64::from(left.trailing_zeros()))
+    }
+
     /// The list of a slot.
     #[inline]
     pub(super) fn list(&self, slot: u64) -> List {

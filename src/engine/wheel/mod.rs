@@ -210,6 +210,58 @@ impl Wheel {
         self.levels.iter().filter_map(|level| level.next_start(self.elapsed)).min()
     }
 
+    /// The earliest deadline, for planning a wait: exact if it is at `until_us` or before and no more
+    /// than `visits` timers have to be asked; otherwise a tick that is not after it. `None`: no timer
+    /// is armed.
+    ///
+    /// [`next_us`](Self::next_us) knows slots, not deadlines: it would wake the owner for the start of
+    /// each slot, to find there that everybody has beaten meanwhile. This one asks the timers of the
+    /// slots that start before the earliest deadline found so far, and hangs up anew those that have
+    /// moved. Slots beyond `until_us` are not looked into: until then most of theirs will have moved.
+    pub fn next_exact_us(
+        &mut self,
+        timers: &mut impl Timers,
+        until_us: u64,
+        visits: u32,
+    ) -> Option<u64> {
+        let mut left = visits;
+        let mut earliest = None;
+        let mut from: [u64; LEVELS] =
+            std::array::from_fn(|level| self.levels[level].slot_of(self.elapsed));
+        loop {
+            let ahead = self.levels.iter().zip(from).enumerate();
+            let next = ahead.filter_map(|(level, (ring, from))| {
+                Some((ring.next_occupied(self.elapsed, from)?, level))
+            });
+            let next = next.map(|(slot, level)| (self.levels[level].start_of(slot), slot, level));
+            let Some((start, slot, level)) = next.min() else { return earliest };
+            if earliest.is_some_and(|earliest| earliest <= start) {
+                return earliest;
+            }
+            if start > until_us {
+                return Some(start);
+            }
+            from[level] = slot + 1;
+            let List { head: mut index, tail } = self.levels[level].list(slot);
+            while index != NIL {
+                if left == 0 {
+                    return Some(start);
+                }
+                left -= 1;
+                let link = timers.link(index);
+                let deadline_us = timers.deadline_us(index);
+                let due_us = deadline_us.max(self.elapsed);
+                earliest = Some(earliest.map_or(due_us, |earliest: u64| earliest.min(due_us)));
+                if deadline_us > link.armed_us {
+                    self.unlink(timers, level, index, link);
+                    self.place_last(timers, index, deadline_us);
+                }
+                // What is hung up anew may come behind the tail; it has been asked.
+                index = if index == tail { NIL } else { link.next };
+            }
+        }
+    }
+
     /// Visits up to `visits` timers of the slots that will be cascaded next and hangs those whose
     /// deadline has moved at their true places; returns how many it visited.
     ///

@@ -180,6 +180,18 @@ impl Model {
         self.expect(index, deadline_us);
     }
 
+    /// Asks for the exact next deadline and judges the answer.
+    pub(super) fn check_exact(&mut self, until_us: u64, visits: u32) {
+        let answer = self.wheel.next_exact_us(&mut self.records, until_us, visits);
+        let first = self.oracle.first().map(|&(due, _)| due);
+        assert_eq!(answer.is_none(), first.is_none(), "until {until_us}");
+        let (Some(answer), Some(first)) = (answer, first) else { return };
+        assert!(answer <= first, "{answer} is too late for {first}, until {until_us}");
+        if visits == u32::MAX && first <= until_us {
+            assert_eq!(answer, first, "not exact, until {until_us}");
+        }
+    }
+
     /// One `pop`, judged by the oracle.
     pub(super) fn pop(&mut self, now_us: u64) -> Option<u32> {
         self.now_us = now_us;

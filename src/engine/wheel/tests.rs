@@ -26,7 +26,7 @@ fn random_run(seed: u64, steps: u32) {
     for step in 0..steps {
         let index = random.below(count as u64) as u32;
         let now = model.now_us;
-        match random.below(12) {
+        match random.below(13) {
             0..=3 if !model.is_armed(index) => {
                 let deadline = match random.below(8) {
                     0 => now.saturating_sub(random.distance(bits)),
@@ -61,6 +61,11 @@ fn random_run(seed: u64, steps: u32) {
                 model.drain(next);
             }
             11 => model.check_next(),
+            12 => {
+                let until = now + random.distance(bits);
+                let visits = if random.below(2) == 0 { u32::MAX } else { random.below(9) as u32 };
+                model.check_exact(until, visits);
+            }
             _ => {}
         }
         if step % 16 == 0 || count < 10 {
