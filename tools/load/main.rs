@@ -16,6 +16,7 @@
 //! `follow` are the outside world.
 
 mod agenda;
+mod bare;
 mod follow;
 mod monitor;
 mod options;

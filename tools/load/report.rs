@@ -97,6 +97,10 @@ pub struct Report {
     pub visible_ns: Figures,
     /// The generator: sent minus intended.
     pub send_lateness_ns: Figures,
+    /// Bare timers beside the load that slept until their time: how late they were.
+    pub bare_sleep_ns: Figures,
+    /// Bare timers beside the load that polled the last 100 µs: how late they were.
+    pub bare_hybrid_ns: Figures,
     /// The generator's processor time per datagram sent, nanoseconds.
     pub cpu_ns_per_send: f64,
     /// The generator's senders, in cores.
@@ -279,6 +283,8 @@ impl Report {
             ("detection time", self.detection_time_ns),
             ("visible after deadline", self.visible_ns),
             ("generator's own lateness", self.send_lateness_ns),
+            ("bare timers, sleeping", self.bare_sleep_ns),
+            ("bare timers, polling at the end", self.bare_hybrid_ns),
         ] {
             let f = figures;
             let mut cells = vec![name.to_owned(), count(f.count)];

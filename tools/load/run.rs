@@ -1,5 +1,6 @@
 //! One run from the first question to the verdict.
 
+use crate::bare::{BareTimers, Lateness};
 use crate::follow::follow;
 use crate::monitor::Monitor;
 use crate::options::Options;
@@ -62,6 +63,7 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     let senders = senders.into_iter().map(|sender| spawn("load-send", move || sender.run()));
     let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
 
+    let timers = BareTimers::start().context("starting a thread").map_err(Failure::Usage)?;
     let mut watch = Watch::new(&run, heard, before.last_seq);
     watch.until_sent(&monitor, &senders);
     let sent = merge(senders);
@@ -75,8 +77,9 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
         }
     }
     let after = after.unwrap_or_else(|_| before.clone());
+    let bare = timers.finish();
     let verdict = judge(&run.rules, &sent.silences, &watch.sightings);
-    let report = compose(options, &run, &watch, &sent, &verdict, (&before, &after));
+    let report = compose(options, &run, &watch, &sent, &bare, &verdict, (&before, &after));
     Ok(Outcome { report, verdict, send_lateness: sent.lateness })
 }
 
@@ -189,6 +192,7 @@ fn compose(
     run: &Run,
     watch: &Watch<'_>,
     sent: &Sent,
+    bare: &Lateness,
     verdict: &Verdict,
     (before, after): (&Summary, &Summary),
 ) -> Report {
@@ -249,6 +253,8 @@ fn compose(
         detection_time_ns: figures(&verdict.detection_ns),
         visible_ns: figures(&verdict.visible_ns),
         send_lateness_ns: report::Figures::of(&sent.lateness.to_hdr()),
+        bare_sleep_ns: report::Figures::of(&bare.sleep.to_hdr()),
+        bare_hybrid_ns: report::Figures::of(&bare.hybrid.to_hdr()),
         cpu_ns_per_send: sent.cpu_ns as f64 / sent.sent.max(1) as f64,
         cpu_cores: sent.cpu_ns as f64 / sent.load_ns.max(1) as f64,
     }
