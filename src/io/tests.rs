@@ -115,6 +115,7 @@ over_both_transports! {
     a_batching_wait_ends_by_traffic_and_by_timeout
     the_sockets_are_free_when_the_transport_is_gone
     a_burst_costs_few_system_calls
+    waits_that_race_with_arrivals_cost_few_system_calls
 }
 
 fn datagrams_of_every_length_arrive_whole_and_in_order(choice: TransportChoice) {
@@ -379,4 +380,39 @@ fn a_burst_costs_few_system_calls(choice: TransportChoice) {
     assert_eq!(rig.drain().len() as u64, BURST);
     let calls = rig.backend.counts().system_calls - before;
     assert!(calls <= BURST / 20, "{calls} system calls for {BURST} datagrams");
+}
+
+/// The kernel raises its flag for deferred work after it has queued the work; a wait that ends in
+/// between runs the work and finds the flag up later, with nothing behind it. Once that made every
+/// look enter the kernel again and again until the next datagram came.
+fn waits_that_race_with_arrivals_cost_few_system_calls(choice: TransportChoice) {
+    const ROUNDS: u64 = 3_000;
+    let Some(mut rig) = Rig::one(choice) else { return };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut received, mut calls) = (0, 0);
+    std::thread::scope(|scope| {
+        let address = rig.addresses[0];
+        let stop = &stop;
+        scope.spawn(move || {
+            let sender = sender();
+            // Relaxed: the flag orders nothing, it is only to be seen soon.
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                sender.send_to(&[1; 32], address).expect("send");
+                (0..2_000).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        let before = rig.backend.counts().system_calls;
+        let patience = Patience { timeout_ns: Some(2_000_000), want: 2, min_wait_ns: 50_000 };
+        for _ in 0..ROUNDS {
+            rig.backend.wait(patience).expect("wait");
+            for _ in 0..3 {
+                received += rig.backend.receive(&mut |_| {}).expect("receive") as u64;
+            }
+        }
+        calls = rig.backend.counts().system_calls - before;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // A wait and at most a look for each of the three receives, and what re-arming takes.
+    let most = ROUNDS * 8 + received / 8;
+    assert!(calls <= most, "{calls} system calls for {ROUNDS} waits and {received} datagrams");
 }

@@ -206,12 +206,6 @@ impl UringBackend {
         }
     }
 
-    /// Whether the kernel holds anything for us that only an enter brings forth.
-    fn is_enter_due(&mut self) -> bool {
-        let queue = self.ring.submission();
-        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
-    }
-
     fn tell(&mut self, other: &Waker, ring: i32) -> io::Result<()> {
         if !self.told.iter().any(|told| told.same(other)) {
             self.told.push(other.clone());
@@ -230,15 +224,22 @@ impl Backend for UringBackend {
     }
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
+        let mut looked = false;
         loop {
             let handed = self.reap(sink)?;
             if handed > 0 {
                 return Ok(handed);
             }
-            if !self.is_enter_due() {
+            let queue = self.ring.submission();
+            let must_enter = !queue.is_empty() || queue.cq_overflow();
+            // One enter runs all the deferred work that there is. The flag may stay up without any:
+            // the kernel raises it after it has queued the work, and by then we may have run it.
+            if !must_enter && (looked || !queue.taskrun()) {
                 return Ok(0);
             }
+            drop(queue);
             self.enter(0, EnterFlags::GETEVENTS, None)?;
+            looked = true;
         }
     }
 
@@ -246,7 +247,9 @@ impl Backend for UringBackend {
         if self.waker.take() || patience.timeout_ns == Some(0) {
             return Ok(());
         }
-        if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
+        // Deferred work needs no look: the kernel runs it before it lets us sleep, and the flag that
+        // announces it may be up without any (see `receive`).
+        if !self.ring.completion().is_empty() {
             return Ok(());
         }
         let timeout_ns = patience.timeout_ns.unwrap_or(LONG_NS);
