@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! horizon = now
-//! receive once; take the mail; obey commands
 //! if something is due by horizon, or another reactor waits for our watermark:
-//!     receive until all that was queued at horizon has been read
+//!     receive until all that was queued at horizon has been read, and take the mail
 //!     fire what was due by horizon, so many at a time
+//! else:
+//!     receive once, and take the mail; look after the wheel
 //! poll again, or wait
 //! ```
 //!
@@ -30,6 +31,8 @@ const FIRE_LIMIT: usize = 512;
 /// How often a datagram that is queued but not announced is looked for; it takes the kernel some
 /// nanoseconds, and a queue that stays so is one whose length is over-estimated.
 const UNANNOUNCED_LIMIT: u32 = 64;
+/// No new turn is begun when the next deadline is nearer than this: about what a short one takes.
+const LAST_STRETCH_NS: u64 = 4_000;
 /// Wheel visits a turn in its spare time; at some 10 to 50 ns each they take less than the clearance.
 const WEED_VISITS: u32 = 256;
 /// No spare-time work when the next deadline is nearer than this.
@@ -65,6 +68,8 @@ pub struct Reactor<B, C> {
     pub histograms: Arc<Histograms>,
     /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
     pub gets_mail: bool,
+    /// The next deadline as the last turn saw it.
+    pub next_ns: Option<u64>,
     /// When the transport's counters are copied next.
     pub housekeeping_ns: u64,
 }
@@ -75,16 +80,16 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// # Errors
     /// What ends the transport for good.
     pub fn turn(&mut self) -> io::Result<Plan> {
-        let horizon_ns = self.clock.now_ns();
-        let mut received = self.receive()?;
-        let mail = self.collect_mail();
+        let horizon_ns = self.last_stretch();
         self.obey(horizon_ns);
 
+        let received;
+        let mail;
         let mut fired = false;
         let mut blocked = false;
         if self.is_due(horizon_ns) || self.mailboxes[self.me].take_asked() {
-            received += self.drain()?;
-            self.collect_mail();
+            received = self.drain()?;
+            mail = self.collect_mail();
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
             let judged_ns = self.judgeable_ns(horizon_ns);
             let now_ns = self.clock.now_ns();
@@ -92,6 +97,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             blocked = !self.reports.has_room();
             fired = true;
         } else {
+            received = self.receive()?;
+            mail = self.collect_mail();
             if received == 0 {
                 self.mailboxes[self.me].set_watermark_ns(horizon_ns);
             }
@@ -114,6 +121,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             next_ns =
                 next_ns.map(|due| due.max(now_ns + self.idle.margin_ns() + FULL_RING_WAIT_NS));
         }
+        self.next_ns = next_ns;
         Ok(self.idle.plan(now_ns, next_ns))
     }
 
@@ -137,6 +145,22 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             self.idle.woken_late(late_ns);
         }
         waited
+    }
+
+    /// The time now, or the next deadline's if that is closer than a turn takes: a turn begun before
+    /// it would only be in its way.
+    fn last_stretch(&self) -> u64 {
+        let mut now_ns = self.clock.now_ns();
+        if let Some(next_ns) = self.next_ns
+            && now_ns < next_ns
+            && next_ns - now_ns < LAST_STRETCH_NS
+        {
+            while now_ns < next_ns {
+                std::hint::spin_loop();
+                now_ns = self.clock.now_ns();
+            }
+        }
+        now_ns
     }
 
     /// Prepares the wheel's next cascade, unless a deadline is so near that it would be in the way.
@@ -176,11 +200,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
 
     /// Reads all that was queued when it is called.
     ///
-    /// The kernel is asked even when the transport saw its queues empty: it may have queued a
-    /// datagram that it has not announced yet.
+    /// First what the transport holds already, then as much as the kernel says is still queued. It
+    /// is asked even when the transport saw its queues empty: it may have queued a datagram that it
+    /// has not announced yet.
     fn drain(&mut self) -> io::Result<u64> {
+        let mut drained = self.receive()?;
         let mut left = self.backend.backlog();
-        let mut drained = 0;
         let mut unannounced = 0;
         while left > 0 && unannounced < UNANNOUNCED_LIMIT {
             let count = self.receive()?;

@@ -165,6 +165,7 @@ impl Bench {
             counters,
             histograms,
             gets_mail: false,
+            next_ns: None,
             housekeeping_ns: 0,
         };
         Bench { reactor, clock, script, mailboxes, reports }
