@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
     key(
         "events",
         "N",
-        "131072",
+        "65536",
         "a whole number from 1 to 16777216",
         "transitions to keep for subscribers that reconnect",
     ),

@@ -40,7 +40,7 @@ fn the_defaults_hold_and_are_the_documented_ones() {
     assert_eq!((settings.max_peers, settings.reactors), (1_000_000, None));
     assert_eq!((settings.transport, settings.idle), (TransportChoice::Auto, IdleStrategy::Hybrid));
     assert_eq!(settings.receive_buffer_bytes, 64 << 20);
-    assert_eq!((settings.events, settings.monitor_id), (131_072, None));
+    assert_eq!((settings.events, settings.monitor_id), (65_536, None));
     assert_eq!((settings.log_format, settings.log_level.as_str()), (LogFormat::Text, "info"));
 }
 

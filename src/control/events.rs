@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_entry_stays_compact() {
-        // 131,072 of them are kept by default: 12 MiB, and the names.
+        // 65,536 of them are kept by default: 6 MiB, and the names.
         assert!(size_of::<Entry>() <= 96, "{}", size_of::<Entry>());
     }
 }

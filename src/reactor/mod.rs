@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::thread::Thread;
 
 /// Reports that a reactor's ring holds. When it is full, changes of state wait in their slots.
-pub const REPORT_CAPACITY: usize = 65_536;
+pub const REPORT_CAPACITY: usize = 16_384;
 /// Commands that a reactor's ring holds.
 pub const COMMAND_CAPACITY: usize = 1_024;
 
