@@ -39,7 +39,7 @@ use tokio::task::JoinHandle;
 /// Threads that serve connections.
 const WORKERS: usize = 2;
 /// Threads for answers that take milliseconds (listings).
-const MAX_ASIDE: usize = 4;
+const MAX_ASIDE: usize = 2;
 /// How long connections may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 

@@ -82,7 +82,10 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let kept = [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left];
         let counted: u64 = kept.iter().map(|state| states.get(*state)).sum();
         assert_eq!(counted, shard.table().len() as u64, "every peer is in one state");
-        assert!(shard.table().is_empty() || shard.next_deadline_ns(now_ns).is_some(), "all have a timer");
+        assert!(
+            shard.table().is_empty() || shard.next_deadline_ns(now_ns).is_some(),
+            "all have a timer"
+        );
     }
     let dropped: u64 = systole::wire::Reject::ALL.iter().map(|r| counters.get(r.counter())).sum();
     assert!(dropped <= datagrams, "a datagram is dropped for one reason");
