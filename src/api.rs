@@ -7,6 +7,11 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Header of the event stream's answer: the sequence number after which it begins.
+pub const SEQ_HEADER: &str = "systole-after";
+/// Header of the event stream's answer: the epoch of its numbers.
+pub const EPOCH_HEADER: &str = "systole-epoch";
+
 /// `GET /api/v1/summary`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {

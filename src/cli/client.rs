@@ -74,6 +74,9 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub fn peer(&self, name: &str) -> Result<api::PeerDetail, Failure> {
+        if name.is_empty() {
+            return Err(Failure::usage("a peer's name is empty; give one"));
+        }
         self.get(&format!("/api/v1/peers/{}", percent_encode(name)))
     }
 

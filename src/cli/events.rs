@@ -6,9 +6,10 @@
 
 use super::Failure;
 use super::client::Client;
-use crate::api::{Event, EventGap};
+use crate::api::{EPOCH_HEADER, Event, EventGap, SEQ_HEADER};
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
+use ureq::http::HeaderMap;
 
 /// Longest silence on a stream: the monitor sends a comment every 15 s, so three are missing.
 const LONGEST_SILENCE: Duration = Duration::from_secs(45);
@@ -99,6 +100,15 @@ impl Cursor {
                 let separator = if filters.is_empty() { '?' } else { '&' };
                 format!("{filters}{separator}epoch={epoch}")
             }
+        }
+    }
+
+    /// Takes over where the stream says that it begins, as long as nothing has come of it: so that
+    /// what happens while the connection is lost is not missed by who has seen nothing before.
+    fn begin(&mut self, headers: &HeaderMap) {
+        let number = |name: &str| headers.get(name)?.to_str().ok()?.parse().ok();
+        if let (None, Some(epoch)) = (self.epoch, number(EPOCH_HEADER)) {
+            (self.after, self.epoch) = (number(SEQ_HEADER).or(self.after), Some(epoch));
         }
     }
 
@@ -197,6 +207,7 @@ impl EventStream {
         }
         let request = request.config().timeout_per_read(Some(LONGEST_SILENCE)).build();
         let answer = self.client.check(request.call())?;
+        self.cursor.begin(answer.headers());
         self.body = Some(BufReader::new(answer.into_body().into_reader()));
         self.parser = Parser::default();
         self.wait = FIRST_WAIT;

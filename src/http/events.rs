@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::query::{Pairs, bad_value, number, unknown_key};
 use super::subscribers::Place;
 use crate::api::EventGap;
+use crate::api::{EPOCH_HEADER, SEQ_HEADER};
 use crate::control::events::{Chunk, Entry};
 use crate::control::{ControlConfig, ControlState, STATES, present};
 use crate::engine::transition::PeerState;
@@ -107,6 +108,9 @@ pub(super) async fn subscribe(
         let most = monitor.subscribers.most();
         ApiError::unavailable(format!("{most} follow the events already; try again later"))
     })?;
+    // Where the stream begins, for who has seen no transition yet and comes back after a loss.
+    let begins_after = wanted.start(&monitor.state).to_string();
+    let epoch = monitor.state.config.epoch_ns.to_string();
     let follower = Follower::new(monitor, wanted, place);
     let frames = stream::unfold(follower, |mut follower| async {
         let frame = follower.next().await?;
@@ -114,7 +118,8 @@ pub(super) async fn subscribe(
     });
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(frames)).into_response())
+    let begins = [(SEQ_HEADER, begins_after), (EPOCH_HEADER, epoch)];
+    Ok((headers, begins, Body::from_stream(frames)).into_response())
 }
 
 /// One subscriber's place in the log.

@@ -77,6 +77,13 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
         }
     }
     let after = after.unwrap_or_else(|_| before.clone());
+    if sent.sent > 0 && after.heartbeats == before.heartbeats {
+        watch.broken.get_or_insert(format!(
+            "none of our heartbeats reached the monitor: it listens on {}, we sent to {}",
+            before.udp.join(", "),
+            options.to
+        ));
+    }
     let bare = timers.finish();
     let verdict = judge(&run.rules, &sent.silences, &watch.sightings);
     let report = compose(options, &run, &watch, &sent, &bare, &verdict, (&before, &after));

@@ -113,6 +113,11 @@ pub enum Notice {
 /// # Errors
 /// A name, group or label that breaks the rules (exit code 2), or a command that cannot be run.
 pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
+    if args.command.is_empty() && std::env::args_os().next_back().is_some_and(|last| last == "--") {
+        return Err(Failure::usage(
+            "there is no command behind `--`; give one, or leave `--` out to beat for this machine",
+        ));
+    }
     let name = match &args.name {
         Some(name) => name.clone(),
         None => host_name()?,
