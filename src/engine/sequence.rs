@@ -33,7 +33,7 @@ pub enum Order {
     },
     /// The first of a newer incarnation.
     Restart,
-    /// Seen already.
+    /// Seen already, or older than the first that was heard of this incarnation.
     Duplicate,
     /// Older than the newest, within the window, and not seen before.
     Late,
@@ -43,8 +43,11 @@ pub enum Order {
 
 impl Position {
     /// The position after a sender's first heartbeat, or its first of an incarnation.
+    ///
+    /// The numbers before it count as seen: they were never counted as missing, so that one of them
+    /// that comes late must not be taken off the missing ones.
     pub fn start(incarnation: u32, sequence: u32) -> Position {
-        Position { incarnation, last: sequence, seen: 1 }
+        Position { incarnation, last: sequence, seen: u32::MAX }
     }
 
     /// Says what a heartbeat is, and moves on if it is part of the sequence.
@@ -116,7 +119,7 @@ mod tests {
             let mut rng = Rng::new(seed);
             let base = rng.next() as u32;
             let mut position = Position::start(1, base);
-            let mut seen = HashSet::from([0i64]);
+            let mut seen: HashSet<i64> = (-(WINDOW as i64)..=0).collect();
             let mut newest = 0i64;
             for step in 0..5_000 {
                 let number = newest + rng.below(80) as i64 - 60;

@@ -390,7 +390,7 @@ impl Shard {
             sent_ns: beat.sent_ns,
             incarnation: beat.incarnation,
             last_sequence: beat.sequence,
-            seen_mask: 1,
+            seen_mask: u32::MAX,
             heartbeats: 1,
             gaps: 0,
             duplicates: 0,

@@ -29,7 +29,7 @@ pub use wake::Waker;
 use std::io;
 
 /// The longest datagram that is handed on, in bytes; a longer one is dropped and counted in
-/// [`TransportCounts::errors`]. No form of a heartbeat is longer than 1,472.
+/// [`TransportCounts::overlong`]. No form of a heartbeat is longer than 1,472.
 pub const LONGEST_DATAGRAM: usize = BUFFER_BYTES - 1;
 
 /// Bytes of a receive buffer, one more than the longest datagram: one that fills its buffer may
@@ -66,8 +66,10 @@ pub struct TransportCounts {
     pub buffers_exhausted: u64,
     /// Times that a multishot receive ended and was armed anew.
     pub rearmed: u64,
-    /// Receive errors, none of them fatal, and datagrams longer than [`LONGEST_DATAGRAM`].
+    /// Receive errors, none of them fatal.
     pub errors: u64,
+    /// Datagrams longer than [`LONGEST_DATAGRAM`], dropped.
+    pub overlong: u64,
     /// System calls made to receive and to wait.
     pub system_calls: u64,
 }

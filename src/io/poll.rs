@@ -109,7 +109,7 @@ impl Backend for PollBackend {
                         all_empty = false;
                         for nth in 0..count {
                             let Some(datagram) = self.batch.datagram(nth) else {
-                                self.counts.errors += 1;
+                                self.counts.overlong += 1;
                                 continue;
                             };
                             sink(datagram);

@@ -158,12 +158,12 @@ fn a_datagram_that_does_not_fit_is_dropped_and_counted(choice: TransportChoice) 
         sender.send_to(&vec![7; length], rig.addresses[0]).expect("send");
     }
     assert_eq!(rig.drain(), [vec![7; LONGEST_DATAGRAM], vec![7; 3]]);
-    assert_eq!(rig.backend.counts().errors, 3);
+    assert_eq!(rig.backend.counts().overlong, 3);
     // Nothing but an overlong one: the transport still says truly that the queue is empty.
     sender.send_to(&[7; 9000], rig.addresses[0]).expect("send");
     assert!(rig.drain().is_empty());
     assert_eq!(rig.backend.backlog(), 0);
-    assert_eq!(rig.backend.counts().errors, 4);
+    assert_eq!(rig.backend.counts().overlong, 4);
 }
 
 fn a_burst_beyond_the_buffers_loses_nothing(choice: TransportChoice) {

@@ -81,7 +81,7 @@ counters! {
     BuffersExhausted = "buffers_exhausted",
     /// Times that a multishot receive ended and was armed anew.
     Rearmed = "rearmed",
-    /// Receive errors, and datagrams too long for any form.
+    /// Receive errors.
     ReceiveErrors = "receive_errors",
     /// Times round the loop.
     Turns = "turns",

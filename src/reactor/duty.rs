@@ -68,6 +68,8 @@ pub struct Reactor<B, C> {
     pub histograms: Arc<Histograms>,
     /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
     pub gets_mail: bool,
+    /// Datagrams too long for any form that have been counted so far.
+    pub overlong: u64,
     /// The next deadline as the last turn saw it.
     pub next_ns: Option<u64>,
     /// When the transport's counters are copied next.
@@ -97,11 +99,10 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             blocked = !self.reports.has_room();
             fired = true;
         } else {
+            // No watermark here: the kernel may have queued what it has not announced yet, and only
+            // a drain asks it. Who needs our watermark asks for it.
             received = self.receive()?;
             mail = self.collect_mail();
-            if received == 0 {
-                self.mailboxes[self.me].set_watermark_ns(horizon_ns);
-            }
             self.weed(horizon_ns);
         }
         self.reports.announce();
@@ -284,5 +285,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         self.counters.set(Counter::BuffersExhausted, counts.buffers_exhausted);
         self.counters.set(Counter::Rearmed, counts.rearmed);
         self.counters.set(Counter::ReceiveErrors, counts.errors);
+        let overlong = counts.overlong - std::mem::replace(&mut self.overlong, counts.overlong);
+        self.counters.add(Counter::DropLength, overlong);
     }
 }

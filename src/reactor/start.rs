@@ -166,6 +166,7 @@ pub fn start(
                     counters,
                     histograms,
                     gets_mail: false,
+                    overlong: 0,
                     next_ns: None,
                     housekeeping_ns: 0,
                 }

@@ -165,6 +165,7 @@ impl Bench {
             counters,
             histograms,
             gets_mail: false,
+            overlong: 0,
             next_ns: None,
             housekeeping_ns: 0,
         };

@@ -227,6 +227,21 @@ fn a_profile_is_offered_until_it_is_taken_and_then_only_when_it_changes() {
 }
 
 #[test]
+fn a_late_number_fills_a_gap_only_if_it_was_counted_as_one() {
+    let mut bench = Bench::new(8, 0);
+    let gaps = |bench: &Bench| {
+        let table = bench.shard.table();
+        table.slot(table.find(PeerId(1)).unwrap()).gaps()
+    };
+    bench.observe(&[beat(1, 7, 5), beat(1, 7, 7), beat(1, 7, 4)], 0);
+    assert_eq!(gaps(&bench), 1, "6 is missing, 4 came before the first that was heard");
+    bench.observe(&[beat(1, 7, 6)], 1);
+    assert_eq!(gaps(&bench), 0);
+    bench.observe(&[beat(1, 8, 1_000), beat(1, 8, 1_002), beat(1, 8, 995)], 2);
+    assert_eq!(gaps(&bench), 1, "the same after a restart");
+}
+
+#[test]
 fn an_operator_removes_a_peer() {
     let mut bench = Bench::new(8, 0);
     bench.observe(&[beat(1, 7, 0)], 0);

@@ -129,7 +129,7 @@ impl UringBackend {
                     handed += 1;
                     self.failures = 0;
                 }
-                Outcome::Overlong => self.counts.errors += 1,
+                Outcome::Overlong => self.counts.overlong += 1,
                 Outcome::BuffersExhausted => self.counts.buffers_exhausted += 1,
                 Outcome::Nothing => {}
                 Outcome::Untold => {
