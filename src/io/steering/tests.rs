@@ -77,6 +77,14 @@ fn owner_is_the_published_formula() {
     let word = u32::from_be_bytes(beat[8..12].try_into().expect("four"));
     assert_eq!(word, 0xefcd_ab89);
     assert_eq!(owner(&beat, 7), (word.wrapping_mul(0x9E37_79B1) >> 16) % 7);
+    // The kernel's choice and the reactors' own must be the same, or every heartbeat is handed over.
+    let mut random = Random(7);
+    for reactors in 1..=16 {
+        let id = random.next();
+        beat[8..16].copy_from_slice(&id.to_le_bytes());
+        let steered = crate::wire::steer(crate::wire::PeerId(id), reactors);
+        assert_eq!(owner(&beat, reactors), steered, "{id:016x} of {reactors}");
+    }
     assert_eq!(owner(&beat, 0), 0);
     assert_eq!(owner(&[], 5), 0);
 }
