@@ -186,7 +186,7 @@ histograms! {
     WakeUp = "wake_up_ns",
     /// One turn of a reactor's loop, waiting left out.
     Turn = "turn_ns",
-    /// Difference between a peer's inter-arrival time and its interval; one heartbeat in 16.
+    /// Difference between a peer's inter-arrival time and its interval; one heartbeat in 16 of each peer.
     Deviation = "inter_arrival_deviation_ns",
 }
 
