@@ -3,6 +3,7 @@
 //! SO_MEMINFO is read on demand and costs nothing per datagram, unlike SO_RXQ_OVFL, which puts a
 //! control message on each of them.
 
+use super::Queues;
 use super::sys::memory_info;
 use std::cell::Cell;
 use std::net::UdpSocket;
@@ -16,35 +17,28 @@ const DROPS: usize = 8;
 /// (320) alone are more. Tiny ones are seen to take 768 or 832.
 const LEAST_BYTES: u64 = 512;
 
-/// An upper bound of the datagrams that wait in the sockets' queues; 0 only when all are empty.
-pub(super) fn backlog(sockets: &[UdpSocket]) -> u64 {
-    sockets
-        .iter()
-        .filter_map(|socket| memory_info(socket).ok())
-        .map(|info| u64::from(info[QUEUED_BYTES]).div_ceil(LEAST_BYTES))
-        .sum()
-}
-
-/// Counts the kernel's drops over all sockets, beyond the 2^32 of the kernel's own counter.
+/// Reads the sockets' queues, and counts the kernel's drops beyond the 2^32 of its own counter.
 #[derive(Default)]
-pub(super) struct DropMeter {
+pub(super) struct QueueMeter {
     seen: Cell<Vec<u32>>,
     total: Cell<u64>,
 }
 
-impl DropMeter {
-    /// Datagrams dropped since the sockets were made, if read at least every 2^32 drops.
-    pub(super) fn read(&self, sockets: &[UdpSocket]) -> u64 {
+impl QueueMeter {
+    /// The queues of all sockets together; the drops are right if read at least every 2^32 of them.
+    pub(super) fn read(&self, sockets: &[UdpSocket]) -> Queues {
         let mut seen = self.seen.take();
         seen.resize(sockets.len(), 0);
         let mut total = self.total.get();
+        let mut waiting = 0;
         for (socket, seen) in sockets.iter().zip(&mut seen) {
             let Ok(info) = memory_info(socket) else { continue };
             total += u64::from(advance(seen, info[DROPS]));
+            waiting += u64::from(info[QUEUED_BYTES]).div_ceil(LEAST_BYTES);
         }
         self.seen.set(seen);
         self.total.set(total);
-        total
+        Queues { waiting, drops: total }
     }
 }
 

@@ -74,6 +74,15 @@ pub struct TransportCounts {
     pub system_calls: u64,
 }
 
+/// A transport's receive queues in the kernel, all together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Queues {
+    /// An upper bound of the datagrams that wait (`SK_MEMINFO_RMEM_ALLOC`).
+    pub waiting: u64,
+    /// Datagrams that the kernel dropped since the sockets were made (`SK_MEMINFO_DROPS`).
+    pub drops: u64,
+}
+
 /// One reactor's receive transport. Used by one thread, which also creates it.
 pub trait Backend {
     /// Which path this is.
@@ -85,7 +94,7 @@ pub trait Backend {
     /// The burst is what the buffers hold for io_uring (32 per socket, at least 64), and 64 per
     /// socket for poll. io_uring sees a datagram when the kernel has announced it, which follows
     /// its queueing by some nanoseconds on the core that it arrived at; who must not miss even that
-    /// window asks [`backlog`](Self::backlog), which is then not 0.
+    /// window asks [`queues`](Self::queues), which are then not empty.
     ///
     /// # Errors
     /// Only what ends the transport for good.
@@ -97,11 +106,8 @@ pub trait Backend {
     /// Only what ends the transport for good.
     fn wait(&mut self, patience: Patience) -> io::Result<()>;
 
-    /// An upper bound of the datagrams that wait in the kernel's receive queues now (SO_MEMINFO).
-    fn backlog(&self) -> u64;
-
-    /// Datagrams that the kernel dropped since the sockets were made (SO_MEMINFO, `SK_MEMINFO_DROPS`).
-    fn kernel_drops(&self) -> u64;
+    /// The kernel's receive queues as they are now (SO_MEMINFO).
+    fn queues(&self) -> Queues;
 
     /// What the transport counted.
     fn counts(&self) -> TransportCounts;

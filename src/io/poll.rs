@@ -6,9 +6,9 @@
 //! the least.
 
 use super::arena::Arena;
-use super::meminfo::{self, DropMeter};
+use super::meminfo::QueueMeter;
 use super::sys::check;
-use super::{Backend, LONGEST_DATAGRAM, Patience, Transport, TransportCounts, Waker};
+use super::{Backend, LONGEST_DATAGRAM, Patience, Queues, Transport, TransportCounts, Waker};
 use crate::clock;
 use std::io;
 use std::mem;
@@ -37,7 +37,7 @@ pub struct PollBackend {
     /// The eventfd first, then the sockets.
     watched: Vec<libc::pollfd>,
     counts: TransportCounts,
-    drops: DropMeter,
+    queues: QueueMeter,
 }
 
 impl PollBackend {
@@ -60,7 +60,7 @@ impl PollBackend {
             batch: Batch::new(),
             watched,
             counts: TransportCounts::default(),
-            drops: DropMeter::default(),
+            queues: QueueMeter::default(),
         })
     }
 
@@ -152,12 +152,8 @@ impl Backend for PollBackend {
         Ok(())
     }
 
-    fn backlog(&self) -> u64 {
-        meminfo::backlog(&self.sockets)
-    }
-
-    fn kernel_drops(&self) -> u64 {
-        self.drops.read(&self.sockets)
+    fn queues(&self) -> Queues {
+        self.queues.read(&self.sockets)
     }
 
     fn counts(&self) -> TransportCounts {

@@ -2,7 +2,7 @@
 
 use super::poll::PollBackend;
 use super::uring::{Unavailable, UringBackend, UringPlan};
-use super::{Backend, Patience, Transport, TransportCounts, Waker};
+use super::{Backend, Patience, Queues, Transport, TransportCounts, Waker};
 use std::fmt;
 use std::io;
 use std::net::UdpSocket;
@@ -115,12 +115,8 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.wait(patience))
     }
 
-    fn backlog(&self) -> u64 {
-        either!(self, backend => backend.backlog())
-    }
-
-    fn kernel_drops(&self) -> u64 {
-        either!(self, backend => backend.kernel_drops())
+    fn queues(&self) -> Queues {
+        either!(self, backend => backend.queues())
     }
 
     fn counts(&self) -> TransportCounts {

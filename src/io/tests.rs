@@ -147,7 +147,7 @@ fn datagrams_of_every_length_arrive_whole_and_in_order(choice: TransportChoice) 
         }
         assert!(sent == got, "seed {seed}");
         assert_eq!(rig.backend.counts().errors, 0);
-        assert_eq!(rig.backend.kernel_drops(), 0);
+        assert_eq!(rig.backend.queues().drops, 0);
     }
 }
 
@@ -162,7 +162,7 @@ fn a_datagram_that_does_not_fit_is_dropped_and_counted(choice: TransportChoice) 
     // Nothing but an overlong one: the transport still says truly that the queue is empty.
     sender.send_to(&[7; 9000], rig.addresses[0]).expect("send");
     assert!(rig.drain().is_empty());
-    assert_eq!(rig.backend.backlog(), 0);
+    assert_eq!(rig.backend.queues().waiting, 0);
     assert_eq!(rig.backend.counts().overlong, 4);
 }
 
@@ -176,7 +176,7 @@ fn a_burst_beyond_the_buffers_loses_nothing(choice: TransportChoice) {
         }
         assert!(rig.drain() == burst);
     }
-    assert_eq!(rig.backend.kernel_drops(), 0);
+    assert_eq!(rig.backend.queues().drops, 0);
 }
 
 fn a_tiny_receive_buffer_drops_and_says_so(choice: TransportChoice) {
@@ -188,8 +188,8 @@ fn a_tiny_receive_buffer_drops_and_says_so(choice: TransportChoice) {
     }
     let got = rig.drain().len() as u64;
     assert!(got > 0 && got < SENT, "got {got}");
-    assert_eq!(rig.backend.kernel_drops(), SENT - got);
-    assert_eq!(rig.backend.kernel_drops(), SENT - got, "reading does not reset");
+    assert_eq!(rig.backend.queues().drops, SENT - got);
+    assert_eq!(rig.backend.queues().drops, SENT - got, "reading does not reset");
 }
 
 fn many_sockets_of_both_families_are_all_heard(choice: TransportChoice) {
@@ -219,13 +219,13 @@ fn many_sockets_of_both_families_are_all_heard(choice: TransportChoice) {
 fn the_backlog_is_an_upper_bound(choice: TransportChoice) {
     let Some(mut rig) = Rig::one(choice) else { return };
     let sender = sender();
-    assert_eq!(rig.backend.backlog(), 0);
+    assert_eq!(rig.backend.queues().waiting, 0);
     for nth in 1..=300usize {
         sender.send_to(&vec![1; nth % 60], rig.addresses[0]).expect("send");
-        assert!(rig.backend.backlog() >= nth as u64);
+        assert!(rig.backend.queues().waiting >= nth as u64);
     }
     assert_eq!(rig.drain().len(), 300);
-    assert_eq!(rig.backend.backlog(), 0);
+    assert_eq!(rig.backend.queues().waiting, 0);
 }
 
 /// Sleeps until something happens; a lost wake-up hangs the test.

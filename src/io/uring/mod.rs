@@ -29,8 +29,8 @@ mod setup;
 pub use buffers::BufferPlan;
 pub use setup::{Unavailable, UringPlan};
 
-use super::meminfo::{self, DropMeter};
-use super::{Backend, Patience, Transport, TransportCounts, Waker};
+use super::meminfo::QueueMeter;
+use super::{Backend, Patience, Queues, Transport, TransportCounts, Waker};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
@@ -64,7 +64,7 @@ pub struct UringBackend {
     ended: Vec<Operation>,
     failures: u32,
     counts: TransportCounts,
-    drops: DropMeter,
+    queues: QueueMeter,
 }
 
 impl UringBackend {
@@ -98,7 +98,7 @@ impl UringBackend {
             ended,
             failures: 0,
             counts: TransportCounts::default(),
-            drops: DropMeter::default(),
+            queues: QueueMeter::default(),
         };
         match backend.arm().and_then(|()| backend.enter(0, EnterFlags::GETEVENTS, None)) {
             Ok(()) => Ok(backend),
@@ -273,12 +273,8 @@ impl Backend for UringBackend {
         Ok(())
     }
 
-    fn backlog(&self) -> u64 {
-        meminfo::backlog(&self.sockets)
-    }
-
-    fn kernel_drops(&self) -> u64 {
-        self.drops.read(&self.sockets)
+    fn queues(&self) -> Queues {
+        self.queues.read(&self.sockets)
     }
 
     fn counts(&self) -> TransportCounts {

@@ -49,7 +49,7 @@ fn check_bursts(buffers: u16, completions: u32, sockets: usize) -> Option<Transp
         };
         while backend.receive(&mut sink).expect("receive") > 0 {}
         assert_eq!(expected, vec![(turn + 1) * BURST; sockets]);
-        assert_eq!(backend.backlog(), 0);
+        assert_eq!(backend.queues().waiting, 0);
     }
     Some(backend.counts())
 }
