@@ -57,9 +57,10 @@ fn beat(table: &Table, index: u32, now_ns: u64) {
     if slot.state() != PeerState::Up || slot.interval_us() != 1_000_000 {
         unreachable!("all peers are up and beat once a second");
     }
+    let arrivals = slot.arrivals();
     let mut write = slot.write();
     write.set_last_seen_ns(now_ns);
-    write.set_sent_ns(now_ns);
+    write.set_arrivals(&arrivals);
     write.set_last_sequence(sequence);
     write.set_seen_mask(mask);
     write.set_heartbeats(heartbeats);

@@ -12,6 +12,7 @@ use super::terminal::colours_allowed;
 use crate::clock;
 use crate::config::{LogFormat, Settings};
 use crate::control::{Control, ControlConfig};
+use crate::engine::Groups;
 use crate::http;
 use crate::io::Transport;
 use crate::io::sockets::{self, BindError, Group};
@@ -25,7 +26,7 @@ use signal_hook::iterator::Signals;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -51,14 +52,15 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
     let listener = bind_http(settings.http)?;
     let http_address = listener.local_addr().context("reading the HTTP address")?;
-    let groups = bind_udp(&settings, reactors)?;
-    let udp: Vec<SocketAddr> = groups.iter().map(|group| group.address).collect();
+    let bound = bind_udp(&settings, reactors)?;
+    let udp: Vec<SocketAddr> = bound.iter().map(|group| group.address).collect();
 
+    let groups = Arc::new(Groups::new(vec![settings.policy], settings.brake));
     let monitor_id = settings.monitor_id.unwrap_or_else(random);
     let control = Control::start(ControlConfig {
         monitor_id,
         epoch_ns: clock::wall_ns(),
-        timing: settings.timing,
+        groups: groups.clone(),
         max_peers: settings.max_peers as usize,
         ring_capacity: settings.events,
         udp: udp.clone(),
@@ -68,12 +70,12 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let reactor_settings = ReactorSettings {
         transport: settings.transport,
         idle: settings.idle,
-        timing: settings.timing,
+        groups,
         max_peers: settings.max_peers,
         cores,
         probe_secret,
     };
-    let sockets = sockets::by_reactor(groups.into_iter().map(|group| group.sockets));
+    let sockets = sockets::by_reactor(bound.into_iter().map(|group| group.sockets));
     let listener_thread = Some(control.publisher_thread());
     let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
     let fleet =

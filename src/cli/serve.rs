@@ -97,7 +97,7 @@ mod tests {
     fn flags_reach_the_settings() {
         let settings = parse("serve --udp 127.0.0.1:1 --udp [::1]:2,127.0.0.1:3 --max-peers 7");
         assert_eq!((settings.udp.len(), settings.max_peers), (3, 7));
-        assert_eq!(parse("serve --missed 2 --missed 4").timing.missed, 4.0, "the last one counts");
+        assert_eq!(parse("serve --missed 2 --missed 4").policy.missed, 4.0, "the last one counts");
     }
 
     #[test]

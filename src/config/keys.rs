@@ -82,6 +82,27 @@ pub const KEYS: &[Key] = &[
         "share of the timeout after which a silent peer is suspected",
     ),
     key(
+        "mass-silence",
+        "SHARE",
+        "0.5",
+        "`off` or a number from 0.01 to 1, like 0.5",
+        "hold peers as suspect when so large a share of the fleet falls silent at once",
+    ),
+    key(
+        "mass-silence-least",
+        "N",
+        "100",
+        "a whole number from 2 to 4294967295",
+        "mass silence is no fewer peers than this",
+    ),
+    key(
+        "mass-silence-hold",
+        "DURATION",
+        "2m",
+        "a duration from 0ms to 30d, like 2m",
+        "how long they are held at most; then they are called down",
+    ),
+    key(
         "max-peers",
         "N",
         "1000000",

@@ -22,7 +22,9 @@ pub mod value;
 pub use keys::{KEYS, Key};
 pub use layers::{Layer, closest};
 
-use crate::engine::Timing;
+use crate::engine::Policy;
+use crate::engine::brake::BrakeSettings;
+use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
 use crate::reactor::IdleStrategy;
 use layers::Given;
@@ -49,7 +51,9 @@ pub struct Settings {
     /// Address of the HTTP API.
     pub http: SocketAddr,
     /// How deadlines are computed and how long the dead are remembered.
-    pub timing: Timing,
+    pub policy: Policy,
+    /// When the peers that fall silent are held as suspect because there are too many of them.
+    pub brake: BrakeSettings,
     /// Most peers over all shards, 1 to 2^27.
     pub max_peers: u32,
     /// Number of reactors, 1 to 256; `None` is one per core but one.
@@ -147,7 +151,8 @@ impl Settings {
             udp: udp.each(value::address)?,
             udp_is_default: udp.is_default(),
             http: http.one(value::address)?,
-            timing: timing(layer)?,
+            policy: policy(layer)?,
+            brake: brake(layer)?,
             max_peers: layer.given("max-peers").one(|t| value::integer(t, 1, 1 << 27))? as u32,
             reactors: layer.given("reactors").one(|text| match text {
                 "auto" => Ok(None),
@@ -181,7 +186,7 @@ impl Settings {
     }
 }
 
-fn timing(layer: &Layer) -> Result<Timing, ConfigError> {
+fn policy(layer: &Layer) -> Result<Policy, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let forget =
         |given: Given<'_>| given.one(|t| value::duration(t, Duration::from_secs(1), 1_000 * DAY));
@@ -190,7 +195,10 @@ fn timing(layer: &Layer) -> Result<Timing, ConfigError> {
     let grace = layer
         .given("grace")
         .one(|t| value::duration(t, Duration::ZERO, Duration::from_secs(3600)))?;
-    Ok(Timing {
+    Ok(Policy {
+        detector: Detector::Fixed { timeout_ns: None },
+        floor_ns: 0,
+        ceiling_ns: 1_000 * DAY.as_nanos() as u64,
         // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.
         default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
         missed: layer.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,
@@ -198,6 +206,25 @@ fn timing(layer: &Layer) -> Result<Timing, ConfigError> {
         suspect_fraction: layer.given("suspect-at").one(|t| value::number(t, 0.01, 1.0))?,
         forget_down_ns: forget(layer.given("forget-down"))?.as_nanos() as u64,
         forget_left_ns: forget(layer.given("forget-left"))?.as_nanos() as u64,
+    })
+}
+
+fn brake(layer: &Layer) -> Result<BrakeSettings, ConfigError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let share = layer.given("mass-silence").one(|text| match text {
+        "off" => Ok(None),
+        _ => value::number(text, 0.01, 1.0).map(Some),
+    })?;
+    let least = layer.given("mass-silence-least").one(|t| value::integer(t, 2, u32::MAX.into()))?;
+    let hold =
+        layer.given("mass-silence-hold").one(|t| value::duration(t, Duration::ZERO, 30 * DAY))?;
+    Ok(match share {
+        None => BrakeSettings::OFF,
+        Some(share) => BrakeSettings {
+            share: share as f32,
+            least: least as u32,
+            hold_ns: hold.as_nanos() as u64,
+        },
     })
 }
 

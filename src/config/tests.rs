@@ -31,12 +31,12 @@ fn the_defaults_hold_and_are_the_documented_ones() {
     assert_eq!(settings.udp, ["0.0.0.0:4600".parse().unwrap(), "[::]:4600".parse().unwrap()]);
     assert!(settings.udp_is_default);
     assert_eq!(settings.http, "127.0.0.1:4680".parse().unwrap());
-    assert_eq!(settings.timing.default_interval_us, 1_000_000);
-    assert_eq!(settings.timing.missed, 3.0);
-    assert_eq!(settings.timing.grace_ns, 50_000_000);
-    assert_eq!(settings.timing.suspect_fraction, 0.7);
-    assert_eq!(settings.timing.forget_down_ns, 7 * 86_400 * 1_000_000_000);
-    assert_eq!(settings.timing.forget_left_ns, 3_600 * 1_000_000_000);
+    assert_eq!(settings.policy.default_interval_us, 1_000_000);
+    assert_eq!(settings.policy.missed, 3.0);
+    assert_eq!(settings.policy.grace_ns, 50_000_000);
+    assert_eq!(settings.policy.suspect_fraction, 0.7);
+    assert_eq!(settings.policy.forget_down_ns, 7 * 86_400 * 1_000_000_000);
+    assert_eq!(settings.policy.forget_left_ns, 3_600 * 1_000_000_000);
     assert_eq!((settings.max_peers, settings.reactors), (1_000_000, None));
     assert_eq!((settings.transport, settings.idle), (TransportChoice::Auto, IdleStrategy::Hybrid));
     assert_eq!(settings.receive_buffer_bytes, 64 << 20);
@@ -46,7 +46,7 @@ fn the_defaults_hold_and_are_the_documented_ones() {
 
 #[test]
 fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
-    let missed = |flags, env, file| resolve(flags, env, file).unwrap().timing.missed;
+    let missed = |flags, env, file| resolve(flags, env, file).unwrap().policy.missed;
     let (flag, env, file) = ([("missed", "5")], [("SYSTOLE_MISSED", "6")], "missed = 7");
     assert_eq!(missed(&flag, &env, file), 5.0);
     assert_eq!(missed(&[], &env, file), 6.0);
@@ -60,7 +60,7 @@ fn layers_mix_key_by_key() {
     let file = "max-peers = 1_000\ngrace = \"0ms\"\nudp = [\"127.0.0.1:1\", \"[::1]:2\"]\n";
     let env = [("SYSTOLE_MAX_PEERS", "2_000"), ("SYSTOLE_RECEIVE_BUFFER", "1M")];
     let settings = resolve(&[("monitor-id", "a1")], &env, file).unwrap();
-    assert_eq!((settings.max_peers, settings.timing.grace_ns), (2_000, 0));
+    assert_eq!((settings.max_peers, settings.policy.grace_ns), (2_000, 0));
     assert_eq!(settings.udp, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert!(!settings.udp_is_default);
     assert_eq!((settings.receive_buffer_bytes, settings.monitor_id), (1 << 20, Some(0xa1)));

@@ -58,6 +58,7 @@ impl ControlState {
     /// The monitor in figures. Costs a few hundred loads, however many peers there are.
     pub fn summary(&self) -> Summary {
         let config = &self.config;
+        let policy = config.groups.policy(0);
         let reasons = Counter::ALL.iter().filter_map(|&counter| {
             let reason = drop_reason(counter).or_else(|| refusal_reason(counter))?;
             Some((reason.to_owned(), self.count(counter)))
@@ -79,10 +80,10 @@ impl ControlState {
             dropped: reasons.filter(|(_, n)| *n > 0).collect(),
             last_seq: self.events.newest(),
             timing: TimingSettings {
-                interval_ns: config.timing.default_interval_us * 1_000,
-                missed: config.timing.missed,
-                grace_ns: config.timing.grace_ns,
-                suspect_at: config.timing.suspect_fraction,
+                interval_ns: policy.default_interval_us * 1_000,
+                missed: policy.missed,
+                grace_ns: policy.grace_ns,
+                suspect_at: policy.suspect_fraction,
             },
         }
     }

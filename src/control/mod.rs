@@ -26,7 +26,7 @@ pub(crate) mod testing;
 mod tests;
 
 use crate::clock;
-use crate::engine::Timing;
+use crate::engine::Groups;
 use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, Histograms};
 use crate::reactor::{self, ReactorHandle};
@@ -47,8 +47,8 @@ pub struct ControlConfig {
     pub monitor_id: u64,
     /// The monitor's start, wall-clock nanoseconds since 1970.
     pub epoch_ns: u64,
-    /// How deadlines are computed: the very value that the shards use.
-    pub timing: Timing,
+    /// How deadlines are computed: the very ones that the shards use.
+    pub groups: Arc<Groups>,
     /// Most peers that the monitor takes, over all reactors.
     pub max_peers: usize,
     /// Transitions that the event log keeps.

@@ -88,7 +88,7 @@ pub fn peer_summary(
         status: slot.status.as_str().into(),
         last_seen: now.stamp(slot.last_seen_ns),
         silent_ns: now.monotonic_ns.saturating_sub(slot.last_seen_ns),
-        interval_ns: config.timing.interval_us(slot.interval_us) * 1_000,
+        interval_ns: config.groups.policy(slot.group).interval_us(slot.interval_us) * 1_000,
         since: now.stamp(slot.since_ns),
     }
 }
@@ -101,16 +101,17 @@ pub fn peer_detail(
     profile: Option<&Profile<'_>>,
     reactor: u32,
 ) -> PeerDetail {
-    let timing = &config.timing;
+    let policy = config.groups.policy(slot.group);
+    let deadlines = policy.deadlines(&slot.arrivals, slot.interval_us);
     let beating = slot.state != PeerState::Left;
     let after = |timeout_ns| beating.then(|| now.stamp(slot.last_seen_ns + timeout_ns));
     let labels = profile.into_iter().flat_map(|p| p.labels());
     PeerDetail {
         summary: peer_summary(config, now, slot, profile),
         labels: labels.map(|(key, value)| (key.into(), value.into())).collect(),
-        suspect_deadline: after(timing.suspect_ns(slot.interval_us)),
-        deadline: after(timing.timeout_ns(slot.interval_us)),
-        timeout_ns: timing.timeout_ns(slot.interval_us),
+        suspect_deadline: after(deadlines.suspect_ns),
+        deadline: after(deadlines.down_ns),
+        timeout_ns: deadlines.down_ns,
         first_seen: now.stamp(slot.first_seen_ns),
         incarnation: slot.incarnation,
         last_sequence: slot.last_sequence,

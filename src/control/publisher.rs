@@ -73,6 +73,7 @@ impl Publisher {
                 taken += 1;
                 match report {
                     Report::Profile { peer, profile } => learn(&state, peer, profile),
+                    Report::Notice(notice) => tracing::info!(?notice),
                     Report::Transition(transition) => {
                         self.batch.push(entry(&state, transition, wall_offset_ns));
                     }

@@ -4,10 +4,11 @@ use super::events::{Entry, Names};
 use super::publisher::Publisher;
 use super::{ControlConfig, ControlState};
 use crate::clock;
+use crate::engine::sight::Extensions;
 use crate::engine::slot::{SlotData, SlotRegion, Slots};
 use crate::engine::table::Table;
 use crate::engine::transition::{PeerState, Reason, Transition};
-use crate::engine::{StateCounts, Timing};
+use crate::engine::{Groups, Policy, StateCounts};
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters, Histograms};
 use crate::reactor::{ReactorHandle, Report};
@@ -19,14 +20,12 @@ pub(crate) fn config() -> ControlConfig {
     ControlConfig {
         monitor_id: 0xABCD,
         epoch_ns: 1_700_000_000_123_456_789,
-        timing: Timing {
-            default_interval_us: 1_000_000,
-            missed: 3.0,
-            grace_ns: 50_000_000,
+        groups: Arc::new(Groups::uniform(Policy {
             suspect_fraction: 0.6,
             forget_down_ns: 1 << 50,
             forget_left_ns: 1 << 50,
-        },
+            ..Policy::default()
+        })),
         max_peers: 1 << 20,
         ring_capacity: 1 << 17,
         udp: vec!["127.0.0.1:4600".parse().unwrap()],
@@ -53,6 +52,10 @@ pub(crate) fn transition(peer: PeerId, from: PeerState, to: PeerState) -> Transi
         last_sequence: 99,
         gaps: 2,
         in_from_ns: 5_000,
+        group: 0,
+        extended_ns: 0,
+        extended_by: Extensions::NONE,
+        report_no: 0,
     }
 }
 

@@ -1,23 +1,30 @@
 //! The engine: who is up, who fell silent. Sans-IO.
+pub mod brake;
+mod conflict;
+pub mod detector;
+pub mod groups;
 mod index;
+pub mod notice;
+mod peers;
 mod region;
 pub mod sequence;
 pub mod shard;
+pub mod sight;
 pub mod slot;
 mod slots;
 pub mod table;
-pub mod timing;
 pub mod transition;
 pub mod wheel;
 
-pub use timing::Timing;
+pub use detector::Policy;
+pub use groups::Groups;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use transition::PeerState;
 
 /// How many of a shard's peers are in each state. Written by the owner, read by anybody.
 #[derive(Debug, Default)]
-pub struct StateCounts([AtomicU64; 5]);
+pub struct StateCounts([AtomicU64; 7]);
 
 impl StateCounts {
     /// Moves one peer from a state to another. Only the shard's owner calls it.

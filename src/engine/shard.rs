@@ -15,15 +15,21 @@
 //! Absent on purpose: names, groups and addresses (the control plane knows those), and any notion
 //! of time but the `now` that comes in.
 
+use super::brake::Census;
+use super::conflict::Conflicts;
+use super::detector::Arrivals;
+use super::groups::{Groups, Scope};
+use super::notice::Notice;
+use super::peers::{Peers, Verdict};
 use super::sequence::{Order, Position};
+use super::sight::{Extensions, Sight};
 use super::slot::{Slot, SlotData, SlotWriter};
-use super::table::{Table, Tag};
-use super::timing::Timing;
+use super::table::{Table, TableView, Tag};
 use super::transition::{PeerState, Reason, Transition};
-use super::wheel::{Link, Timers, UNARMED, Wheel};
+use super::wheel::{Timers, UNARMED, Wheel};
 use super::{Budget, StateCounts};
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
-use crate::wire::{Heartbeat, Kind, PeerId};
+use crate::wire::{Heartbeat, Kind, PeerId, Status};
 use std::sync::Arc;
 
 /// Where a shard's findings go; the whole outside world, as the engine sees it.
@@ -35,6 +41,9 @@ pub trait Outlet {
     /// The heartbeat at this place of the batch brought a profile that differs from the one last
     /// taken. False when it cannot be taken now; it will be offered again with the next one.
     fn profile(&mut self, place: usize, beat: &Heartbeat) -> bool;
+    /// Takes a finding that is no transition. May leave it out when there is no room; what it tells
+    /// of can be asked for as well ([`Groups::census`], the counters).
+    fn notice(&mut self, notice: Notice);
 }
 
 /// Most heartbeats that [`Shard::observe`] looks up ahead of applying them.
@@ -49,38 +58,28 @@ const NEAR_VISITS: u32 = 64;
 pub struct Shard {
     peers: Peers,
     wheel: Wheel,
-    budget: Arc<Budget>,
-    states: Arc<StateCounts>,
-    counters: Arc<Counters>,
-    histograms: Arc<Histograms>,
+    conflicts: Conflicts,
+    /// Number of the last transition.
+    report_no: u32,
+    shared: Surroundings,
 }
 
-/// The slots and the rule for their deadlines: what the wheel asks about its timers.
-struct Peers {
-    table: Table,
-    timing: Timing,
-}
-
-impl Peers {
-    /// When a peer's state has to change if nothing more is heard, monotonic ns.
-    fn deadline_ns(&self, index: u32) -> u64 {
-        let slot = self.table.slot(index);
-        if slot.pending().is_some() {
-            return 0;
-        }
-        let timing = &self.timing;
-        match slot.state() {
-            PeerState::Up => {
-                slot.last_seen_ns().saturating_add(timing.suspect_ns(slot.interval_us()))
-            }
-            PeerState::Suspect => {
-                slot.last_seen_ns().saturating_add(timing.timeout_ns(slot.interval_us()))
-            }
-            PeerState::Down => slot.since_ns().saturating_add(timing.forget_down_ns),
-            PeerState::Left => slot.since_ns().saturating_add(timing.forget_left_ns),
-            PeerState::Unknown | PeerState::Forgotten => unreachable!("a free slot has no timer"),
-        }
-    }
+/// What a shard shares with others.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Policies, parents and brakes.
+    pub groups: Arc<Groups>,
+    /// The tables of all shards, its own among them, by [`steer`](crate::wire::steer): a parent may
+    /// be anywhere. Empty where nobody has a parent.
+    pub views: Arc<[TableView]>,
+    /// How many peers there may be in all.
+    pub budget: Arc<Budget>,
+    /// Its peers by state.
+    pub states: Arc<StateCounts>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// What it measures.
+    pub histograms: Arc<Histograms>,
 }
 
 /// Why a peer changes its state, to which, and the deadline that passed (0 when none did).
@@ -89,6 +88,8 @@ struct Cause {
     reason: Reason,
     to: PeerState,
     deadline_ns: u64,
+    extended_ns: u64,
+    extended_by: Extensions,
 }
 
 impl Cause {
@@ -99,8 +100,25 @@ impl Cause {
             Reason::Bye => PeerState::Left,
             Reason::Expired | Reason::Removed => PeerState::Forgotten,
             Reason::Silence => PeerState::Suspect,
+            Reason::Parent => PeerState::Unreachable,
         };
-        Cause { reason, to, deadline_ns: 0 }
+        Cause { reason, to, deadline_ns: 0, extended_ns: 0, extended_by: Extensions::NONE }
+    }
+
+    /// A deadline that passed.
+    fn passed(verdict: &Verdict, to: PeerState) -> Cause {
+        let reason = match to {
+            PeerState::Forgotten => Reason::Expired,
+            PeerState::Unreachable => Reason::Parent,
+            _ => Reason::Silence,
+        };
+        Cause {
+            reason,
+            to,
+            deadline_ns: verdict.deadline_ns,
+            extended_ns: verdict.extended_ns,
+            extended_by: verdict.why,
+        }
     }
 }
 
@@ -115,39 +133,18 @@ fn set_position(write: &mut SlotWriter<'_>, position: Position) {
     write.set_seen_mask(position.seen);
 }
 
-/// The first tick that is not before a time: a timer never fires early.
-fn tick_us(time_ns: u64) -> u64 {
-    time_ns.div_ceil(1_000)
-}
-
-impl Timers for Peers {
-    fn link(&self, index: u32) -> Link {
-        self.table.link(index)
-    }
-
-    fn set_link(&mut self, index: u32, link: Link) {
-        self.table.set_link(index, link);
-    }
-
-    fn deadline_us(&self, index: u32) -> u64 {
-        tick_us(self.deadline_ns(index))
-    }
-}
-
 impl Shard {
     /// An empty shard at `now_ns` that keeps its peers in `table`, as many as the table holds and
-    /// the `budget` that it shares with the other shards allows.
-    pub fn new(
-        table: Table,
-        timing: Timing,
-        now_ns: u64,
-        budget: Arc<Budget>,
-        states: Arc<StateCounts>,
-        counters: Arc<Counters>,
-        histograms: Arc<Histograms>,
-    ) -> Shard {
-        let wheel = Wheel::new(now_ns / 1_000);
-        Shard { peers: Peers { table, timing }, wheel, budget, states, counters, histograms }
+    /// the budget that it shares with the other shards allows.
+    pub fn new(table: Table, shared: Surroundings, now_ns: u64) -> Shard {
+        let (groups, views) = (shared.groups.clone(), shared.views.clone());
+        Shard {
+            peers: Peers { table, groups, views, sight: Sight::default(), horizon_ns: now_ns },
+            wheel: Wheel::new(now_ns / 1_000),
+            conflicts: Conflicts::default(),
+            report_no: 0,
+            shared,
+        }
     }
 
     /// Applies heartbeats that arrived by `now_ns`.
@@ -192,12 +189,13 @@ impl Shard {
         limit: usize,
         outlet: &mut impl Outlet,
     ) -> bool {
+        self.peers.horizon_ns = self.peers.horizon_ns.max(horizon_ns);
         for _ in 0..limit {
             if !outlet.has_room() {
                 return true;
             }
             match self.wheel.pop(&mut self.peers, horizon_ns / 1_000) {
-                Some(index) => self.fire(index, horizon_ns, now_ns, outlet),
+                Some(index) => self.fire(index, now_ns, outlet),
                 None => return false,
             }
         }
@@ -227,6 +225,46 @@ impl Shard {
         true
     }
 
+    /// Puts a peer into a group, and names its parent, by their numbers in [`Groups`]. Nothing when it
+    /// is not here.
+    pub fn assign(&mut self, peer: PeerId, group: u16, parent: u32, now_ns: u64) {
+        let Some(index) = self.peers.table.find(peer) else { return };
+        let slot = self.peers.table.slot(index);
+        let before = slot.group();
+        if (before, slot.parent()) == (group, parent) {
+            return;
+        }
+        let groups = &self.shared.groups;
+        let learns_anew = groups.policy(before).detector != groups.policy(group).detector;
+        {
+            let mut write = slot.write();
+            write.set_group(group);
+            write.set_parent(parent);
+            if learns_anew {
+                write.set_arrivals(&Arrivals::NONE);
+            }
+        }
+        groups.regrouped(before, group, slot.state(), now_ns);
+        self.arm(index);
+    }
+
+    /// We did not look between these times; all that was queued by `to_ns` has been observed, with a
+    /// later date. To be told before anything is judged.
+    pub fn blind(&mut self, from_ns: u64, to_ns: u64, outlet: &mut impl Outlet) {
+        self.peers.sight.blind(from_ns, to_ns);
+        self.shared.counters.add(Counter::Stalls, 1);
+        self.shared.counters.add(Counter::BlindNs, to_ns.saturating_sub(from_ns));
+        outlet.notice(Notice::Blind { from_ns, to_ns, deaf: false });
+    }
+
+    /// Heartbeats, nobody knows whose, were lost between these times. To be told before anything is
+    /// judged.
+    pub fn deaf(&mut self, from_ns: u64, to_ns: u64, outlet: &mut impl Outlet) {
+        self.peers.sight.deaf(from_ns, to_ns);
+        self.shared.counters.add(Counter::DeafNs, to_ns.saturating_sub(from_ns));
+        outlet.notice(Notice::Blind { from_ns, to_ns, deaf: true });
+    }
+
     /// The peers, for their owner.
     pub fn table(&self) -> &Table {
         &self.peers.table
@@ -248,24 +286,50 @@ impl Shard {
         let missing = match order {
             Order::Newer { missing } => missing,
             Order::Restart => 0,
-            refused => return self.refuse(index, position, refused),
+            refused => return self.refuse(index, beat, position, refused, now_ns, outlet),
         };
 
         let heartbeats = slot.heartbeats().wrapping_add(1);
         let last_seen_ns = slot.last_seen_ns();
+        let elapsed_ns = arrived_ns.saturating_sub(last_seen_ns);
+        let policy = self.peers.groups.policy(slot.group());
         if heartbeats.is_multiple_of(16) && order == (Order::Newer { missing: 0 }) {
-            let interval_ns = self.peers.timing.interval_us(slot.interval_us()) * 1_000;
-            let deviation = arrived_ns.saturating_sub(last_seen_ns).abs_diff(interval_ns);
-            self.histograms.of(HistogramKind::Deviation).record(deviation);
+            let interval_ns = policy.interval_us(slot.interval_us()) * 1_000;
+            let deviation = elapsed_ns.abs_diff(interval_ns);
+            self.shared.histograms.of(HistogramKind::Deviation).record(deviation);
         }
         let interval_changed = beat.interval_us != slot.interval_us();
         let state = slot.state();
+        // An outage, a restart, planned work and what we did not see or hear are no inter-arrival
+        // times; what was learnt of another interval does not hold for this one.
+        let continues = order != Order::Restart
+            && matches!(state, PeerState::Up | PeerState::Suspect)
+            && beat.status != Status::Maintenance
+            && slot.status() != Status::Maintenance
+            && last_seen_ns >= self.peers.sight.clear_since_ns();
+        let before = slot.arrivals();
+        let mut arrivals = before;
+        if interval_changed || order == Order::Restart || state == PeerState::Down {
+            arrivals = Arrivals::NONE;
+        } else if continues {
+            policy.learn(&mut arrivals, elapsed_ns, missing.saturating_add(1), beat.interval_us);
+        } else {
+            arrivals.lag_ns = 0.0;
+        }
+        // A heartbeat moves the deadline on. Only when what was learnt from it brings the deadline
+        // nearer by more than that, the timer does not find out by itself.
+        let nearer = interval_changed
+            || policy.detector.learns() && {
+                let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
+                let was = policy.deadlines(&before, beat.interval_us).suspect_ns;
+                after.saturating_add(elapsed_ns) < was
+            };
         {
             let mut write = slot.write();
             write.set_last_seen_ns(last_seen_ns.max(arrived_ns));
-            write.set_sent_ns(beat.sent_ns);
             write.set_heartbeats(heartbeats);
             write.set_status(beat.status);
+            write.set_arrivals(&arrivals);
             if beat.sequenced {
                 write.set_sequenced(true);
                 set_position(&mut write, position);
@@ -283,17 +347,15 @@ impl Shard {
                 write.set_restarts(slot.restarts().saturating_add(1));
             }
         }
-        self.counters.add(Counter::Heartbeats, 1);
+        self.shared.counters.add(Counter::Heartbeats, 1);
         if missing > 0 {
-            self.counters.add(Counter::Gaps, missing as u64);
+            self.shared.counters.add(Counter::Gaps, missing as u64);
         }
         if order == Order::Restart {
-            self.counters.add(Counter::Restarts, 1);
+            self.shared.counters.add(Counter::Restarts, 1);
         }
         if state == PeerState::Up && beat.kind == Kind::Beat && slot.pending().is_none() {
-            // A shorter interval brings the deadline nearer than the timer; a longer one is found
-            // out when the timer fires.
-            if interval_changed {
+            if nearer {
                 self.arm(index);
             }
             return;
@@ -319,9 +381,9 @@ impl Shard {
             return;
         }
         // Held so long by a relay that its own timeout has passed: evidence, but no sign of life.
-        let timeout_ns = self.peers.timing.timeout_ns(slot.interval_us());
-        let too_old = slot.last_seen_ns().saturating_add(timeout_ns) <= now_ns;
-        if slot.state() == PeerState::Down && too_old {
+        let (_, judged) = self.peers.judged(slot);
+        let silent = matches!(slot.state(), PeerState::Down | PeerState::Unreachable);
+        if silent && judged.down_ns <= now_ns {
             return;
         }
         match slot.pending() {
@@ -343,7 +405,15 @@ impl Shard {
 
     /// A heartbeat that proves nothing: counted, and the slot otherwise left as it is.
     #[cold]
-    fn refuse(&mut self, index: u32, position: Position, order: Order) {
+    fn refuse(
+        &mut self,
+        index: u32,
+        beat: &Heartbeat,
+        position: Position,
+        order: Order,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
         let slot = self.peers.table.slot(index);
         let mut write = slot.write();
         let counter = match order {
@@ -364,14 +434,25 @@ impl Shard {
             }
         };
         drop(write);
-        self.counters.add(counter, 1);
+        self.shared.counters.add(counter, 1);
+        if order == Order::Stale && beat.incarnation != slot.incarnation() {
+            let (silence, _) = self.peers.judged(slot);
+            let (incarnation, sequence) = (beat.incarnation, beat.sequence);
+            let second_sender =
+                self.conflicts.stale(index, incarnation, sequence, silence.interval_ns, now_ns);
+            if second_sender {
+                self.shared.counters.add(Counter::Conflicts, 1);
+                let incarnations = [slot.incarnation(), incarnation];
+                outlet.notice(Notice::Conflict { peer: beat.peer, at_ns: now_ns, incarnations });
+            }
+        }
     }
 
     /// A heartbeat, at this place of its batch, of a peer that has no slot.
     #[cold]
     fn newcomer(&mut self, place: usize, beat: &Heartbeat, now_ns: u64, outlet: &mut impl Outlet) {
         if beat.kind == Kind::Bye {
-            self.counters.add(Counter::ByeUnknown, 1);
+            self.shared.counters.add(Counter::ByeUnknown, 1);
             return;
         }
         let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
@@ -387,7 +468,6 @@ impl Shard {
             since_ns: now_ns,
             first_seen_ns: arrived_ns,
             interval_us: beat.interval_us,
-            sent_ns: beat.sent_ns,
             incarnation: beat.incarnation,
             last_sequence: beat.sequence,
             seen_mask: u32::MAX,
@@ -397,19 +477,23 @@ impl Shard {
             reordered: 0,
             restarts: 0,
             stale: 0,
+            arrivals: Arrivals::NONE,
+            group: 0,
+            parent: 0,
+            report_no: self.report_no,
         };
-        let index = match self.budget.take().then(|| self.peers.table.insert(data)) {
+        let index = match self.shared.budget.take().then(|| self.peers.table.insert(data)) {
             Some(Ok(index)) => index,
             refused => {
                 if refused.is_some() {
-                    self.budget.give_back();
+                    self.shared.budget.give_back();
                 }
-                self.counters.add(Counter::TableFull, 1);
+                self.shared.counters.add(Counter::TableFull, 1);
                 return;
             }
         };
-        self.counters.add(Counter::Heartbeats, 1);
-        self.states.moved(PeerState::Unknown, PeerState::Up);
+        self.shared.counters.add(Counter::Heartbeats, 1);
+        self.moved(0, PeerState::Unknown, PeerState::Up, now_ns, outlet);
         if beat.profile_digest != 0 {
             // First its name, so that its first transition can be told by it.
             self.introduce(place, beat, outlet);
@@ -427,31 +511,29 @@ impl Shard {
         if outlet.profile(place, beat) {
             slot.write().set_profile_digest(beat.profile_digest);
         } else {
-            self.counters.add(Counter::ProfilesDeferred, 1);
+            self.shared.counters.add(Counter::ProfilesDeferred, 1);
         }
     }
 
     /// A peer's timer fired and its deadline has passed: make the change that is due.
-    fn fire(&mut self, index: u32, horizon_ns: u64, now_ns: u64, outlet: &mut impl Outlet) {
+    fn fire(&mut self, index: u32, now_ns: u64, outlet: &mut impl Outlet) {
         let slot = self.peers.table.slot(index);
-        let cause = if let Some(reason) = slot.pending() {
-            Cause::of(reason)
-        } else {
-            let deadline_ns = self.peers.deadline_ns(index);
-            match slot.state() {
-                PeerState::Up | PeerState::Suspect => {
-                    let timeout_ns = self.peers.timing.timeout_ns(slot.interval_us());
-                    let down_ns = slot.last_seen_ns().saturating_add(timeout_ns);
-                    if down_ns <= horizon_ns {
-                        Cause { reason: Reason::Silence, to: PeerState::Down, deadline_ns: down_ns }
-                    } else {
-                        Cause { reason: Reason::Silence, to: PeerState::Suspect, deadline_ns }
-                    }
-                }
-                _ => Cause { deadline_ns, ..Cause::of(Reason::Expired) },
-            }
-        };
-        self.change(index, cause, now_ns, outlet);
+        if let Some(reason) = slot.pending() {
+            return self.change(index, Cause::of(reason), now_ns, outlet);
+        }
+        let mut verdict = self.peers.verdict(slot);
+        if verdict.to == Some(PeerState::Down) {
+            let held = |scope, census: Census| {
+                outlet.notice(mass_silence(scope, true, now_ns, census));
+                self.shared.counters.add(Counter::MassSilences, 1);
+            };
+            self.shared.groups.brake_if_many(slot.group(), self.peers.horizon_ns, held);
+            verdict = self.peers.verdict(slot);
+        }
+        match verdict.to {
+            Some(to) => self.change(index, Cause::passed(&verdict, to), now_ns, outlet),
+            None => self.arm(index),
+        }
     }
 
     /// Makes a change of state and says so; or leaves it pending when there is no room to say so.
@@ -460,19 +542,20 @@ impl Shard {
         let slot = self.peers.table.slot(index);
         if slot.pending() == Some(Reason::FirstBeat) && cause.reason != Reason::FirstBeat {
             // Nobody was told of it yet, so there is nothing to tell now that it goes.
-            self.states.moved(slot.state(), PeerState::Forgotten);
+            self.moved(slot.group(), slot.state(), PeerState::Forgotten, now_ns, outlet);
             return self.discard(index);
         }
         if !outlet.has_room() {
             // Silence is never put off: `advance` asks for room before it takes a timer out.
             slot.write().set_pending(Some(cause.reason));
-            self.counters.add(Counter::ReportsDeferred, 1);
+            self.shared.counters.add(Counter::ReportsDeferred, 1);
             return self.arm(index);
         }
         let data = slot.data();
         let first = cause.reason == Reason::FirstBeat;
         let from = if first { PeerState::Unknown } else { data.state };
         let to = cause.to;
+        self.report_no = self.report_no.wrapping_add(1);
         outlet.transition(Transition {
             peer: data.peer,
             from,
@@ -487,17 +570,25 @@ impl Shard {
             last_sequence: data.last_sequence,
             gaps: data.gaps as u64,
             in_from_ns: if first { 0 } else { now_ns.saturating_sub(data.since_ns) },
+            group: data.group,
+            extended_ns: cause.extended_ns,
+            extended_by: cause.extended_by,
+            report_no: self.report_no,
         });
-        if cause.reason == Reason::Silence {
+        // Who waited for its parent was asked again now and then, at no exact time.
+        if cause.reason == Reason::Silence && !cause.extended_by.has(Extensions::PARENT) {
             let lateness_ns = now_ns.saturating_sub(cause.deadline_ns);
-            self.histograms.of(HistogramKind::Lateness).record(lateness_ns);
+            self.shared.histograms.of(HistogramKind::Lateness).record(lateness_ns);
             if to == PeerState::Down {
                 let silent_ns = now_ns.saturating_sub(data.last_seen_ns);
-                self.histograms.of(HistogramKind::DetectionTime).record(silent_ns);
+                self.shared.histograms.of(HistogramKind::DetectionTime).record(silent_ns);
             }
         }
+        if cause.extended_ns > 0 && cause.reason == Reason::Silence {
+            self.shared.counters.add(Counter::Extended, 1);
+        }
         if !first {
-            self.states.moved(from, to);
+            self.moved(data.group, from, to, now_ns, outlet);
         }
         if to == PeerState::Forgotten {
             return self.discard(index);
@@ -506,15 +597,31 @@ impl Shard {
         write.set_state(to);
         write.set_since_ns(now_ns);
         write.set_pending(None);
+        write.set_report_no(self.report_no);
         drop(write);
         self.arm(index);
+    }
+
+    /// Counts a peer's change of state, and says so if it releases a brake.
+    fn moved(
+        &mut self,
+        group: u16,
+        from: PeerState,
+        to: PeerState,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        self.shared.states.moved(from, to);
+        self.shared.groups.moved(group, from, to, now_ns, |scope, census| {
+            outlet.notice(mass_silence(scope, false, now_ns, census));
+        });
     }
 
     /// Frees a peer's slot.
     fn discard(&mut self, index: u32) {
         self.wheel.remove(&mut self.peers, index);
         self.peers.table.remove(index);
-        self.budget.give_back();
+        self.shared.budget.give_back();
     }
 
     /// Arms a peer's timer for its deadline, wherever it was armed before.
@@ -527,5 +634,11 @@ impl Shard {
     }
 }
 
+fn mass_silence(scope: Scope, held: bool, at_ns: u64, census: Census) -> Notice {
+    Notice::MassSilence { scope, held, at_ns, silent: census.suspect, living: census.living }
+}
+
+#[cfg(test)]
+mod guards;
 #[cfg(test)]
 mod tests;

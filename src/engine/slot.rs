@@ -1,14 +1,16 @@
 //! One peer's record: two cache lines of atomic words behind a seqlock.
 //!
 //! ```text
-//!  hot   0 peer        8 last_seen   16 sent         24 interval
-//!       32 incarnation, sequence     40 mask, beats  48 digest, version   56 state … key, 3 free
-//!  cold 64 since       72 first_seen 80 gaps, dups   88 reordered, restarts
-//!       96 stale, prev 104 next, –   112 armed       120 –
+//!  hot   0 peer        8 last_seen   16 incarnation, sequence  24 mask, beats
+//!       32 interval, version         40 arrivals: lag, mean     48 spread, extra
+//!       56 state, pending, status, sequenced, key, samples, group
+//!  cold 64 since       72 first_seen  80 armed                  88 gaps, duplicates
+//!       96 reordered, restarts       104 stale, digest         112 parent, report_no  120 prev, next
 //! ```
 //!
 //! What a heartbeat reads and writes is in the first line, so a heartbeat costs one cache miss here.
-//! The second holds what changes when something is wrong, and the wheel's links.
+//! The second holds what changes when something is wrong, and the wheel's links. The interval is kept
+//! as its wire code, in half the room.
 //!
 //! **Who may do what.** The owner alone writes, always through [`Slot::write`], whose guard holds
 //! the seqlock; it reads its own words as they are. Anybody else copies the whole record
@@ -19,18 +21,19 @@
 //! their complement). So a fresh mapping is a region of free slots, and every pattern of bytes is
 //! some record: nothing in a file can be undefined behaviour.
 
+use super::detector::Arrivals;
 #[cfg(not(loom))]
 use super::region::Words;
 pub use super::slots::{SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
 use super::wheel::Link;
 use crate::sync::seqlock::{Version, Write};
-use crate::wire::{PeerId, Status};
+use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A peer's record as a plain value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct SlotData {
     /// Who.
     pub peer: PeerId,
@@ -54,8 +57,6 @@ pub struct SlotData {
     pub first_seen_ns: u64,
     /// The sender's interval, microseconds, as stated; 0 is "not stated".
     pub interval_us: u64,
-    /// The sender's wall clock in the last heartbeat; 0 is "not stated".
-    pub sent_ns: u64,
     /// The sender's start.
     pub incarnation: u32,
     /// Last sequence number.
@@ -74,6 +75,14 @@ pub struct SlotData {
     pub restarts: u32,
     /// Heartbeats of an earlier incarnation.
     pub stale: u32,
+    /// What its detector has learnt.
+    pub arrivals: Arrivals,
+    /// Its group's number, 0 for none.
+    pub group: u16,
+    /// Its parent's number, 0 for none.
+    pub parent: u32,
+    /// Its reactor's number for its last transition, modulo 2^32.
+    pub report_no: u32,
 }
 
 impl SlotData {
@@ -90,7 +99,6 @@ impl SlotData {
         since_ns: 0,
         first_seen_ns: 0,
         interval_us: 0,
-        sent_ns: 0,
         incarnation: 0,
         last_sequence: 0,
         seen_mask: 0,
@@ -100,6 +108,10 @@ impl SlotData {
         reordered: 0,
         restarts: 0,
         stale: 0,
+        arrivals: Arrivals::NONE,
+        group: 0,
+        parent: 0,
+        report_no: 0,
     };
 }
 
@@ -110,32 +122,35 @@ pub struct Slot {
     // The hot line.
     peer: AtomicU64,
     last_seen_ns: AtomicU64,
-    sent_ns: AtomicU64,
-    interval_us: AtomicU64,
     incarnation: AtomicU32,
     last_sequence: AtomicU32,
     seen_mask: AtomicU32,
     heartbeats: AtomicU32,
-    profile_digest: AtomicU32,
+    interval_code: AtomicU32,
     version: Version,
+    /// The words of [`Arrivals`], as the bits of each f32.
+    arrivals: [AtomicU32; 4],
     state: AtomicU8,
     pending: AtomicU8,
     status: AtomicU8,
     sequenced: AtomicU8,
     key_id: AtomicU8,
-    _hot_spare: [AtomicU8; 3],
+    samples: AtomicU8,
+    group: AtomicU16,
     // The cold line.
     since_ns: AtomicU64,
     first_seen_ns: AtomicU64,
+    not_armed_us: AtomicU64,
     gaps: AtomicU32,
     duplicates: AtomicU32,
     reordered: AtomicU32,
     restarts: AtomicU32,
     stale: AtomicU32,
+    profile_digest: AtomicU32,
+    parent: AtomicU32,
+    report_no: AtomicU32,
     not_prev: AtomicU32,
     not_next: AtomicU32,
-    _cold_spare: AtomicU32,
-    not_armed_us: AtomicU64,
 }
 
 // loom's version word is larger; its builds never lay slots over mapped memory.
@@ -184,10 +199,6 @@ plain_words! {
     since_ns, set_since_ns: u64;
     /// First heartbeat, monotonic ns.
     first_seen_ns, set_first_seen_ns: u64;
-    /// The sender's interval as stated, microseconds; 0 is "not stated".
-    interval_us, set_interval_us: u64;
-    /// The sender's wall clock in the last heartbeat; 0 is "not stated".
-    sent_ns, set_sent_ns: u64;
     /// The sender's start.
     incarnation, set_incarnation: u32;
     /// Last sequence number.
@@ -210,6 +221,12 @@ plain_words! {
     stale, set_stale: u32;
     /// Key of the last heartbeat.
     key_id, set_key_id: u8;
+    /// Its group's number, 0 for none.
+    group, set_group: u16;
+    /// Its parent's number, 0 for none.
+    parent, set_parent: u32;
+    /// Its reactor's number for its last transition, modulo 2^32.
+    report_no, set_report_no: u32;
 }
 
 /// The words that stand for something else. Relaxed throughout, for the reasons given above.
@@ -228,6 +245,7 @@ impl Slot {
             2 => PeerState::Suspect,
             3 => PeerState::Down,
             4 => PeerState::Left,
+            6 => PeerState::Unreachable,
             // `Forgotten` is never stored; whatever else a damaged file says is no peer.
             _ => PeerState::Unknown,
         }
@@ -236,7 +254,7 @@ impl Slot {
     /// A change of state that is decided but could not be reported yet.
     #[inline]
     pub fn pending(&self) -> Option<Reason> {
-        const REASONS: [Reason; 7] = [
+        const REASONS: [Reason; 8] = [
             Reason::FirstBeat,
             Reason::Silence,
             Reason::Beat,
@@ -244,6 +262,7 @@ impl Slot {
             Reason::Bye,
             Reason::Expired,
             Reason::Removed,
+            Reason::Parent,
         ];
         // One more than the reason, so that zero is none.
         match self.pending.load(Ordering::Relaxed) {
@@ -267,6 +286,21 @@ impl Slot {
     #[inline]
     pub fn sequenced(&self) -> bool {
         self.sequenced.load(Ordering::Relaxed) != 0
+    }
+
+    /// The sender's interval as stated, microseconds; 0 is "not stated", and whatever a damaged
+    /// file says that is no interval.
+    #[inline]
+    pub fn interval_us(&self) -> u64 {
+        decode_interval(self.interval_code.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// What its detector has learnt.
+    #[inline]
+    pub fn arrivals(&self) -> Arrivals {
+        let [lag_ns, mean_ns, spread, extra] =
+            [0, 1, 2, 3].map(|i| f32::from_bits(self.arrivals[i].load(Ordering::Relaxed)));
+        Arrivals { lag_ns, mean_ns, spread, extra, samples: self.samples.load(Ordering::Relaxed) }
     }
 }
 
@@ -302,6 +336,22 @@ impl SlotWriter<'_> {
     pub fn set_sequenced(&mut self, sequenced: bool) {
         self.slot.sequenced.store(sequenced as u8, Ordering::Relaxed);
     }
+
+    /// The sender's interval, microseconds, as a heartbeat stated it; 0 is "not stated".
+    #[inline]
+    pub fn set_interval_us(&mut self, interval_us: u64) {
+        self.slot.interval_code.store(encode_interval(interval_us), Ordering::Relaxed);
+    }
+
+    /// What its detector has learnt.
+    #[inline]
+    pub fn set_arrivals(&mut self, arrivals: &Arrivals) {
+        let Arrivals { lag_ns, mean_ns, spread, extra, samples } = *arrivals;
+        for (word, value) in self.slot.arrivals.iter().zip([lag_ns, mean_ns, spread, extra]) {
+            word.store(value.to_bits(), Ordering::Relaxed);
+        }
+        self.slot.samples.store(samples, Ordering::Relaxed);
+    }
 }
 
 impl Slot {
@@ -326,7 +376,6 @@ impl Slot {
             since_ns: self.since_ns(),
             first_seen_ns: self.first_seen_ns(),
             interval_us: self.interval_us(),
-            sent_ns: self.sent_ns(),
             incarnation: self.incarnation(),
             last_sequence: self.last_sequence(),
             seen_mask: self.seen_mask(),
@@ -336,6 +385,10 @@ impl Slot {
             reordered: self.reordered(),
             restarts: self.restarts(),
             stale: self.stale(),
+            arrivals: self.arrivals(),
+            group: self.group(),
+            parent: self.parent(),
+            report_no: self.report_no(),
         }
     }
 
@@ -386,7 +439,6 @@ impl SlotWriter<'_> {
         self.set_since_ns(data.since_ns);
         self.set_first_seen_ns(data.first_seen_ns);
         self.set_interval_us(data.interval_us);
-        self.set_sent_ns(data.sent_ns);
         self.set_incarnation(data.incarnation);
         self.set_last_sequence(data.last_sequence);
         self.set_seen_mask(data.seen_mask);
@@ -396,6 +448,10 @@ impl SlotWriter<'_> {
         self.set_reordered(data.reordered);
         self.set_restarts(data.restarts);
         self.set_stale(data.stale);
+        self.set_arrivals(&data.arrivals);
+        self.set_group(data.group);
+        self.set_parent(data.parent);
+        self.set_report_no(data.report_no);
     }
 }
 

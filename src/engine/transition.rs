@@ -1,5 +1,6 @@
 //! What the engine says: a peer went from one state to another, and the evidence for it.
 
+use super::sight::Extensions;
 use crate::wire::{PeerId, Status};
 
 /// A peer's state.
@@ -9,10 +10,13 @@ use crate::wire::{PeerId, Status};
 ///  Unknown ────────────▶ Up ──────────────────▶ Suspect ──────────▶ Down
 ///                        ▲ ▲────────── beat ───────┘                  │ │
 ///                        │ └──────────────── beat ────────────────────┘ │
-///                        │ beat          BYE (from Up, Suspect, Down)   │ forget-after
+///                        │ beat          BYE (from any of these)        │ forget-after
 ///                        └─────── Left ◀──────────────                  ▼
 ///                                  └───────────── forget-after ───▶ Forgotten
 /// ```
+///
+/// A peer whose parent is down becomes `Unreachable` where it would become `Down`; a heartbeat brings
+/// it back as from there, and when its parent is back and it is not, it becomes `Down`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum PeerState {
@@ -26,6 +30,8 @@ pub enum PeerState {
     Down = 3,
     /// Said BYE.
     Left = 4,
+    /// Silent past its deadline while its parent was down.
+    Unreachable = 6,
     /// Removed from the table. Never stored in a slot; it exists only as the end of a transition.
     Forgotten = 5,
 }
@@ -39,6 +45,7 @@ impl PeerState {
             PeerState::Suspect => "suspect",
             PeerState::Down => "down",
             PeerState::Left => "left",
+            PeerState::Unreachable => "unreachable",
             PeerState::Forgotten => "forgotten",
         }
     }
@@ -62,6 +69,8 @@ pub enum Reason {
     Expired = 5,
     /// An operator removed it.
     Removed = 6,
+    /// It was silent past its deadline, and so was its parent.
+    Parent = 7,
 }
 
 impl Reason {
@@ -75,6 +84,7 @@ impl Reason {
             Reason::Bye => "bye",
             Reason::Expired => "expired",
             Reason::Removed => "removed",
+            Reason::Parent => "parent",
         }
     }
 }
@@ -108,6 +118,14 @@ pub struct Transition {
     pub gaps: u64,
     /// How long the peer had been in `from`, nanoseconds.
     pub in_from_ns: u64,
+    /// The peer's group's number, 0 for none.
+    pub group: u16,
+    /// How much later the deadline was than its detector alone would have said, nanoseconds.
+    pub extended_ns: u64,
+    /// Why it was later.
+    pub extended_by: Extensions,
+    /// Its reactor's number for it, ascending, modulo 2^32.
+    pub report_no: u32,
 }
 
 impl Transition {

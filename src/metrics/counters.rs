@@ -83,6 +83,18 @@ counters! {
     Rearmed = "rearmed",
     /// Receive errors.
     ReceiveErrors = "receive_errors",
+    /// Times that the reactor did not run when it should have, and peers were granted what it missed.
+    Stalls = "stalls",
+    /// Nanoseconds for which the reactor did not run.
+    BlindNs = "blind_ns",
+    /// Nanoseconds in which heartbeats were known to be lost here.
+    DeafNs = "deaf_ns",
+    /// Verdicts whose deadline was extended for what the monitor missed, or was held.
+    Extended = "extended",
+    /// Times that so many fell silent at once that they were held as suspect.
+    MassSilences = "mass_silences",
+    /// Times that two senders were found alive under one id.
+    Conflicts = "conflicts",
     /// Times round the loop.
     Turns = "turns",
     /// Times that the reactor slept.

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! horizon = now
-//! if something is due by horizon, or another reactor waits for our watermark:
+//! if something is due by horizon, we did not look for a while, or another reactor waits for our
+//! watermark:
 //!     receive until all that was queued at horizon has been read, and take the mail
+//!     tell the shard for how long we did not look, and what was lost
 //!     fire what was due by horizon, so many at a time
 //! else:
 //!     receive once, and take the mail; look after the wheel
@@ -17,6 +19,7 @@
 use super::idle::{Idle, Plan};
 use super::inbox::Inbox;
 use super::mailbox::{MAILBOX_CAPACITY, Mailbox};
+use super::watch::Watch;
 use super::{Command, ReportSender};
 use crate::clock::Clock;
 use crate::engine::shard::{Outlet, Shard};
@@ -68,12 +71,16 @@ pub struct Reactor<B, C> {
     pub histograms: Arc<Histograms>,
     /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
     pub gets_mail: bool,
+    /// Datagrams that the kernel dropped, as last read.
+    pub drops: u64,
     /// Datagrams too long for any form that have been counted so far.
     pub overlong: u64,
     /// The next deadline as the last turn saw it.
     pub next_ns: Option<u64>,
     /// When the transport's counters are copied next.
     pub housekeeping_ns: u64,
+    /// Notices when we did not look or did not hear.
+    pub watch: Watch,
 }
 
 impl<B: Backend, C: Clock> Reactor<B, C> {
@@ -89,12 +96,15 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let mail;
         let mut fired = false;
         let mut blocked = false;
-        if self.is_due(horizon_ns) || self.mailboxes[self.me].take_asked() {
+        self.watch.look(horizon_ns);
+        let asked = self.mailboxes[self.me].take_asked();
+        if self.is_due(horizon_ns) || self.watch.is_blind() || asked {
             received = self.drain()?;
             mail = self.collect_mail();
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
             let judged_ns = self.judgeable_ns(horizon_ns);
             let now_ns = self.clock.now_ns();
+            self.own_up(now_ns);
             self.shard.advance(judged_ns, now_ns, FIRE_LIMIT, &mut self.reports);
             blocked = !self.reports.has_room();
             fired = true;
@@ -137,10 +147,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             return Ok(());
         }
         let until_ns = patience.timeout_ns.map(|timeout| self.clock.now_ns() + timeout);
+        self.watch.sleep(until_ns.unwrap_or(u64::MAX));
         self.counters.add(Counter::Sleeps, 1);
         let waited = self.backend.wait(patience);
         self.mailboxes[self.me].wake_up();
         let now_ns = self.clock.now_ns();
+        self.watch.wake(now_ns);
         if let Some(late_ns) = until_ns.and_then(|until_ns| now_ns.checked_sub(until_ns)) {
             self.histograms.of(HistogramKind::WakeUp).record(late_ns);
             self.idle.woken_late(late_ns);
@@ -191,6 +203,17 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         Ok(count)
     }
 
+    /// Tells the shard what we did not see and did not hear, before it judges anybody.
+    fn own_up(&mut self, now_ns: u64) {
+        if let Some((from_ns, to_ns)) = self.watch.take_blind() {
+            self.shard.blind(from_ns, to_ns, &mut self.reports);
+        }
+        let lost = self.drops + self.mailboxes[self.me].lost();
+        if let Some((from_ns, to_ns)) = self.watch.lost(lost, now_ns) {
+            self.shard.deaf(from_ns, to_ns, &mut self.reports);
+        }
+    }
+
     fn apply(&mut self) {
         let probe_sent_ns = self.inbox.apply(&self.clock, &mut self.shard, &mut self.reports);
         if let Some(sent_ns) = probe_sent_ns {
@@ -206,18 +229,26 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// has not announced yet.
     fn drain(&mut self) -> io::Result<u64> {
         let mut drained = self.receive()?;
-        let mut left = self.backend.backlog();
+        let mut left = self.look_at_queues();
         let mut unannounced = 0;
         while left > 0 && unannounced < UNANNOUNCED_LIMIT {
             let count = self.receive()?;
             if count == 0 {
                 unannounced += 1;
-                left = self.backend.backlog();
+                left = self.look_at_queues();
             }
+            self.watch.look(self.clock.now_ns());
             drained += count;
             left = left.saturating_sub(count);
         }
         Ok(drained)
+    }
+
+    /// Asks how many datagrams wait, and notes what was dropped.
+    fn look_at_queues(&mut self) -> u64 {
+        let queues = self.backend.queues();
+        self.drops = queues.drops;
+        queues.waiting
     }
 
     /// Up to when deadlines can be judged: no further than the other reactors have read their
@@ -266,6 +297,9 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
                 Command::Remove { peer } => {
                     self.shard.remove(peer, now_ns, &mut self.reports);
                 }
+                Command::Assign { peer, group, parent } => {
+                    self.shard.assign(peer, group, parent, now_ns);
+                }
             }
         }
     }
@@ -281,7 +315,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     fn keep_house(&mut self, now_ns: u64) {
         self.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
         let counts = self.backend.counts();
-        self.counters.set(Counter::KernelDrops, self.backend.kernel_drops());
+        self.look_at_queues();
+        self.counters.set(Counter::KernelDrops, self.drops);
         self.counters.set(Counter::BuffersExhausted, counts.buffers_exhausted);
         self.counters.set(Counter::Rearmed, counts.rearmed);
         self.counters.set(Counter::ReceiveErrors, counts.errors);

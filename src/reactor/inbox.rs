@@ -9,6 +9,7 @@
 use super::mailbox::{Mailbox, Parcel};
 use super::{Report, ReportSender};
 use crate::clock::Clock;
+use crate::engine::notice::Notice;
 use crate::engine::shard::{BATCH, Outlet, Shard};
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
@@ -219,6 +220,10 @@ impl Outlet for BatchOutlet<'_> {
 
     fn transition(&mut self, transition: Transition) {
         self.reports.transition(transition);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.reports.notice(notice);
     }
 
     fn profile(&mut self, place: usize, beat: &Heartbeat) -> bool {

@@ -38,6 +38,7 @@ pub struct Mailbox {
     asleep: AtomicBool,
     watermark_ns: AtomicU64,
     asked: AtomicBool,
+    lost: AtomicU64,
     waker: OnceLock<Waker>,
 }
 
@@ -55,6 +56,7 @@ impl Mailbox {
             asleep: AtomicBool::new(false),
             watermark_ns: AtomicU64::new(0),
             asked: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             waker: OnceLock::new(),
         }
     }
@@ -65,12 +67,22 @@ impl Mailbox {
         debug_assert!(already.is_ok(), "a mailbox has one owner");
     }
 
-    /// Hands a parcel over; gives it back when the ring is full.
+    /// Hands a parcel over; gives it back, and counts it as lost, when the ring is full.
     ///
     /// # Errors
     /// The parcel, when the ring is full.
     pub fn push(&self, parcel: Parcel) -> Result<(), Parcel> {
-        self.ring.push(parcel)
+        self.ring.push(parcel).inspect_err(|_| {
+            // Relaxed: the watermark that the pusher publishes later orders it for the owner.
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    /// Parcels that found no room so far. Whoever has seen a watermark sees all that were lost
+    /// before it.
+    pub fn lost(&self) -> u64 {
+        // Relaxed: see `push`.
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest parcel. Only the owner calls it.

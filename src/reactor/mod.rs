@@ -19,11 +19,13 @@ pub mod inbox;
 pub mod mailbox;
 pub mod probe;
 pub mod start;
+pub mod watch;
 
 pub use idle::IdleStrategy;
 pub use start::{Fleet, ReactorSettings, start};
 
 use crate::engine::StateCounts;
+use crate::engine::notice::Notice;
 use crate::engine::shard::Outlet;
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
@@ -50,6 +52,8 @@ pub enum Report {
         /// What they are.
         profile: OwnedProfile,
     },
+    /// Something else that an operator may want to know.
+    Notice(Notice),
 }
 
 /// What the control plane asks of a reactor.
@@ -59,6 +63,15 @@ pub enum Command {
     Remove {
         /// Whom.
         peer: PeerId,
+    },
+    /// Put a peer into a group, and name its parent.
+    Assign {
+        /// Whom.
+        peer: PeerId,
+        /// The group's number in [`Groups`](crate::engine::Groups), 0 for none.
+        group: u16,
+        /// The parent's number there, 0 for none.
+        parent: u32,
     },
 }
 
@@ -130,6 +143,13 @@ impl Outlet for ReportSender {
 
     fn transition(&mut self, transition: Transition) {
         self.push(Report::Transition(transition));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        // The last place is a transition's, whose sender has asked for it already.
+        if self.ring.len() + 1 < self.ring.capacity() {
+            self.push(Report::Notice(notice));
+        }
     }
 
     fn profile(&mut self, _place: usize, _beat: &Heartbeat) -> bool {

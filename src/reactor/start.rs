@@ -5,12 +5,13 @@ use super::duty::Reactor;
 use super::idle::{Idle, IdleStrategy};
 use super::inbox::Inbox;
 use super::mailbox::Mailbox;
+use super::watch::Watch;
 use super::{COMMAND_CAPACITY, REPORT_CAPACITY, ReactorHandle, ReportSender};
 use crate::clock::{Clock, Monotonic};
-use crate::engine::shard::Shard;
+use crate::engine::shard::{Shard, Surroundings};
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::engine::table::Table;
-use crate::engine::{Budget, StateCounts, Timing};
+use crate::engine::{Budget, Groups, StateCounts};
 use crate::io::{self as transport, AnyBackend, Backend, OpenError, Transport, TransportChoice};
 use crate::metrics::{Counters, Histograms};
 use crossbeam::queue::ArrayQueue;
@@ -27,8 +28,8 @@ pub struct ReactorSettings {
     pub transport: TransportChoice,
     /// How a reactor waits.
     pub idle: IdleStrategy,
-    /// How deadlines are computed.
-    pub timing: Timing,
+    /// How deadlines are computed, for each group.
+    pub groups: Arc<Groups>,
     /// Most peers over all reactors.
     pub max_peers: u32,
     /// Which reactor runs on which core.
@@ -131,9 +132,17 @@ pub fn start(
         let (gate, opened) = mpsc::channel::<()>();
         let build = {
             let (settings, mailboxes) = (settings.clone(), mailboxes.clone());
-            let (states, counters) = (states.clone(), counters.clone());
-            let (histograms, commands) = (histograms.clone(), commands.clone());
-            let (views, budget) = (views.clone(), budget.clone());
+            let (counters, histograms) = (counters.clone(), histograms.clone());
+            let commands = commands.clone();
+            let views = views.clone();
+            let surroundings = Surroundings {
+                groups: settings.groups.clone(),
+                views: views.clone(),
+                budget: budget.clone(),
+                states: states.clone(),
+                counters: counters.clone(),
+                histograms: histograms.clone(),
+            };
             let reports = ReportSender::new(reports.clone(), listener.clone());
             move |backend: AnyBackend| {
                 let clock = Monotonic;
@@ -143,15 +152,7 @@ pub fn start(
                     me,
                     backend,
                     clock,
-                    shard: Shard::new(
-                        table,
-                        settings.timing,
-                        now_ns,
-                        budget,
-                        states,
-                        counters.clone(),
-                        histograms.clone(),
-                    ),
+                    shard: Shard::new(table, surroundings, now_ns),
                     inbox: Inbox::new(
                         me as u32,
                         secret,
@@ -166,9 +167,11 @@ pub fn start(
                     counters,
                     histograms,
                     gets_mail: false,
+                    drops: 0,
                     overlong: 0,
                     next_ns: None,
                     housekeeping_ns: 0,
+                    watch: Watch::new(now_ns),
                 }
             }
         };

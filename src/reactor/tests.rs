@@ -4,14 +4,16 @@ use super::duty::Reactor;
 use super::idle::{Idle, IdleStrategy, Plan};
 use super::inbox::Inbox;
 use super::mailbox::{Mailbox, Parcel};
+use super::watch::Watch;
 use super::*;
 use crate::clock::Clock;
-use crate::engine::shard::Shard;
+use crate::engine::shard::{Shard, Surroundings};
+use crate::engine::sight::Extensions;
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::engine::table::Table;
 use crate::engine::transition::{PeerState, Reason};
-use crate::engine::{Budget, StateCounts, Timing};
-use crate::io::{Backend, Patience, Transport, TransportCounts};
+use crate::engine::{Budget, Groups, Policy};
+use crate::io::{Backend, Patience, Queues, Transport, TransportCounts};
 use crate::metrics::Counter;
 use crate::testing::{Rng, seeds};
 use crate::wire::{self, Kind, Profile, Status};
@@ -22,14 +24,10 @@ use std::rc::Rc;
 
 const MS: u64 = 1_000_000;
 const SECRET: u64 = 42;
-const TIMING: Timing = Timing {
-    default_interval_us: 1_000_000,
-    missed: 3.0,
-    grace_ns: 0,
-    suspect_fraction: 1.0,
-    forget_down_ns: u64::MAX / 4,
-    forget_left_ns: u64::MAX / 4,
-};
+/// Fixed: three intervals and nothing else; no suspicion.
+fn policy() -> Policy {
+    Policy { missed: 3.0, grace_ns: 0, suspect_fraction: 1.0, ..Policy::default() }
+}
 
 #[derive(Clone, Default)]
 struct TestClock(Rc<Cell<u64>>);
@@ -55,6 +53,8 @@ struct Scripted {
     burst: usize,
     /// How late a wait ends.
     late_ns: u64,
+    /// Datagrams that the kernel dropped.
+    drops: Rc<Cell<u64>>,
     /// Draws when the reactor is interrupted on its way to the sockets, and for how long.
     interrupts: Option<Rng>,
 }
@@ -73,7 +73,7 @@ impl Backend for Scripted {
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
         if let Some(rng) = &mut self.interrupts
-            && rng.one_in(20)
+            && rng.one_in(300)
         {
             self.clock.0.set(self.clock.0.get() + rng.below(60 * MS));
         }
@@ -94,12 +94,8 @@ impl Backend for Scripted {
         Ok(())
     }
 
-    fn backlog(&self) -> u64 {
-        self.arrived() as u64
-    }
-
-    fn kernel_drops(&self) -> u64 {
-        0
+    fn queues(&self) -> Queues {
+        Queues { waiting: self.arrived() as u64, drops: self.drops.get() }
     }
 
     fn counts(&self) -> TransportCounts {
@@ -135,20 +131,21 @@ impl Bench {
         let histograms = Arc::new(Histograms::default());
         let reports = Arc::new(ArrayQueue::new(report_capacity));
         let now_ns = clock.now_ns();
-        let shard = Shard::new(
-            tables.into_iter().next().unwrap(),
-            TIMING,
-            now_ns,
-            Arc::new(Budget::new(256)),
-            Arc::new(StateCounts::default()),
-            counters.clone(),
-            histograms.clone(),
-        );
+        let shared = Surroundings {
+            groups: Arc::new(Groups::uniform(policy())),
+            views: views.clone(),
+            budget: Arc::new(Budget::new(256)),
+            states: Arc::default(),
+            counters: counters.clone(),
+            histograms: histograms.clone(),
+        };
+        let shard = Shard::new(tables.into_iter().next().unwrap(), shared, now_ns);
         let backend = Scripted {
             clock: clock.clone(),
             script: script.clone(),
             burst: 7,
             late_ns: 0,
+            drops: Rc::default(),
             interrupts: None,
         };
         let inbox = Inbox::new(0, SECRET, counters.clone(), mailboxes.clone(), views);
@@ -165,9 +162,11 @@ impl Bench {
             counters,
             histograms,
             gets_mail: false,
+            drops: 0,
             overlong: 0,
             next_ns: None,
             housekeeping_ns: 0,
+            watch: Watch::new(now_ns),
         };
         Bench { reactor, clock, script, mailboxes, reports }
     }
@@ -209,7 +208,7 @@ impl Bench {
         reports
             .filter_map(|report| match report {
                 Report::Transition(transition) => Some(transition),
-                Report::Profile { .. } => None,
+                Report::Profile { .. } | Report::Notice(_) => None,
             })
             .collect()
     }
@@ -237,6 +236,7 @@ fn beat(peer: u64, sequence: u32, interval_ms: u64) -> Heartbeat {
 
 #[test]
 fn what_was_queued_during_a_stall_is_read_before_anybody_is_judged() {
+    let mut extended = 0;
     for seed in seeds() {
         let mut rng = Rng::new(seed);
         let mut bench = Bench::new(1, 1_024);
@@ -272,11 +272,13 @@ fn what_was_queued_during_a_stall_is_read_before_anybody_is_judged() {
         for t in &down {
             assert!(t.peer.0 <= 5, "seed {seed}: {t:?} beat all the time");
             assert!(t.deadline_ns >= last[&t.peer.0] + 300 * MS, "seed {seed}: {t:?}");
+            extended += usize::from(t.extended_ns > 0);
         }
         let found: std::collections::BTreeSet<_> = down.iter().map(|t| t.peer.0).collect();
         for peer in 1..=5 {
-            // Seen late by at most a stall, so dead for longer than that is certainly found.
-            if last[&peer] + 1_400 * MS < start_ns + 9_900 * MS {
+            // Each stall puts the verdict off by its length and an interval; in two and a half
+            // seconds there is room enough between them.
+            if last[&peer] + 2_500 * MS < start_ns + 9_900 * MS {
                 assert!(
                     found.contains(&peer),
                     "seed {seed}: {peer} was missed, stalled {stalls_ns}"
@@ -284,6 +286,76 @@ fn what_was_queued_during_a_stall_is_read_before_anybody_is_judged() {
             }
         }
     }
+    assert!(extended > 0, "in half of the time we did not look, and somebody was granted it");
+}
+
+/// The one peer of a bench, 100 ms and three of them, last heard at the time returned.
+fn silent_peer(bench: &mut Bench) -> u64 {
+    let start_ns = bench.now_ns();
+    bench.arrive(start_ns + MS, &wire::encode_beat(&beat(1, 0, 100)));
+    bench.run_until(start_ns + 2 * MS);
+    start_ns + MS
+}
+
+fn down(told: &[Transition]) -> Transition {
+    *told.iter().find(|t| t.to == PeerState::Down).expect("it fell silent")
+}
+
+#[test]
+fn a_stall_is_granted_to_who_is_silent_and_said_in_the_evidence() {
+    let mut bench = Bench::new(1, 1_024);
+    let heard_ns = silent_peer(&mut bench);
+    bench.run_until(heard_ns + 200 * MS);
+    // Stopped over its deadline: long enough to have swallowed heartbeats.
+    bench.clock.0.set(heard_ns + 2_000 * MS);
+    let told = bench.run_until(heard_ns + 2_050 * MS);
+    assert!(told.iter().all(|t| t.to != PeerState::Down), "one more interval: {told:?}");
+    let verdict = down(&bench.run_until(heard_ns + 2_500 * MS));
+    // The 1.8 s that were missed, which leave 100 ms, as one more interval does.
+    let expected_ns = heard_ns + 2_100 * MS;
+    assert!(verdict.deadline_ns.abs_diff(expected_ns) < 2 * MS, "{verdict:?}");
+    assert!(verdict.extended_ns.abs_diff(1_800 * MS) < 2 * MS, "{verdict:?}");
+    assert!(verdict.extended_by.has(Extensions::BLIND));
+    assert_eq!(bench.count(Counter::Stalls), 1);
+}
+
+#[test]
+fn who_beat_during_a_stall_is_not_granted_anything() {
+    let mut bench = Bench::new(1, 1_024);
+    let heard_ns = silent_peer(&mut bench);
+    bench.arrive(heard_ns + 1_000 * MS, &wire::encode_beat(&beat(1, 1, 100)));
+    bench.clock.0.set(heard_ns + 2_000 * MS);
+    // Read after the stall, it counts from there: when it really came, nobody knows.
+    let verdict = down(&bench.run_until(heard_ns + 3_000 * MS));
+    assert!(verdict.deadline_ns.abs_diff(heard_ns + 2_300 * MS) < 2 * MS, "{verdict:?}");
+    assert_eq!(verdict.extended_ns, 0);
+}
+
+#[test]
+fn a_dropped_datagram_may_have_been_anybodys() {
+    let mut bench = Bench::new(1, 1_024);
+    let heard_ns = silent_peer(&mut bench);
+    bench.run_until(heard_ns + 290 * MS);
+    bench.reactor.backend.drops.set(3);
+    // Nobody has read the counter yet when the deadline comes.
+    let verdict = down(&bench.run_until(heard_ns + 1_000 * MS));
+    assert!(verdict.deadline_ns.abs_diff(heard_ns + 400 * MS) < 2 * MS, "{verdict:?}");
+    assert!(verdict.extended_by.has(Extensions::DEAF));
+    assert_eq!(bench.count(Counter::Stalls), 0);
+}
+
+#[test]
+fn a_full_mailbox_may_have_lost_anybodys() {
+    let mut bench = Bench::new(2, 1_024);
+    let heard_ns = silent_peer(&mut bench);
+    bench.mailboxes[1].set_watermark_ns(u64::MAX);
+    bench.run_until(heard_ns + 290 * MS);
+    let parcel = || Parcel { beat: beat(9, 1, 100), arrived_ns: 1, profile: None };
+    while bench.mailboxes[0].push(parcel()).is_ok() {}
+    let mut told = bench.run_until(heard_ns + 1_000 * MS);
+    told.retain(|t| t.peer.0 == 1);
+    let verdict = down(&told);
+    assert!(verdict.extended_by.has(Extensions::DEAF), "{verdict:?}");
 }
 
 #[test]

@@ -1,26 +1,41 @@
 //! The shard against an oracle that keeps everything and looks at everybody.
 
 use super::*;
+use crate::engine::Policy;
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::testing::{Rng, seeds};
 use crate::wire::Status;
 use std::collections::{BTreeMap, HashSet};
 
 const MS: u64 = 1_000_000;
-const TIMING: Timing = Timing {
-    default_interval_us: 1_000_000,
-    missed: 3.0,
-    grace_ns: 20 * MS,
-    suspect_fraction: 0.6,
-    forget_down_ns: 60_000 * MS,
-    forget_left_ns: 10_000 * MS,
-};
+/// Fixed: three intervals and 20 ms, suspicion at 60 %.
+pub(super) fn policy() -> Policy {
+    Policy {
+        missed: 3.0,
+        grace_ns: 20 * MS,
+        suspect_fraction: 0.6,
+        forget_down_ns: 60_000 * MS,
+        forget_left_ns: 10_000 * MS,
+        ..Policy::default()
+    }
+}
+
+/// The oracle's own arithmetic: whole microseconds, so no rounding.
+fn timeout_ns(interval_us: u64) -> u64 {
+    let interval_us = if interval_us == 0 { 1_000_000 } else { interval_us };
+    interval_us * 3_000 + 20 * MS
+}
+
+fn suspect_ns(interval_us: u64) -> u64 {
+    (timeout_ns(interval_us) as f64 * 0.6) as u64
+}
 
 /// An outlet with room for so many transitions.
 #[derive(Default)]
-struct Sink {
+pub(super) struct Sink {
     room: usize,
     transitions: Vec<Transition>,
+    pub(super) notices: Vec<Notice>,
     profiles: Vec<(usize, PeerId)>,
     refuse_profiles: bool,
 }
@@ -39,51 +54,59 @@ impl Outlet for Sink {
         self.profiles.push((place, beat.peer));
         !self.refuse_profiles
     }
+
+    fn notice(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
 }
 
 /// A shard with what a test looks at.
-struct Bench {
-    shard: Shard,
-    sink: Sink,
+pub(super) struct Bench {
+    pub(super) shard: Shard,
+    pub(super) sink: Sink,
     states: Arc<StateCounts>,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Bench {
-    fn new(capacity: u32, now_ns: u64) -> Bench {
+    pub(super) fn new(capacity: u32, now_ns: u64) -> Bench {
+        Bench::with(Groups::uniform(policy()), capacity, now_ns)
+    }
+
+    pub(super) fn with(groups: Groups, capacity: u32, now_ns: u64) -> Bench {
         let slots = Arc::new(Slots::new(SlotRegion::anonymous(capacity).unwrap()));
-        let states = Arc::new(StateCounts::default());
-        let counters = Arc::new(Counters::default());
-        let shard = Shard::new(
-            Table::new(slots, [11, 13]),
-            TIMING,
-            now_ns,
-            Arc::new(Budget::new(capacity as u64)),
-            states.clone(),
-            counters.clone(),
-            Arc::new(Histograms::default()),
-        );
+        let table = Table::new(slots, [11, 13]);
+        let shared = Surroundings {
+            groups: Arc::new(groups),
+            views: [table.view()].into(),
+            budget: Arc::new(Budget::new(capacity as u64)),
+            states: Arc::default(),
+            counters: Arc::default(),
+            histograms: Arc::default(),
+        };
+        let (states, counters) = (shared.states.clone(), shared.counters.clone());
+        let shard = Shard::new(table, shared, now_ns);
         Bench { shard, sink: Sink { room: usize::MAX, ..Sink::default() }, states, counters }
     }
 
-    fn observe(&mut self, beats: &[Heartbeat], now_ns: u64) -> Vec<Transition> {
+    pub(super) fn observe(&mut self, beats: &[Heartbeat], now_ns: u64) -> Vec<Transition> {
         self.shard.observe(beats, now_ns, &mut self.sink);
         std::mem::take(&mut self.sink.transitions)
     }
 
-    fn advance(&mut self, now_ns: u64) -> Vec<Transition> {
+    pub(super) fn advance(&mut self, now_ns: u64) -> Vec<Transition> {
         let more = self.shard.advance(now_ns, now_ns, usize::MAX, &mut self.sink);
         assert!(!more || self.sink.room == 0);
         std::mem::take(&mut self.sink.transitions)
     }
 
-    fn state(&self, peer: u64) -> PeerState {
+    pub(super) fn state(&self, peer: u64) -> PeerState {
         let table = self.shard.table();
         table.find(PeerId(peer)).map_or(PeerState::Unknown, |i| table.slot(i).state())
     }
 }
 
-fn beat(peer: u64, incarnation: u32, sequence: u32) -> Heartbeat {
+pub(super) fn beat(peer: u64, incarnation: u32, sequence: u32) -> Heartbeat {
     Heartbeat {
         peer: PeerId(peer),
         kind: Kind::Beat,
@@ -312,7 +335,7 @@ impl Oracle {
         known.last_seen_ns = known.last_seen_ns.max(arrived_ns);
         known.interval_us = b.interval_us;
         let from = known.state;
-        let timeout_ns = TIMING.timeout_ns(known.interval_us);
+        let timeout_ns = timeout_ns(known.interval_us);
         let (to, reason) = if b.kind == Kind::Bye {
             (Left, Reason::Bye)
         } else if from == Down && known.last_seen_ns + timeout_ns <= now_ns {
@@ -326,21 +349,21 @@ impl Oracle {
         }
     }
 
-    fn advance(&mut self, now_ns: u64) -> Vec<(u64, PeerState, PeerState, Reason, u64)> {
+    pub(super) fn advance(&mut self, now_ns: u64) -> Vec<(u64, PeerState, PeerState, Reason, u64)> {
         let mut told = Vec::new();
         let due = |deadline_ns: u64| deadline_ns.div_ceil(1_000) <= now_ns / 1_000;
         self.peers.retain(|&peer, known| {
-            let suspect_ns = known.last_seen_ns + TIMING.suspect_ns(known.interval_us);
-            let down_ns = known.last_seen_ns + TIMING.timeout_ns(known.interval_us);
+            let suspect_ns = known.last_seen_ns + suspect_ns(known.interval_us);
+            let down_ns = known.last_seen_ns + timeout_ns(known.interval_us);
             let (to, reason, deadline_ns) = match known.state {
                 Up if due(suspect_ns) && down_ns <= now_ns => (Down, Reason::Silence, down_ns),
                 Up if due(suspect_ns) => (Suspect, Reason::Silence, suspect_ns),
                 Suspect if due(down_ns) => (Down, Reason::Silence, down_ns),
-                Down if due(known.since_ns + TIMING.forget_down_ns) => {
-                    (Forgotten, Reason::Expired, known.since_ns + TIMING.forget_down_ns)
+                Down if due(known.since_ns + policy().forget_down_ns) => {
+                    (Forgotten, Reason::Expired, known.since_ns + policy().forget_down_ns)
                 }
-                Left if due(known.since_ns + TIMING.forget_left_ns) => {
-                    (Forgotten, Reason::Expired, known.since_ns + TIMING.forget_left_ns)
+                Left if due(known.since_ns + policy().forget_left_ns) => {
+                    (Forgotten, Reason::Expired, known.since_ns + policy().forget_left_ns)
                 }
                 _ => return true,
             };

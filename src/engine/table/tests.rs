@@ -1,6 +1,7 @@
 //! The table against a `HashMap`, and its readers against a writer that never stops.
 
 use super::*;
+use crate::engine::detector::Arrivals;
 use crate::engine::slot::SlotRegion;
 use crate::engine::transition::Reason;
 use crate::testing::{Rng, seeds};
@@ -34,8 +35,7 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         last_seen_ns: word(),
         since_ns: word(),
         first_seen_ns: salt,
-        interval_us: word(),
-        sent_ns: word(),
+        interval_us: 1_000 + word() % 1_000_000_000,
         incarnation: word() as u32,
         last_sequence: word() as u32,
         seen_mask: word() as u32,
@@ -45,6 +45,16 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         reordered: word() as u32,
         restarts: word() as u32,
         stale: word() as u32,
+        arrivals: Arrivals {
+            lag_ns: word() as f32,
+            mean_ns: word() as f32,
+            spread: word() as f32,
+            extra: word() as f32,
+            samples: word() as u8,
+        },
+        group: word() as u16,
+        parent: word() as u32,
+        report_no: word() as u32,
     }
 }
 
@@ -215,7 +225,6 @@ fn every_setter_sets_its_own_word() {
         write.set_since_ns(data.since_ns);
         write.set_first_seen_ns(data.first_seen_ns);
         write.set_interval_us(data.interval_us);
-        write.set_sent_ns(data.sent_ns);
         write.set_incarnation(data.incarnation);
         write.set_last_sequence(data.last_sequence);
         write.set_seen_mask(data.seen_mask);
@@ -225,6 +234,10 @@ fn every_setter_sets_its_own_word() {
         write.set_reordered(data.reordered);
         write.set_restarts(data.restarts);
         write.set_stale(data.stale);
+        write.set_arrivals(&data.arrivals);
+        write.set_group(data.group);
+        write.set_parent(data.parent);
+        write.set_report_no(data.report_no);
         drop(write);
         assert_eq!(table.view().find(PeerId(5)), Some((index, data)));
     }
@@ -234,7 +247,7 @@ fn every_setter_sets_its_own_word() {
 fn every_pending_reason_comes_back() {
     let mut table = Table::new(slots(1), [1, 2]);
     let index = table.insert(record(PeerId(5), 0)).unwrap();
-    for code in 0..=7 {
+    for code in 0..=8 {
         let slot = table.slot(index);
         let reasons = [
             None,
@@ -245,6 +258,7 @@ fn every_pending_reason_comes_back() {
             Some(Reason::Bye),
             Some(Reason::Expired),
             Some(Reason::Removed),
+            Some(Reason::Parent),
         ];
         slot.write().set_pending(reasons[code]);
         assert_eq!(slot.pending(), reasons[code]);

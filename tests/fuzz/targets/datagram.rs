@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 use systole::clock::Clock;
-use systole::engine::shard::Shard;
+use systole::engine::shard::{Shard, Surroundings};
 use systole::engine::slot::{SlotRegion, Slots};
 use systole::engine::table::Table;
 use systole::engine::transition::PeerState;
-use systole::engine::{Budget, StateCounts, Timing};
+use systole::engine::{Budget, Groups, Policy, StateCounts};
 use systole::metrics::{Counters, Histograms};
 use systole::reactor::inbox::Inbox;
 use systole::reactor::mailbox::Mailbox;
@@ -30,27 +30,26 @@ impl Clock for At {
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let slots = Slots::new(SlotRegion::anonymous(CAPACITY).unwrap());
     let table = Table::new(Arc::new(slots), [1, 2]);
-    let views = [table.view()].into();
+    let views: Arc<[_]> = [table.view()].into();
     let counters = Arc::new(Counters::default());
     let states = Arc::new(StateCounts::default());
-    let timing = Timing {
-        default_interval_us: 1_000_000,
-        missed: 3.0,
+    let policy = Policy {
         grace_ns: 0,
         suspect_fraction: 0.6,
         forget_down_ns: 3_600_000_000_000,
         forget_left_ns: 60_000_000_000,
+        ..Policy::default()
     };
     let mut now_ns = 1 << 40;
-    let mut shard = Shard::new(
-        table,
-        timing,
-        now_ns,
-        Arc::new(Budget::new(CAPACITY as u64)),
-        states.clone(),
-        counters.clone(),
-        Arc::new(Histograms::default()),
-    );
+    let shared = Surroundings {
+        groups: Arc::new(Groups::uniform(policy)),
+        views: views.clone(),
+        budget: Arc::new(Budget::new(CAPACITY as u64)),
+        states: states.clone(),
+        counters: counters.clone(),
+        histograms: Arc::new(Histograms::default()),
+    };
+    let mut shard = Shard::new(table, shared, now_ns);
     // Small, so that it is full at times and changes have to wait.
     let ring = Arc::new(crossbeam::queue::ArrayQueue::new(4));
     let mut reports = ReportSender::new(ring.clone(), None);

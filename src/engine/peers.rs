@@ -1,0 +1,266 @@
+//! A shard's peers and what their silence comes to: the answers that the wheel goes by.
+//!
+//! ```text
+//!   detector's deadlines ──▶ + what we did not see or hear ──▶ + time after a released brake
+//!                                                                      │ passed?
+//!            down ◀── nobody ── who speaks for the peer? ◀─────────────┘
+//!     unreachable ◀── its parent is down
+//!      ask again  ◀── its parent is silent, too, or so many are that it must be us
+//! ```
+//!
+//! A deadline is a pure function of the slot, the shared [`Groups`], the parent's slot and the
+//! horizon: nothing is stored in the peer while it is held, so nothing has to be undone. While it is
+//! held the answer is always a time ahead of the horizon, at which it is asked again.
+
+use super::groups::Groups;
+use super::sight::{Extensions, Judged, Sight, Silence};
+use super::slot::{Slot, SlotData};
+use super::table::{Table, TableView};
+use super::transition::PeerState;
+use super::wheel::{Link, Timers};
+use crate::wire::{self, PeerId};
+use std::sync::Arc;
+
+/// How long behind its parent's deadline a child waits for the parent's own verdict, which another
+/// reactor may be late to make.
+const PARENT_SLACK_NS: u64 = 100_000_000;
+/// How soon a child asks again within that time.
+const PARENT_RETRY_NS: u64 = 5_000_000;
+/// How often at most an unreachable peer looks after its parent.
+const RECHECK_NS: u64 = 1_000_000_000;
+
+/// The slots and all that their deadlines depend on.
+pub(super) struct Peers {
+    pub(super) table: Table,
+    pub(super) groups: Arc<Groups>,
+    /// The tables of all shards, for parents.
+    pub(super) views: Arc<[TableView]>,
+    pub(super) sight: Sight,
+    /// Up to when everything that arrived has been observed, monotonic ns.
+    pub(super) horizon_ns: u64,
+}
+
+/// What a peer's silence comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Verdict {
+    /// Suspect, down, unreachable or forgotten; `None` when it is too soon to say.
+    pub(super) to: Option<PeerState>,
+    /// The deadline that passed; or when to ask again.
+    pub(super) deadline_ns: u64,
+    /// How much later that is than the detector alone would say.
+    pub(super) extended_ns: u64,
+    /// Why it is later.
+    pub(super) why: Extensions,
+}
+
+/// What a parent's state means for its children.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Parent {
+    /// There is none, or nothing is known of it: children are judged by themselves.
+    None,
+    /// It is up since then, and was last heard then.
+    Alive { since_ns: u64, heard_ns: u64 },
+    /// It is silent itself; ask again then.
+    InDoubt { again_ns: u64 },
+    /// It is down, unreachable or has left.
+    Gone,
+}
+
+impl Peers {
+    /// What bears on a peer's deadlines.
+    #[inline]
+    fn silence(&self, slot: &Slot) -> Silence {
+        let policy = self.groups.policy(slot.group());
+        let stated_us = slot.interval_us();
+        Silence {
+            last_seen_ns: slot.last_seen_ns(),
+            interval_ns: policy.interval_us(stated_us).saturating_mul(1_000),
+            grace_ns: policy.grace_ns,
+            deadlines: policy.deadlines(&slot.arrivals(), stated_us),
+        }
+    }
+
+    /// A silent peer's two deadlines, with everything that it is granted but the holds.
+    #[inline]
+    pub(super) fn judged(&self, slot: &Slot) -> (Silence, Judged) {
+        let silence = self.silence(slot);
+        let mut judged = self.sight.judge(&silence);
+        let released_ns = self.groups.released_ns(slot.group());
+        if released_ns > silence.last_seen_ns {
+            judged = silence.one_more(judged, released_ns, Extensions::MASS);
+        }
+        (silence, judged)
+    }
+
+    /// When a peer's state has to change, or has to be asked for again, if nothing more is heard;
+    /// monotonic ns.
+    pub(super) fn deadline_ns(&self, index: u32) -> u64 {
+        let slot = self.table.slot(index);
+        if slot.pending().is_some() {
+            return 0;
+        }
+        self.verdict(slot).deadline_ns
+    }
+
+    /// What the silence of the peer in this slot comes to at the horizon.
+    pub(super) fn verdict(&self, slot: &Slot) -> Verdict {
+        let plainly =
+            |to, deadline_ns| Verdict { to, deadline_ns, extended_ns: 0, why: Extensions::NONE };
+        let policy = self.groups.policy(slot.group());
+        let passed = |deadline_ns: u64| deadline_ns <= self.horizon_ns;
+        match slot.state() {
+            PeerState::Up | PeerState::Suspect => {
+                let (silence, judged) = self.judged(slot);
+                if !passed(judged.down_ns) {
+                    let suspect = slot.state() == PeerState::Suspect;
+                    let deadline_ns = if suspect { judged.down_ns } else { judged.suspect_ns };
+                    let plain = silence.plain();
+                    let plain_ns = if suspect { plain.down_ns } else { plain.suspect_ns };
+                    return Verdict {
+                        to: passed(deadline_ns).then_some(PeerState::Suspect),
+                        deadline_ns,
+                        extended_ns: deadline_ns.saturating_sub(plain_ns),
+                        why: judged.why,
+                    };
+                }
+                self.overdue(slot, &silence, judged)
+            }
+            PeerState::Unreachable => self.unreachable(slot),
+            PeerState::Down => {
+                let forget_ns = slot.since_ns().saturating_add(policy.forget_down_ns);
+                plainly(Some(PeerState::Forgotten), forget_ns)
+            }
+            PeerState::Left => {
+                let forget_ns = slot.since_ns().saturating_add(policy.forget_left_ns);
+                plainly(Some(PeerState::Forgotten), forget_ns)
+            }
+            PeerState::Unknown | PeerState::Forgotten => unreachable!("a free slot has no timer"),
+        }
+    }
+
+    /// A peer's down deadline has passed: is it the peer's fault?
+    #[cold]
+    fn overdue(&self, slot: &Slot, silence: &Silence, judged: Judged) -> Verdict {
+        let plain_ns = silence.plain().down_ns;
+        let verdict = |to, deadline_ns: u64, why| Verdict {
+            to,
+            deadline_ns,
+            extended_ns: deadline_ns.saturating_sub(plain_ns),
+            why: judged.why.with(why),
+        };
+        // A peer that is held is suspect, whatever else.
+        let hold = |again_ns: u64, why| match slot.state() {
+            PeerState::Up => verdict(Some(PeerState::Suspect), judged.suspect_ns, Extensions::NONE),
+            _ => verdict(None, again_ns.max(self.horizon_ns + 1_000), why),
+        };
+        let mut down_ns = judged.down_ns;
+        let mut waited_for = Extensions::NONE;
+        match self.parent(slot) {
+            Parent::Gone => return verdict(Some(PeerState::Unreachable), down_ns, waited_for),
+            Parent::InDoubt { again_ns } => return hold(again_ns, Extensions::PARENT),
+            Parent::Alive { heard_ns, .. } if heard_ns > down_ns => {
+                // Its heartbeat ended the doubt.
+                down_ns = heard_ns.min(self.horizon_ns);
+                waited_for = Extensions::PARENT;
+            }
+            Parent::Alive { .. } | Parent::None => {}
+        }
+        if let Some(until_ns) = self.groups.held_until_ns(slot.group(), self.horizon_ns) {
+            // A released brake leaves time for one more heartbeat, so it is noticed soon enough.
+            let again_ns = self.horizon_ns.saturating_add(silence.interval_ns);
+            return hold(until_ns.min(again_ns), Extensions::MASS);
+        }
+        let let_down_ns = self.groups.let_down_ns(slot.group(), self.horizon_ns);
+        if let_down_ns > down_ns {
+            down_ns = let_down_ns;
+            waited_for = waited_for.with(Extensions::MASS);
+        }
+        verdict(Some(PeerState::Down), down_ns, waited_for)
+    }
+
+    /// When an unreachable peer is judged by itself again.
+    #[cold]
+    fn unreachable(&self, slot: &Slot) -> Verdict {
+        let silence = self.silence(slot);
+        let policy = self.groups.policy(slot.group());
+        let forget_ns = slot.since_ns().saturating_add(policy.forget_down_ns);
+        let again_ns = self.horizon_ns + silence.deadlines.down_ns.max(RECHECK_NS);
+        let (to, deadline_ns) = match self.parent(slot) {
+            _ if forget_ns <= self.horizon_ns => (Some(PeerState::Forgotten), forget_ns),
+            Parent::Gone => (None, again_ns.min(forget_ns)),
+            Parent::InDoubt { again_ns } => (None, again_ns.min(forget_ns)),
+            Parent::None => (Some(PeerState::Down), self.horizon_ns),
+            Parent::Alive { since_ns, .. } => {
+                // Whoever recovers first: the children get a whole timeout behind their parent.
+                let down_ns = since_ns.saturating_add(silence.deadlines.down_ns);
+                (Some(PeerState::Down), down_ns)
+            }
+        };
+        let plain_ns = silence.plain().down_ns;
+        Verdict {
+            to: to.filter(|_| deadline_ns <= self.horizon_ns),
+            deadline_ns,
+            extended_ns: deadline_ns.saturating_sub(plain_ns),
+            why: Extensions::PARENT,
+        }
+    }
+
+    /// How a peer's parent is doing.
+    fn parent(&self, slot: &Slot) -> Parent {
+        let Some(parent) = self.groups.parent(slot.parent()) else { return Parent::None };
+        let Some(record) = self.find_anywhere(parent) else { return Parent::None };
+        match record.state {
+            PeerState::Down | PeerState::Unreachable | PeerState::Left => Parent::Gone,
+            PeerState::Unknown | PeerState::Forgotten => Parent::None,
+            PeerState::Up | PeerState::Suspect => self.beating_parent(&record),
+        }
+    }
+
+    /// A parent that is not down: beating, or about to be called down itself? It is in doubt no
+    /// longer than a moment behind its own deadline, so that two peers that name each other as
+    /// parents do not wait for one another for ever.
+    fn beating_parent(&self, record: &SlotData) -> Parent {
+        let policy = self.groups.policy(record.group);
+        let silence = Silence {
+            last_seen_ns: record.last_seen_ns,
+            interval_ns: policy.interval_us(record.interval_us).saturating_mul(1_000),
+            grace_ns: policy.grace_ns,
+            deadlines: policy.deadlines(&record.arrivals, record.interval_us),
+        };
+        let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
+        let overdue_ns = record.last_seen_ns.saturating_add(due_ns);
+        let down_ns = self.sight.judge(&silence).down_ns;
+        let decided_ns = down_ns.saturating_add(PARENT_SLACK_NS);
+        if self.horizon_ns <= overdue_ns || self.horizon_ns > decided_ns {
+            return Parent::Alive { since_ns: record.since_ns, heard_ns: record.last_seen_ns };
+        }
+        let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);
+        Parent::InDoubt { again_ns: again_ns.min(decided_ns + 1) }
+    }
+
+    /// A peer's record, in whichever shard it is.
+    fn find_anywhere(&self, peer: PeerId) -> Option<SlotData> {
+        let shards = self.views.len() as u32;
+        let view = self.views.get(wire::steer(peer, shards.max(1)) as usize)?;
+        view.find(peer).map(|(_, record)| record)
+    }
+}
+
+/// The first tick that is not before a time: a timer never fires early.
+fn tick_us(time_ns: u64) -> u64 {
+    time_ns.div_ceil(1_000)
+}
+
+impl Timers for Peers {
+    fn link(&self, index: u32) -> Link {
+        self.table.link(index)
+    }
+
+    fn set_link(&mut self, index: u32, link: Link) {
+        self.table.set_link(index, link);
+    }
+
+    fn deadline_us(&self, index: u32) -> u64 {
+        tick_us(self.deadline_ns(index))
+    }
+}

@@ -1,0 +1,237 @@
+//! Tests of what keeps a peer from being blamed: windows, brakes, parents; and of second senders.
+
+use super::tests::{Bench, beat, policy};
+use super::*;
+use crate::engine::Policy;
+use crate::engine::brake::BrakeSettings;
+use PeerState::*;
+
+const MS: u64 = 1_000_000;
+const START: u64 = 5_000 * MS;
+
+/// Peers of 100 ms: suspect 192 ms after the last heartbeat, down after 320 ms.
+const SUSPECT_NS: u64 = 192 * MS;
+const DOWN_NS: u64 = 320 * MS;
+
+fn beats(peers: impl IntoIterator<Item = u64>, sequence: u32) -> Vec<Heartbeat> {
+    peers.into_iter().map(|peer| beat(peer, 1, sequence)).collect()
+}
+
+fn braked(least: u32) -> Bench {
+    let brake = BrakeSettings { share: 0.5, least, hold_ns: 10_000 * MS };
+    Bench::with(Groups::new(vec![policy()], brake), 4_096, START)
+}
+
+/// Advances in steps of a millisecond; what changed to one of these states.
+fn run(bench: &mut Bench, from_ns: u64, to_ns: u64, wanted: &[PeerState]) -> Vec<Transition> {
+    let mut told = Vec::new();
+    for now_ns in (from_ns..=to_ns).step_by(MS as usize) {
+        told.extend(bench.advance(now_ns).into_iter().filter(|t| wanted.contains(&t.to)));
+    }
+    told
+}
+
+fn mass(bench: &Bench) -> Vec<(Scope, bool)> {
+    let all = bench.sink.notices.iter();
+    all.filter_map(|notice| match *notice {
+        Notice::MassSilence { scope, held, .. } => Some((scope, held)),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_blind_window_puts_the_verdict_off_and_says_so() {
+    let mut bench = Bench::new(8, START);
+    bench.observe(&[beat(1, 1, 1)], START);
+    bench.shard.blind(START + 250 * MS, START + 300 * MS, &mut bench.sink);
+    assert!(bench.advance(START + DOWN_NS).iter().all(|t| t.to != Down));
+    let told = bench.advance(START + DOWN_NS + 50 * MS);
+    assert_eq!(told[0].deadline_ns, START + DOWN_NS + 50 * MS);
+    assert_eq!((told[0].to, told[0].extended_ns), (Down, 50 * MS));
+    assert!(told[0].extended_by.has(Extensions::BLIND));
+    assert_eq!(bench.counters.get(Counter::Extended), 1);
+}
+
+#[test]
+fn when_most_fall_silent_at_once_they_are_held_and_one_notice_is_given() {
+    let mut bench = braked(50);
+    bench.observe(&beats(1..=100, 1), START);
+    let told = run(&mut bench, START, START + 9_000 * MS, &[Suspect, Down]);
+    assert_eq!(told.len(), 100, "all are suspect, nobody is down");
+    assert!(told.iter().all(|t| t.to == Suspect));
+    assert_eq!(mass(&bench), [(Scope::Fleet, true)]);
+    // The hold began with the first verdict, and ends when its time is over.
+    let told = run(&mut bench, START + 9_000 * MS, START + 10_400 * MS, &[Down]);
+    assert_eq!(told.len(), 100);
+    for t in told {
+        assert_eq!(t.deadline_ns, START + DOWN_NS + 10_000 * MS);
+        assert_eq!(t.extended_ns, 10_000 * MS);
+        assert!(t.extended_by.has(Extensions::MASS));
+        assert!(t.lateness_ns() <= MS);
+    }
+    assert_eq!(mass(&bench), [(Scope::Fleet, true)], "that its time is over is no news");
+}
+
+#[test]
+fn when_heartbeats_return_the_rest_get_time_for_one_more() {
+    let mut bench = braked(50);
+    bench.observe(&beats(1..=100, 1), START);
+    run(&mut bench, START, START + 2_000 * MS, &[]);
+    // 10 stay silent.
+    let back_ns = START + 2_000 * MS;
+    bench.observe(&beats(1..=90, 2), back_ns);
+    assert_eq!(mass(&bench), [(Scope::Fleet, true), (Scope::Fleet, false)]);
+    let mut told = Vec::new();
+    for round in 0..10u64 {
+        let now_ns = back_ns + round * 50 * MS;
+        bench.observe(&beats(1..=90, 3 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 49 * MS, &[Down]));
+    }
+    assert_eq!(told.len(), 10);
+    // One interval and the grace, times the ratio of the two deadlines.
+    let granted_ns = 120 * MS * DOWN_NS / SUSPECT_NS;
+    for t in told {
+        assert!(t.peer.0 > 90, "{t:?}");
+        assert_eq!(t.deadline_ns, back_ns + granted_ns);
+        assert!(t.lateness_ns() <= MS, "{t:?}");
+    }
+}
+
+#[test]
+fn less_than_the_share_is_no_mass_silence() {
+    let mut bench = braked(50);
+    bench.observe(&beats(1..=200, 1), START);
+    let mut told = Vec::new();
+    for round in 0..10u64 {
+        let now_ns = START + round * 50 * MS;
+        bench.observe(&beats(91..=200, 2 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 49 * MS, &[Down]));
+    }
+    assert_eq!(told.len(), 90);
+    assert!(told.iter().all(|t| t.deadline_ns == START + DOWN_NS && t.extended_ns == 0));
+    assert!(mass(&bench).is_empty());
+}
+
+#[test]
+fn a_group_has_a_brake_of_its_own() {
+    let mut bench = braked(1_000);
+    bench.shard.shared.groups.set_brake(7, BrakeSettings { share: 0.5, least: 3, hold_ns: MS });
+    bench.observe(&beats(1..=10, 1), START);
+    (1..=5).for_each(|peer| bench.shard.assign(PeerId(peer), 7, 0, START));
+    assert_eq!(bench.shard.shared.groups.census(Scope::Group(7)).living, 5);
+    let told = run(&mut bench, START, START + DOWN_NS, &[Down]);
+    let down: Vec<u64> = told.iter().map(|t| t.peer.0).collect();
+    assert_eq!(down, [6, 7, 8, 9, 10]);
+    assert_eq!(mass(&bench), [(Scope::Group(7), true)]);
+    assert_eq!(run(&mut bench, START + DOWN_NS, START + 400 * MS, &[Down]).len(), 5);
+}
+
+#[test]
+fn a_group_has_a_policy_of_its_own() {
+    let slow = Policy { missed: 10.0, ..policy() };
+    let groups = Groups::new(vec![policy(), slow], BrakeSettings::OFF);
+    groups.set_policy(3, 1);
+    let mut bench = Bench::with(groups, 8, START);
+    bench.observe(&beats(1..=2, 1), START);
+    bench.shard.assign(PeerId(2), 3, 0, START + MS);
+    let told = run(&mut bench, START, START + 1_100 * MS, &[Down]);
+    let deadlines: Vec<_> = told.iter().map(|t| (t.peer.0, t.deadline_ns, t.group)).collect();
+    assert_eq!(deadlines, [(1, START + DOWN_NS, 0), (2, START + 1_020 * MS, 3)]);
+}
+
+/// Peer 9 is the parent of 1 and 2.
+fn family() -> Bench {
+    let mut bench = Bench::new(64, START);
+    let parent = bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
+    bench.observe(&beats([1, 2, 9], 1), START);
+    (1..=2).for_each(|peer| bench.shard.assign(PeerId(peer), 0, parent, START));
+    bench
+}
+
+#[test]
+fn the_children_of_a_dead_parent_are_unreachable_whoever_is_late_first() {
+    for parent_beats_last in [true, false] {
+        let mut bench = family();
+        // One of the two goes on a little longer, and so its deadline is the later one.
+        let late: &[u64] = if parent_beats_last { &[9] } else { &[1, 2] };
+        bench.observe(&beats(late.iter().copied(), 2), START + 90 * MS);
+        let mut told = run(&mut bench, START, START + 900 * MS, &[Down, Unreachable]);
+        told.sort_by_key(|t| t.peer.0);
+        let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.to, t.reason)).collect();
+        let unreachable = |peer| (peer, Unreachable, Reason::Parent);
+        assert_eq!(story, [unreachable(1), unreachable(2), (9, Down, Reason::Silence)]);
+    }
+}
+
+#[test]
+fn a_child_that_dies_alone_is_down() {
+    let mut bench = family();
+    let mut told = Vec::new();
+    for round in 0..6u64 {
+        let now_ns = START + round * 100 * MS;
+        bench.observe(&beats([2, 9], 2 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down, Unreachable]));
+    }
+    let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.to, t.deadline_ns)).collect();
+    assert_eq!(story, [(1, Down, START + DOWN_NS)]);
+}
+
+#[test]
+fn children_get_a_timeout_behind_a_parent_that_recovers_first() {
+    let mut bench = family();
+    run(&mut bench, START, START + 1_000 * MS, &[]);
+    assert_eq!([1, 2, 9].map(|peer| bench.state(peer)), [Unreachable, Unreachable, Down]);
+    let back_ns = START + 5_000 * MS;
+    let mut told = run(&mut bench, START + 1_000 * MS, back_ns, &[Up, Suspect, Down, Unreachable]);
+    assert!(told.is_empty(), "nothing is told again: {told:?}");
+    for round in 0..8u64 {
+        let now_ns = back_ns + round * 100 * MS;
+        // Child 1 comes back behind its parent, child 2 never does.
+        let awake: &[u64] = if round < 2 { &[9] } else { &[1, 9] };
+        bench.observe(&beats(awake.iter().copied(), 2 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down, Unreachable]));
+    }
+    let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.to, t.deadline_ns)).collect();
+    assert_eq!(story, [(2, Down, back_ns + DOWN_NS)]);
+    assert_eq!(bench.state(1), Up);
+}
+
+#[test]
+fn two_that_name_each_other_as_parents_do_not_wait_for_ever() {
+    let mut bench = Bench::new(64, START);
+    let groups = bench.shard.shared.groups.clone();
+    let [one, two] = [1, 2].map(|peer| groups.parent_number(PeerId(peer)).unwrap());
+    bench.observe(&beats([1, 2], 1), START);
+    bench.shard.assign(PeerId(1), 0, two, START);
+    bench.shard.assign(PeerId(2), 0, one, START);
+    let told = run(&mut bench, START, START + 1_000 * MS, &[Down, Unreachable]);
+    assert_eq!(told.iter().filter(|t| t.to == Down).count(), 1, "one of them: {told:?}");
+    assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn a_second_sender_under_one_id_is_told() {
+    let mut bench = Bench::new(8, START);
+    for i in 0..10u64 {
+        let now_ns = START + i * 100 * MS;
+        bench.observe(&[beat(1, 5, i as u32), beat(1, 6, i as u32)], now_ns);
+    }
+    let conflicts = bench.sink.notices.iter().filter(|n| matches!(n, Notice::Conflict { .. }));
+    let expected =
+        Notice::Conflict { peer: PeerId(1), at_ns: START + 400 * MS, incarnations: [6, 5] };
+    assert_eq!(conflicts.collect::<Vec<_>>(), [&expected]);
+    assert_eq!(bench.counters.get(Counter::Conflicts), 1);
+}
+
+#[test]
+fn a_restart_is_no_second_sender() {
+    let mut bench = Bench::new(8, START);
+    for i in 0..20u64 {
+        let incarnation = if i < 10 { 5 } else { 6 };
+        bench.observe(&[beat(1, incarnation, i as u32)], START + i * 100 * MS);
+    }
+    // Stragglers of before.
+    bench.observe(&[beat(1, 5, 100), beat(1, 5, 101)], START + 2_000 * MS);
+    assert!(bench.sink.notices.is_empty());
+}

@@ -1,0 +1,346 @@
+//! When we did not look, and when we did not hear: what a peer is granted for it.
+//!
+//! A watchman who fell asleep must not report that nobody passed. Two kinds of window:
+//!
+//! - **blind**: the reactor did not run (a stall, SIGSTOP, a paused machine, a restart). What came
+//!   meanwhile is mostly in the kernel's queues and is read before anything is judged; what did not
+//!   reach them is lost, and no counter tells.
+//! - **deaf**: datagrams are known to be lost (a receive buffer or a hand-over ring was full), and
+//!   nobody can say whose.
+//!
+//! ```text
+//!   last seen        window              deadline      extended
+//!  ─────●───────────▓▓▓▓▓▓▓▓▓▓▓▓─────────────┼─────────────┼──────▶
+//!                   from       to            └─ + length ──┘         blind
+//!                               └── one interval and its grace ──┤   if it may have swallowed a heartbeat
+//! ```
+//!
+//! A deadline is extended by the length of the blind windows that it spans. Beyond that, a window that
+//! may have swallowed a heartbeat (blind for an interval or longer, or deaf) leaves a peer not heard
+//! since time for one more: suspicion comes no sooner than an interval and the grace behind the
+//! window, and down as much later than that as the two deadlines' ratio says.
+//!
+//! Deadlines are computed when they are asked for, so a window costs nothing when it is added, and a
+//! peer that was heard behind the last one pays a single comparison.
+
+use super::detector::Deadlines;
+
+/// Windows kept; the two oldest are joined when there would be more.
+const WINDOWS: usize = 16;
+
+/// One time in which we were blind or deaf; monotonic ns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Window {
+    from_ns: u64,
+    to_ns: u64,
+    /// For how long of it we were blind; less than its length when windows were joined.
+    blind_ns: u64,
+    /// Whether datagrams were lost in it.
+    deaf: bool,
+}
+
+/// Why a deadline was extended; a set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Extensions(u8);
+
+impl Extensions {
+    /// Not extended.
+    pub const NONE: Extensions = Extensions(0);
+    /// The monitor did not run.
+    pub const BLIND: Extensions = Extensions(1);
+    /// Datagrams were lost at the monitor.
+    pub const DEAF: Extensions = Extensions(2);
+    /// A large share of the fleet or of its group fell silent at once.
+    pub const MASS: Extensions = Extensions(4);
+    /// Its parent was silent, too.
+    pub const PARENT: Extensions = Extensions(8);
+
+    /// Both sets together.
+    pub fn with(self, other: Extensions) -> Extensions {
+        Extensions(self.0 | other.0)
+    }
+
+    /// Whether nothing of `other` is missing.
+    pub fn has(self, other: Extensions) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The set as bits: 1 blind, 2 deaf, 4 mass, 8 parent.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set of these bits; unknown ones are left out.
+    pub fn from_bits(bits: u8) -> Extensions {
+        Extensions(bits & 0b1111)
+    }
+
+    /// The words used in JSON and tables.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (Self::BLIND, "blind"),
+            (Self::DEAF, "deaf"),
+            (Self::MASS, "mass"),
+            (Self::PARENT, "parent"),
+        ];
+        all.into_iter().filter(move |(one, _)| self.has(*one)).map(|(_, word)| word)
+    }
+}
+
+/// A peer's two deadlines as absolute times, monotonic ns; suspicion is not behind down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Judged {
+    /// When it becomes suspect.
+    pub suspect_ns: u64,
+    /// When it becomes down.
+    pub down_ns: u64,
+    /// Why these are later than the detector alone would say.
+    pub why: Extensions,
+}
+
+/// What bears on one peer's extension.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// Its last heartbeat, monotonic ns.
+    pub last_seen_ns: u64,
+    /// Its interval, nanoseconds.
+    pub interval_ns: u64,
+    /// What the network and its scheduler are granted, nanoseconds.
+    pub grace_ns: u64,
+    /// What its detector says, from the last heartbeat.
+    pub deadlines: Deadlines,
+}
+
+impl Silence {
+    /// The two deadlines without any extension.
+    pub fn plain(&self) -> Judged {
+        let at = |after_ns: u64| self.last_seen_ns.saturating_add(after_ns);
+        Judged {
+            suspect_ns: at(self.deadlines.suspect_ns),
+            down_ns: at(self.deadlines.down_ns),
+            why: Extensions::NONE,
+        }
+    }
+
+    /// Leaves the peer time for one more heartbeat behind `since_ns`.
+    pub fn one_more(&self, judged: Judged, since_ns: u64, why: Extensions) -> Judged {
+        let suspect_ns = since_ns.saturating_add(self.interval_ns).saturating_add(self.grace_ns);
+        let ratio = self.deadlines.down_ns as f64 / self.deadlines.suspect_ns.max(1) as f64;
+        let to_down_ns = ((suspect_ns - since_ns) as f64 * ratio) as u64;
+        let down_ns = since_ns.saturating_add(to_down_ns).max(suspect_ns);
+        if suspect_ns <= judged.suspect_ns && down_ns <= judged.down_ns {
+            return judged;
+        }
+        Judged {
+            suspect_ns: judged.suspect_ns.max(suspect_ns),
+            down_ns: judged.down_ns.max(down_ns),
+            why: judged.why.with(why),
+        }
+    }
+}
+
+/// The windows in which a shard did not see or hear all.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// In ascending order and without overlap.
+    windows: [Window; WINDOWS],
+    len: usize,
+}
+
+impl Sight {
+    /// We did not run between these times; what was queued by `to_ns` counts as heard behind it.
+    pub fn blind(&mut self, from_ns: u64, to_ns: u64) {
+        let blind_ns = to_ns.saturating_sub(from_ns);
+        self.add(Window { from_ns, to_ns, blind_ns, deaf: false });
+    }
+
+    /// Datagrams were lost between these times.
+    pub fn deaf(&mut self, from_ns: u64, to_ns: u64) {
+        self.add(Window { from_ns, to_ns, blind_ns: 0, deaf: true });
+    }
+
+    /// The end of the last window: who was heard behind it is judged as usual. 0 without one.
+    #[inline]
+    pub fn clear_since_ns(&self) -> u64 {
+        match self.len {
+            0 => 0,
+            len => self.windows[len - 1].to_ns,
+        }
+    }
+
+    /// The two deadlines of a silent peer, with what it is granted.
+    pub fn judge(&self, silence: &Silence) -> Judged {
+        let mut judged = silence.plain();
+        if silence.last_seen_ns >= self.clear_since_ns() {
+            return judged;
+        }
+        for window in &self.windows[..self.len] {
+            // What had passed before the window opened was judged before it.
+            if window.to_ns <= silence.last_seen_ns || window.from_ns >= judged.down_ns {
+                continue;
+            }
+            let missed_ns = window.to_ns - window.from_ns.max(silence.last_seen_ns);
+            let blind_ns = window.blind_ns.min(missed_ns);
+            if blind_ns > 0 {
+                judged.down_ns = judged.down_ns.saturating_add(blind_ns);
+                if window.from_ns < judged.suspect_ns {
+                    judged.suspect_ns = judged.suspect_ns.saturating_add(blind_ns);
+                }
+                judged.why = judged.why.with(Extensions::BLIND);
+            }
+            if window.deaf {
+                judged = silence.one_more(judged, window.to_ns, Extensions::DEAF);
+            } else if blind_ns >= silence.interval_ns {
+                judged = silence.one_more(judged, window.to_ns, Extensions::BLIND);
+            }
+        }
+        judged
+    }
+
+    fn add(&mut self, window: Window) {
+        if window.to_ns <= window.from_ns {
+            return;
+        }
+        if self.len > 0 && window.from_ns <= self.windows[self.len - 1].to_ns {
+            let last = &mut self.windows[self.len - 1];
+            *last = joined(*last, window);
+            return;
+        }
+        if self.len == WINDOWS {
+            self.windows[1] = joined(self.windows[0], self.windows[1]);
+            self.windows.copy_within(1.., 0);
+            self.len -= 1;
+        }
+        self.windows[self.len] = window;
+        self.len += 1;
+    }
+}
+
+/// One window in place of two; what lies between them is not counted as blind.
+fn joined(a: Window, b: Window) -> Window {
+    let overlap_ns = a.to_ns.min(b.to_ns).saturating_sub(b.from_ns.max(a.from_ns));
+    let blind_ns = match (a.blind_ns, b.blind_ns) {
+        (0, only) | (only, 0) => only,
+        (first, second) => first + second.saturating_sub(overlap_ns),
+    };
+    Window {
+        from_ns: a.from_ns.min(b.from_ns),
+        to_ns: a.to_ns.max(b.to_ns),
+        blind_ns,
+        deaf: a.deaf || b.deaf,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, seeds};
+
+    const S: u64 = 1_000_000_000;
+
+    /// A peer of 1 s, missed 3, suspicion at 2 s, no grace; last heard at 100 s.
+    const SILENT: Silence = Silence {
+        last_seen_ns: 100 * S,
+        interval_ns: S,
+        grace_ns: 0,
+        deadlines: Deadlines { suspect_ns: 2 * S, down_ns: 3 * S },
+    };
+
+    fn judge(windows: &[(u64, u64, bool)], silence: &Silence) -> Judged {
+        let mut sight = Sight::default();
+        for &(from, to, deaf) in windows {
+            if deaf { sight.deaf(from, to) } else { sight.blind(from, to) }
+        }
+        sight.judge(silence)
+    }
+
+    #[test]
+    fn who_was_heard_behind_the_window_is_judged_as_usual() {
+        let windows = [(90 * S, 99 * S, false), (95 * S, 100 * S, true)];
+        assert_eq!(judge(&windows, &SILENT), SILENT.plain());
+    }
+
+    #[test]
+    fn a_stall_too_short_for_a_heartbeat_adds_its_length() {
+        let judged = judge(&[(101 * S, 101 * S + S / 10, false)], &SILENT);
+        assert_eq!(judged.suspect_ns, 102 * S + S / 10);
+        assert_eq!(judged.down_ns, 103 * S + S / 10);
+        assert!(judged.why.has(Extensions::BLIND));
+    }
+
+    #[test]
+    fn a_stall_behind_suspicion_moves_only_down() {
+        let judged = judge(&[(102 * S + S / 2, 102 * S + S / 2 + S / 10, false)], &SILENT);
+        assert_eq!((judged.suspect_ns, judged.down_ns), (102 * S, 103 * S + S / 10));
+    }
+
+    #[test]
+    fn a_long_stall_leaves_time_for_one_more_heartbeat() {
+        // The down deadline fell just behind the stall's beginning: adding its length alone would
+        // leave 0.1 s.
+        let judged = judge(&[(102 * S + 9 * S / 10, 110 * S, false)], &SILENT);
+        assert_eq!(judged.suspect_ns, 111 * S);
+        assert_eq!(judged.down_ns, 111 * S + S / 2);
+    }
+
+    #[test]
+    fn the_deaf_get_one_more_interval_and_no_length() {
+        let judged = judge(&[(101 * S, 102 * S + S / 2, true)], &SILENT);
+        assert_eq!(judged.suspect_ns, 103 * S + S / 2);
+        assert_eq!(judged.down_ns, 104 * S);
+        assert_eq!(judged.why, Extensions::DEAF);
+        let early = judge(&[(100 * S, 100 * S + S / 10, true)], &SILENT);
+        assert_eq!(early, SILENT.plain(), "the deadlines leave room for more than one already");
+    }
+
+    #[test]
+    fn a_window_behind_the_deadline_changes_nothing() {
+        assert_eq!(judge(&[(103 * S, 200 * S, false)], &SILENT), SILENT.plain());
+    }
+
+    #[test]
+    fn the_extension_of_one_window_may_reach_into_the_next() {
+        let judged =
+            judge(&[(101 * S, 102 * S, false), (103 * S + S / 2, 104 * S, false)], &SILENT);
+        // 3 s and 1 s of blindness: 104 s, and the half second of the second.
+        assert_eq!(judged.down_ns, 104 * S + S / 2);
+    }
+
+    /// However many windows there were, a deadline is never nearer than with all of them kept.
+    #[test]
+    fn joining_windows_never_shortens_a_deadline() {
+        for seed in seeds() {
+            let mut rng = Rng::new(seed);
+            let mut sight = Sight::default();
+            let mut all = Vec::new();
+            let mut now = S;
+            for _ in 0..60 {
+                let from = now + rng.below(S / 2);
+                let to = from + 1 + rng.below(S / 5);
+                now = to;
+                let deaf = rng.below(3) == 0;
+                all.push((from, to, deaf));
+                if deaf { sight.deaf(from, to) } else { sight.blind(from, to) }
+            }
+            for _ in 0..200 {
+                let silence = Silence { last_seen_ns: rng.below(now), ..SILENT };
+                let kept = sight.judge(&silence);
+                let mut exact = silence.plain();
+                for &(from, to, deaf) in &all {
+                    if to <= silence.last_seen_ns || from >= exact.down_ns {
+                        continue;
+                    }
+                    let length = to - from.max(silence.last_seen_ns);
+                    if deaf {
+                        exact = silence.one_more(exact, to, Extensions::DEAF);
+                    } else {
+                        exact.down_ns += length;
+                        exact.suspect_ns += if from < exact.suspect_ns { length } else { 0 };
+                    }
+                }
+                assert!(kept.suspect_ns <= kept.down_ns, "seed {seed}");
+                assert!(kept.down_ns >= exact.down_ns, "seed {seed}: {silence:?}");
+            }
+        }
+    }
+}
