@@ -198,7 +198,7 @@ fn policy(layer: &Layer) -> Result<Policy, ConfigError> {
     Ok(Policy {
         detector: Detector::Fixed { timeout_ns: None },
         floor_ns: 0,
-        ceiling_ns: 1_000 * DAY.as_nanos() as u64,
+        ceiling_ns: u64::MAX,
         // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.
         default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
         missed: layer.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,

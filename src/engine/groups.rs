@@ -11,7 +11,7 @@
 //! its group's policy number and nothing else of this.
 
 use super::brake::{Brake, BrakeSettings, Census, Held};
-use super::detector::Policy;
+use super::policy::Policy;
 use super::transition::PeerState;
 use crate::wire::PeerId;
 use std::fmt;

@@ -6,6 +6,7 @@ pub mod groups;
 mod index;
 pub mod notice;
 mod peers;
+pub mod policy;
 mod region;
 pub mod sequence;
 pub mod shard;
@@ -16,8 +17,9 @@ pub mod table;
 pub mod transition;
 pub mod wheel;
 
-pub use detector::Policy;
+pub use detector::{Arrivals, Detector};
 pub use groups::Groups;
+pub use policy::{Deadlines, Policy};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use transition::PeerState;

@@ -314,12 +314,14 @@ impl Shard {
         } else if continues {
             policy.learn(&mut arrivals, elapsed_ns, missing.saturating_add(1), beat.interval_us);
         } else {
-            arrivals.lag_ns = 0.0;
+            arrivals.resume();
         }
-        // A heartbeat moves the deadline on. Only when what was learnt from it brings the deadline
-        // nearer by more than that, the timer does not find out by itself.
+        // A heartbeat moves the deadline on by about an interval, and what is learnt from it brings
+        // the deadline nearer by a fraction of one. Only for heartbeats in a bunch that may be more,
+        // and then the timer does not find out by itself.
+        let bunched = elapsed_ns < policy.interval_us(beat.interval_us).saturating_mul(500);
         let nearer = interval_changed
-            || policy.detector.learns() && {
+            || bunched && policy.detector.learns() && {
                 let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
                 let was = policy.deadlines(&before, beat.interval_us).suspect_ns;
                 after.saturating_add(elapsed_ns) < was

@@ -23,7 +23,7 @@
 //! Deadlines are computed when they are asked for, so a window costs nothing when it is added, and a
 //! peer that was heard behind the last one pays a single comparison.
 
-use super::detector::Deadlines;
+use super::policy::Deadlines;
 
 /// Windows kept; the two oldest are joined when there would be more.
 const WINDOWS: usize = 16;

@@ -1,124 +1,188 @@
-//! From a peer's interval, and what was learnt of its arrivals, to its two deadlines.
+//! Failure detectors: when is a silent peer's next heartbeat overdue?
 //!
-//! A detector is a function: statistics in, deadlines out, in constant space. It keeps nothing itself;
-//! what it learns lies in the peer's slot as [`Arrivals`].
+//! ```text
+//!            last arrival        expected arrival                     down
+//!  ──────────────┼────────────────────────┼───────────────┼─────────────┼──▶ time
+//!  fixed         │◀──────────── missed × interval ─────────────────────▶│
+//!  the others    │◀ interval, less the lag▶│◀ (missed − 1) × interval + margin ▶│
+//!                                                      suspect
+//! ```
+//!
+//! Like waiting for a bus: `fixed` gives up so many minutes after the last one, whatever the
+//! timetable says. `chen` knows the timetable: a bus that came late does not make the next one late,
+//! so the wait begins at the *expected* arrival. `bertier` and `phi` moreover learn how punctual the
+//! line is, and wait the longer the less it is.
+//!
+//! Each is a function from a few learnt words ([`Arrivals`]) to the next deadline, so all cost the
+//! same: a heartbeat updates the words in a few nanoseconds, and the deadline is computed only when
+//! the timing wheel asks. Where a paper keeps a window of arrivals, here an exponentially weighted
+//! mean takes its place; until it has seen a window's worth it is the plain mean of all there were.
+//! `docs/detection.md` says what the difference is.
+//!
+//! Absent on purpose: time, and the peer. What may be learnt from is the caller's to decide: a
+//! restart, another interval, an outage or maintenance begins anew with `Arrivals::default()`.
 
-/// What was learnt of one peer's arrivals: four words and a count, in its slot. What they mean is the
-/// detector's business.
+pub mod bertier;
+pub mod chen;
+pub mod phi;
+
+pub use bertier::Bertier;
+pub use chen::Chen;
+pub use phi::Phi;
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What was learnt of one peer's arrivals; its default is "nothing yet". Which words a detector uses,
+/// and for what, is its own: when the detector changes, begin anew.
+///
+/// All are differences from what the stated interval makes expect, so that 32 bits keep a daily job
+/// as exact as it is punctual.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Arrivals {
-    /// How far the last arrival was behind its expected time, nanoseconds.
+    /// How much later than expected the last heartbeat came, nanoseconds; negative when early.
     pub lag_ns: f32,
-    /// Mean of what the detector averages, nanoseconds.
+    /// How much the mean interval exceeds the stated one, nanoseconds.
     pub mean_ns: f32,
-    /// Spread around it.
+    /// How far arrivals scatter: nanoseconds, or squared nanoseconds, as the detector defines it.
     pub spread: f32,
-    /// One more word.
+    /// One more word, as the detector defines it.
     pub extra: f32,
-    /// Arrivals learnt from, up to what fits.
+    /// Heartbeats learnt from; stays at 255.
     pub samples: u8,
 }
 
 impl Arrivals {
-    /// Nothing learnt.
+    /// Nothing learnt; the same as the default.
     pub const NONE: Arrivals =
         Arrivals { lag_ns: 0.0, mean_ns: 0.0, spread: 0.0, extra: 0.0, samples: 0 };
+
+    /// With fewer samples than this, nothing is concluded from them.
+    pub const WARM: u8 = 8;
+
+    /// A heartbeat came whose distance from the one before teaches nothing, as behind a stall of the
+    /// monitor's own: the timetable goes on from it.
+    #[inline]
+    pub fn resume(&mut self) {
+        self.lag_ns = 0.0;
+    }
+
+    /// The weight of a sample: that of a plain mean over all so far, of which there are
+    /// `samples + before` with this one, until that is less than `gain`.
+    #[inline]
+    fn weight(&self, before: f32, gain: f32) -> f32 {
+        (1.0 / (f32::from(self.samples) + before)).max(gain)
+    }
 }
 
-/// How deadlines are computed.
+/// A detector's answer, in nanoseconds from the last arrival.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Forecast {
+    /// When the next heartbeat should be here.
+    pub expected_ns: f64,
+    /// How much later it may come for its jitter; what may be *lost* is the policy's `missed`.
+    pub margin_ns: f64,
+}
+
+/// How a peer's deadline is found.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Detector {
-    /// A multiple of the peer's interval.
+    /// So long after the last arrival; learns nothing.
     Fixed {
-        /// A timeout of this many nanoseconds instead, whatever the interval.
+        /// The timeout in nanoseconds; `None` is `missed` × interval.
         timeout_ns: Option<u64>,
     },
+    /// NFD-E of Chen, Toueg and Aguilera (2002): expected arrival and a constant margin.
+    Chen(Chen),
+    /// Bertier, Marin and Sens (2002): expected arrival and a margin after Jacobson.
+    Bertier(Bertier),
+    /// The φ accrual detector of Hayashibara et al. (2004).
+    Phi(Phi),
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Detector::Fixed { timeout_ns: None }
+    }
 }
 
 impl Detector {
+    /// All words that [`FromStr`] takes.
+    pub const WORDS: [&'static str; 4] = ["fixed", "chen", "bertier", "phi"];
+
     /// Whether its deadlines depend on what was learnt.
     #[inline]
     pub fn learns(&self) -> bool {
+        !matches!(self, Detector::Fixed { .. })
+    }
+
+    /// Its word in options and answers.
+    pub fn as_str(&self) -> &'static str {
         match self {
-            Detector::Fixed { .. } => false,
+            Detector::Fixed { .. } => "fixed",
+            Detector::Chen(_) => "chen",
+            Detector::Bertier(_) => "bertier",
+            Detector::Phi(_) => "phi",
+        }
+    }
+
+    /// Takes in a heartbeat that came `late_ns` later than `steps` whole intervals after the one
+    /// before (negative when earlier).
+    ///
+    /// A gap (`steps` above 1) moves the phase of the peer's timetable; how far arrivals scatter is
+    /// learnt from neighbours only, as a loss is no jitter.
+    #[inline]
+    pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
+        match self {
+            Detector::Fixed { .. } => return,
+            Detector::Chen(chen) => chen.learn(arrivals, late_ns),
+            Detector::Bertier(bertier) => bertier.learn(arrivals, late_ns, steps),
+            Detector::Phi(phi) => phi.learn(arrivals, late_ns, steps),
+        }
+        arrivals.samples = arrivals.samples.saturating_add(1);
+    }
+
+    /// What was learnt makes expect, given the stated interval. `None` when the detector does not
+    /// forecast, or not yet.
+    #[inline]
+    pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Option<Forecast> {
+        if arrivals.samples < Arrivals::WARM {
+            return None;
+        }
+        match self {
+            Detector::Fixed { .. } => None,
+            Detector::Chen(chen) => Some(chen.forecast(arrivals, interval_ns)),
+            Detector::Bertier(bertier) => Some(bertier.forecast(arrivals, interval_ns)),
+            Detector::Phi(phi) => Some(phi.forecast(arrivals, interval_ns)),
         }
     }
 }
 
-/// A peer's two deadlines, nanoseconds from its last heartbeat; suspicion is not behind down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Deadlines {
-    /// Until it is suspect.
-    pub suspect_ns: u64,
-    /// Until it is down.
-    pub down_ns: u64,
+impl fmt::Display for Detector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
-/// How long a peer may be silent, and how long it is remembered.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Policy {
-    /// The detector.
-    pub detector: Detector,
-    /// Interval of peers that state none, microseconds.
-    pub default_interval_us: u64,
-    /// Intervals that a peer may miss; at least 1.
-    pub missed: f64,
-    /// Added to every timeout, for the network and the sender's scheduler, nanoseconds.
-    pub grace_ns: u64,
-    /// Share of the timeout after which a silent peer is suspected, above 0 and at most 1.
-    pub suspect_fraction: f64,
-    /// No timeout is shorter, nanoseconds.
-    pub floor_ns: u64,
-    /// No timeout is longer, nanoseconds.
-    pub ceiling_ns: u64,
-    /// A peer that has been down for so long is forgotten, nanoseconds.
-    pub forget_down_ns: u64,
-    /// A peer that left so long ago is forgotten, nanoseconds.
-    pub forget_left_ns: u64,
-}
+/// No detector has this name.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no detector; there are {words}", words = Detector::WORDS.join(", "))]
+pub struct UnknownDetector(pub String);
 
-impl Default for Policy {
-    fn default() -> Policy {
-        const DAY_NS: u64 = 86_400_000_000_000;
-        Policy {
-            detector: Detector::Fixed { timeout_ns: None },
-            default_interval_us: 1_000_000,
-            missed: 3.0,
-            grace_ns: 50_000_000,
-            suspect_fraction: 0.7,
-            floor_ns: 0,
-            ceiling_ns: 1_000 * DAY_NS,
-            forget_down_ns: 7 * DAY_NS,
-            forget_left_ns: DAY_NS / 24,
+impl FromStr for Detector {
+    type Err = UnknownDetector;
+
+    /// The detector of a word, with its usual constants.
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "fixed" => Ok(Detector::Fixed { timeout_ns: None }),
+            "chen" => Ok(Detector::Chen(Chen::default())),
+            "bertier" => Ok(Detector::Bertier(Bertier::default())),
+            "phi" => Ok(Detector::Phi(Phi::default())),
+            _ => Err(UnknownDetector(word.to_owned())),
         }
     }
 }
 
-impl Policy {
-    /// The interval that holds for a peer: its own, or the default when it stated none.
-    #[inline]
-    pub fn interval_us(&self, stated_us: u64) -> u64 {
-        if stated_us == 0 { self.default_interval_us } else { stated_us }
-    }
-
-    /// A peer's two deadlines.
-    #[inline]
-    pub fn deadlines(&self, _arrivals: &Arrivals, stated_us: u64) -> Deadlines {
-        let timeout_ns = match self.detector {
-            Detector::Fixed { timeout_ns: Some(timeout_ns) } => timeout_ns + self.grace_ns,
-            Detector::Fixed { timeout_ns: None } => {
-                (self.interval_us(stated_us) as f64 * 1e3 * self.missed) as u64 + self.grace_ns
-            }
-        };
-        let down_ns = timeout_ns.clamp(self.floor_ns.min(self.ceiling_ns), self.ceiling_ns);
-        let suspect_ns = (down_ns as f64 * self.suspect_fraction) as u64;
-        Deadlines { suspect_ns: suspect_ns.min(down_ns), down_ns }
-    }
-
-    /// Learns from a heartbeat that continues the sequence: `elapsed_ns` since the one before, and
-    /// `steps` numbers later (1 when none is missing).
-    #[inline]
-    pub fn learn(&self, _arrivals: &mut Arrivals, _elapsed_ns: u64, _steps: u32, _stated_us: u64) {
-        // The fixed detector learns nothing.
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 
 use super::tests::{Bench, beat, policy};
 use super::*;
-use crate::engine::Policy;
 use crate::engine::brake::BrakeSettings;
+use crate::engine::{Detector, Policy};
+use crate::testing::{Rng, seeds};
 use PeerState::*;
 
 const MS: u64 = 1_000_000;
@@ -234,4 +235,53 @@ fn a_restart_is_no_second_sender() {
     // Stragglers of before.
     bench.observe(&[beat(1, 5, 100), beat(1, 5, 101)], START + 2_000 * MS);
     assert!(bench.sink.notices.is_empty());
+}
+
+/// Whatever a detector learns, at any time and however it brings the deadline nearer, the timer goes
+/// off at the deadline that its words make, to the microsecond.
+#[test]
+fn a_learnt_deadline_is_met_exactly() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        for word in Detector::WORDS {
+            let policy = Policy { detector: word.parse().unwrap(), missed: 1.5, ..policy() };
+            let groups = Groups::new(vec![policy], BrakeSettings::OFF);
+            let mut bench = Bench::with(groups, 8, START);
+            let (mut now_ns, mut last_ns) = (START, START);
+            let mut learnt = Arrivals::NONE;
+            bench.observe(&[beat(1, 1, 0)], START);
+            for sequence in 1..200 {
+                let context = format!("seed {seed} {word} {sequence}");
+                // Mostly punctual, now and then in a bunch or late.
+                let gap_ns = match rng.below(12) {
+                    0 => rng.below(2 * MS),
+                    1 => 100 * MS + rng.below(400 * MS),
+                    _ => 95 * MS + rng.below(10 * MS),
+                };
+                let arrives_ns = now_ns + gap_ns;
+                let due = policy.deadlines(&learnt, 100_000);
+                let [suspect_ns, down_ns] = [due.suspect_ns, due.down_ns].map(|d| last_ns + d);
+                let mut told = Vec::new();
+                while let Some(next_ns) = bench.shard.next_deadline_ns(now_ns)
+                    && next_ns < arrives_ns
+                {
+                    now_ns = next_ns;
+                    told.extend(bench.advance(now_ns));
+                }
+                let deadlines: Vec<_> = told.iter().map(|t| (t.to, t.deadline_ns)).collect();
+                let mut expected = vec![(Suspect, suspect_ns), (Down, down_ns)];
+                expected.retain(|(_, at_ns)| at_ns.div_ceil(1_000) * 1_000 < arrives_ns);
+                assert_eq!(deadlines, expected, "{context}");
+                assert!(told.iter().all(|t| t.lateness_ns() < 1_000), "{context}: {told:?}");
+                let was_down = bench.state(1) == Down;
+                bench.observe(&[beat(1, 1, sequence)], arrives_ns);
+                if was_down {
+                    learnt = Arrivals::NONE;
+                } else {
+                    policy.learn(&mut learnt, arrives_ns - last_ns, 1, 100_000);
+                }
+                (now_ns, last_ns) = (arrives_ns, arrives_ns);
+            }
+        }
+    }
 }
