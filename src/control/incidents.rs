@@ -1,0 +1,476 @@
+//! Failures that belong together, told as one incident with its members instead of one by one.
+//!
+//! ```text
+//!   downs of a group  ┌──── within one window ────┐
+//!   ───────▪──────────▪─▪▪▪▪▪▪▪▪▪▪▪──────────────────▶   the k-th opens it, with those before it
+//!                            │ opened   │ settled: told once more      closed: all are back
+//! ```
+//!
+//! Three causes, none with two open incidents: a **group** whose peers go down together, a
+//! **parent** whose children are unreachable behind it, and a **mass silence** that is held. A peer
+//! is a member of one incident at most, that of the parent before that of the group; whoever
+//! goes down after a mass silence was let go belongs to it still.
+//!
+//! **How many are a crowd?** As many as chance would not bring together. Suppose that every peer
+//! goes down once a day by itself, which is more than anybody would put up with. Then of n
+//! peers n·w/day go down in a window w on average, and [`threshold`] is the least number that
+//! chance exceeds once in a million windows: 3 of 100 peers, 5 of 1,000, 19 of 40,000 in ten
+//! seconds; never more than all of a group, so that a pair that goes down together is one. A window
+//! is ten seconds or, if longer, the time that it took to detect the latest: peers that fail at one
+//! instant are found over the length of an interval, which is less.
+//!
+//! Sans-IO: the time is an argument, what happened comes out of [`Incidents::take_told`]. Whose
+//! failure should alarm nobody (silenced, in maintenance, flapping) is not reported here at all.
+//!
+//! Bounds: [`MOST_OPEN`] open incidents, downs beyond stay single and are counted; the last
+//! [`MOST_CLOSED`] closed; members are as many as there are peers, [`FIRST`] shown of each.
+
+use crate::engine::groups::Scope;
+use crate::wire::PeerId;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Most incidents open at once.
+pub const MOST_OPEN: usize = 4_096;
+/// Closed incidents that are remembered.
+pub const MOST_CLOSED: usize = 256;
+/// Members that an incident names.
+pub const FIRST: usize = 32;
+/// The shortest window, nanoseconds.
+const WINDOW_NS: u64 = 10_000_000_000;
+/// How long an incident must not have grown for its size to be told, nanoseconds.
+const SETTLED_NS: u64 = 2_000_000_000;
+/// A crowd, whatever the size of the fleet; also what is remembered of a group's last downs.
+const MOST_THRESHOLD: u32 = 256;
+/// Less is no crowd, unless it is all of a group.
+const LEAST_THRESHOLD: u32 = 3;
+const DAY_NS: f64 = 86_400e9;
+const CHANCE: f64 = 1e-6;
+
+/// What an incident is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// Many of a group, by its number, went down within a window.
+    Group(u16),
+    /// A parent is down, and its children with it.
+    Parent(PeerId),
+    /// So many fell silent at once that they are held as suspect.
+    MassSilence(Scope),
+}
+
+/// What became of an incident.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// It began.
+    Opened,
+    /// It has grown, and stopped growing for the moment; or a hold has ended.
+    Updated,
+    /// All its members are back, have left, or were forgotten.
+    Closed,
+}
+
+/// An incident in figures; plain data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figures {
+    /// Its number, from 1.
+    pub id: u32,
+    /// What it is about.
+    pub cause: Cause,
+    /// The first failure, monotonic nanoseconds.
+    pub began_ns: u64,
+    /// When it was recognised as one.
+    pub opened_ns: u64,
+    /// When the last failure was added.
+    pub grew_ns: u64,
+    /// When it was closed; 0 while it is open.
+    pub closed_ns: u64,
+    /// Members that are down now.
+    pub down: u32,
+    /// Members that are unreachable now.
+    pub unreachable: u32,
+    /// Held as suspect by the brake: the silent; 0 when nothing is held.
+    pub held: u32,
+    /// The most members that it had at once, or the most that were held.
+    pub most: u32,
+    /// Peers that it could have had: those of the group, or of the fleet.
+    pub size: u32,
+}
+
+impl Figures {
+    /// Members now.
+    pub fn members(&self) -> u32 {
+        self.down + self.unreachable
+    }
+}
+
+/// An incident with the members that it names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Incident {
+    /// In figures.
+    pub figures: Figures,
+    /// The first members, in the order in which they failed.
+    pub first: Vec<PeerId>,
+    /// The size that was last told.
+    told: u32,
+    /// A hold ends then by itself, nanoseconds.
+    held_until_ns: u64,
+    /// Nothing joins a mass silence after this time, nanoseconds.
+    joins_until_ns: u64,
+}
+
+/// Something to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// When, monotonic nanoseconds.
+    pub at_ns: u64,
+    /// What.
+    pub step: Step,
+    /// Of which incident, as it was then.
+    pub figures: Figures,
+}
+
+/// A peer went down, in its group.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// Who.
+    pub peer: PeerId,
+    /// Its group's number; 0 is the group of those without one.
+    pub group: u16,
+    /// Peers in that group.
+    pub size: u32,
+    /// When, monotonic nanoseconds.
+    pub at_ns: u64,
+    /// How long it had been silent, nanoseconds.
+    pub detection_ns: u64,
+}
+
+/// The brake went on, or was released.
+#[derive(Clone, Copy, Debug)]
+pub struct MassSilence {
+    /// Of whom.
+    pub scope: Scope,
+    /// For how long at most they are held, nanoseconds; `None` when they are let go.
+    pub hold_ns: Option<u64>,
+    /// How many are suspect.
+    pub silent: u32,
+    /// Of how many that were up or suspect.
+    pub living: u32,
+    /// When, monotonic nanoseconds.
+    pub at_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    incident: u32,
+    reachable: bool,
+}
+
+/// All incidents.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    open: BTreeMap<u32, Incident>,
+    by_cause: HashMap<Cause, u32>,
+    members: HashMap<PeerId, Member>,
+    /// Each group's last downs that belong to no incident, oldest first.
+    recent: HashMap<u16, VecDeque<(u64, PeerId)>>,
+    closed: VecDeque<Incident>,
+    told: Vec<Told>,
+    last_id: u32,
+    refused: u64,
+    swept_ns: u64,
+}
+
+/// How many of `size` peers have to go down within a window for it to be no chance.
+pub fn threshold(size: u32, window_ns: u64) -> u32 {
+    let mean = f64::from(size) * window_ns as f64 / DAY_NS;
+    let all = size.max(2);
+    if mean >= f64::from(MOST_THRESHOLD) {
+        return MOST_THRESHOLD.min(all);
+    }
+    // Poisson: the least k with P(X ≥ k) ≤ CHANCE.
+    let (mut k, mut exactly) = (0, (-mean).exp());
+    let mut at_least = 1.0;
+    while at_least > CHANCE && k < MOST_THRESHOLD {
+        at_least -= exactly;
+        k += 1;
+        exactly *= mean / f64::from(k);
+    }
+    k.max(LEAST_THRESHOLD).min(all)
+}
+
+impl Incidents {
+    /// A peer was called down. Returns the incident that it belongs to now, if any.
+    pub fn down(&mut self, failure: Failure) -> Option<u32> {
+        let Failure { peer, group, size, at_ns, detection_ns } = failure;
+        if let Some(member) = self.members.get_mut(&peer) {
+            let (id, was_reachable) = (member.incident, member.reachable);
+            member.reachable = true;
+            if let Some(incident) = self.open.get_mut(&id).filter(|_| !was_reachable) {
+                incident.figures.unreachable -= 1;
+                incident.figures.down += 1;
+            }
+            return Some(id);
+        }
+        // Its children are still missed from the last time.
+        if let Some(&id) = self.by_cause.get(&Cause::Parent(peer)) {
+            self.join(id, peer, true, at_ns);
+            return Some(id);
+        }
+        let window_ns = WINDOW_NS.max(detection_ns);
+        let released = [Scope::Group(group), Scope::Fleet].map(Cause::MassSilence);
+        for cause in released {
+            if let Some(&id) = self.by_cause.get(&cause)
+                && self.open[&id].joins_until_ns >= at_ns
+            {
+                self.join(id, peer, true, at_ns);
+                return Some(id);
+            }
+        }
+        let cause = Cause::Group(group);
+        if let Some(&id) = self.by_cause.get(&cause)
+            && at_ns.saturating_sub(self.open[&id].figures.grew_ns) <= window_ns
+        {
+            self.join(id, peer, true, at_ns);
+            return Some(id);
+        }
+        let recent = self.recent.entry(group).or_default();
+        while recent.front().is_some_and(|(then, _)| then + window_ns < at_ns) {
+            recent.pop_front();
+        }
+        if recent.len() == MOST_THRESHOLD as usize {
+            recent.pop_front();
+        }
+        recent.push_back((at_ns, peer));
+        if size < 2 || (recent.len() as u32) < threshold(size, window_ns) {
+            return None;
+        }
+        let began_ns = recent[0].0;
+        let id = self.open(cause, began_ns, at_ns, size)?;
+        for (then, peer) in self.recent.remove(&group).unwrap_or_default() {
+            self.join(id, peer, true, then);
+        }
+        self.tell_opened(id, at_ns);
+        Some(id)
+    }
+
+    /// A peer is silent behind its parent, which is down. Returns the incident that both belong to.
+    pub fn unreachable(
+        &mut self,
+        peer: PeerId,
+        parent: PeerId,
+        size: u32,
+        at_ns: u64,
+    ) -> Option<u32> {
+        if let Some(member) = self.members.get_mut(&peer) {
+            let (id, was_reachable) = (member.incident, member.reachable);
+            member.reachable = false;
+            if let Some(incident) = self.open.get_mut(&id).filter(|_| was_reachable) {
+                incident.figures.unreachable += 1;
+                incident.figures.down -= 1;
+            }
+            return Some(id);
+        }
+        let known = self.members.get(&parent).map(|member| member.incident);
+        if let Some(id) = known.or_else(|| self.by_cause.get(&Cause::Parent(parent)).copied()) {
+            self.join(id, peer, false, at_ns);
+            return Some(id);
+        }
+        let id = self.open(Cause::Parent(parent), at_ns, at_ns, size)?;
+        // It was the one that failed, whatever its group's failures counted until now.
+        self.recent.values_mut().for_each(|downs| downs.retain(|(_, down)| *down != parent));
+        self.join(id, parent, true, at_ns);
+        self.join(id, peer, false, at_ns);
+        self.tell_opened(id, at_ns);
+        Some(id)
+    }
+
+    /// A peer is up again, has left, or is forgotten. Returns the incident that it belonged to.
+    pub fn back(&mut self, peer: PeerId, group: u16, at_ns: u64) -> Option<u32> {
+        if let Some(recent) = self.recent.get_mut(&group) {
+            recent.retain(|(_, down)| *down != peer);
+        }
+        let member = self.members.remove(&peer)?;
+        if let Some(incident) = self.open.get_mut(&member.incident) {
+            let figures = &mut incident.figures;
+            match member.reachable {
+                true => figures.down -= 1,
+                false => figures.unreachable -= 1,
+            }
+            self.close_if_over(member.incident, at_ns);
+        }
+        Some(member.incident)
+    }
+
+    /// The brake holds a scope's suspects for so long at most, or (without) lets them go because
+    /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news.
+    pub fn mass_silence(&mut self, silence: MassSilence) -> Option<u32> {
+        let MassSilence { scope, hold_ns, silent, living, at_ns } = silence;
+        let cause = Cause::MassSilence(scope);
+        let known = self.by_cause.get(&cause).copied();
+        let fleet = self.by_cause.get(&Cause::MassSilence(Scope::Fleet));
+        let Some(hold_ns) = hold_ns else {
+            self.let_go(known?, at_ns);
+            return known;
+        };
+        if known.is_none() && fleet.is_some() {
+            return None;
+        }
+        let id = match known {
+            Some(id) => id,
+            None => self.open(cause, at_ns, at_ns, living)?,
+        };
+        let incident = self.open.get_mut(&id)?;
+        incident.figures.held = silent.max(1);
+        incident.figures.most = incident.figures.most.max(silent);
+        incident.held_until_ns = at_ns.saturating_add(hold_ns);
+        // Whoever is judged all the same is part of it.
+        incident.joins_until_ns = u64::MAX;
+        self.tell_opened(id, at_ns);
+        Some(id)
+    }
+
+    /// A hold has ended. Whoever is judged now was part of it.
+    fn let_go(&mut self, id: u32, at_ns: u64) {
+        let Some(incident) = self.open.get_mut(&id) else { return };
+        if incident.figures.held > 0 {
+            incident.figures.held = 0;
+            incident.joins_until_ns = at_ns + WINDOW_NS;
+            self.tell(id, Step::Updated, at_ns);
+        }
+    }
+
+    /// Tells what has settled and closes what is over by the time alone.
+    pub fn advance(&mut self, now_ns: u64) {
+        let over = |i: &Incident| i.figures.held > 0 && i.held_until_ns <= now_ns;
+        let over: Vec<u32> = self.open.iter().filter(|(_, i)| over(i)).map(|(id, _)| *id).collect();
+        over.into_iter().for_each(|id| self.let_go(id, now_ns));
+        let due = |incident: &Incident| {
+            let grown = incident.figures.members() > incident.told;
+            (grown && incident.figures.grew_ns + SETTLED_NS <= now_ns) || incident.is_over(now_ns)
+        };
+        let due: Vec<u32> = self.open.iter().filter(|(_, i)| due(i)).map(|(id, _)| *id).collect();
+        for id in due {
+            if !self.close_if_over(id, now_ns) {
+                self.tell(id, Step::Updated, now_ns);
+            }
+        }
+        if now_ns >= self.swept_ns + WINDOW_NS {
+            self.swept_ns = now_ns;
+            // As long a window as any group may have had is unknown here; a day is enough to keep.
+            let old = |downs: &VecDeque<(u64, PeerId)>| {
+                downs.back().is_none_or(|(then, _)| then + DAY_NS as u64 <= now_ns)
+            };
+            self.recent.retain(|_, downs| !old(downs));
+        }
+    }
+
+    /// What has happened since the last call, in order.
+    pub fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// The incident that a peer is a member of.
+    pub fn of(&self, peer: PeerId) -> Option<u32> {
+        self.members.get(&peer).map(|member| member.incident)
+    }
+
+    /// Open incidents, oldest first.
+    pub fn open_ones(&self) -> impl DoubleEndedIterator<Item = &Incident> + ExactSizeIterator {
+        self.open.values()
+    }
+
+    /// The last closed incidents, oldest first.
+    pub fn closed_ones(&self) -> impl DoubleEndedIterator<Item = &Incident> + ExactSizeIterator {
+        self.closed.iter()
+    }
+
+    /// One incident, open or of the last closed.
+    pub fn get(&self, id: u32) -> Option<&Incident> {
+        self.open.get(&id).or_else(|| self.closed.iter().find(|closed| closed.figures.id == id))
+    }
+
+    /// Incidents that could not be opened for want of room.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn open(&mut self, cause: Cause, began_ns: u64, at_ns: u64, size: u32) -> Option<u32> {
+        if let Some(&id) = self.by_cause.get(&cause) {
+            return Some(id);
+        }
+        if self.open.len() >= MOST_OPEN {
+            self.refused += 1;
+            return None;
+        }
+        self.last_id += 1;
+        let figures = Figures {
+            id: self.last_id,
+            cause,
+            began_ns,
+            opened_ns: at_ns,
+            grew_ns: at_ns,
+            closed_ns: 0,
+            down: 0,
+            unreachable: 0,
+            held: 0,
+            most: 0,
+            size,
+        };
+        let incident =
+            Incident { figures, first: Vec::new(), told: 0, held_until_ns: 0, joins_until_ns: 0 };
+        self.open.insert(self.last_id, incident);
+        self.by_cause.insert(cause, self.last_id);
+        Some(self.last_id)
+    }
+
+    fn join(&mut self, id: u32, peer: PeerId, reachable: bool, at_ns: u64) {
+        let Some(incident) = self.open.get_mut(&id) else { return };
+        self.members.insert(peer, Member { incident: id, reachable });
+        let figures = &mut incident.figures;
+        match reachable {
+            true => figures.down += 1,
+            false => figures.unreachable += 1,
+        }
+        figures.grew_ns = figures.grew_ns.max(at_ns);
+        figures.most = figures.most.max(figures.members());
+        if incident.first.len() < FIRST && !incident.first.contains(&peer) {
+            incident.first.push(peer);
+        }
+    }
+
+    fn tell_opened(&mut self, id: u32, at_ns: u64) {
+        // An old one that grows again is no new one.
+        let known = self.open.get(&id).is_some_and(|incident| incident.told > 0);
+        self.tell(id, if known { Step::Updated } else { Step::Opened }, at_ns);
+    }
+
+    fn tell(&mut self, id: u32, step: Step, at_ns: u64) {
+        let Some(incident) = self.open.get_mut(&id) else { return };
+        incident.told = incident.figures.members().max(incident.told).max(1);
+        self.told.push(Told { at_ns, step, figures: incident.figures });
+    }
+
+    fn close_if_over(&mut self, id: u32, at_ns: u64) -> bool {
+        if !self.open.get(&id).is_some_and(|incident| incident.is_over(at_ns)) {
+            return false;
+        }
+        let Some(mut incident) = self.open.remove(&id) else { return false };
+        self.by_cause.remove(&incident.figures.cause);
+        incident.figures.closed_ns = at_ns;
+        self.told.push(Told { at_ns, step: Step::Closed, figures: incident.figures });
+        if self.closed.len() == MOST_CLOSED {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(incident);
+        true
+    }
+}
+
+impl Incident {
+    /// Nobody is missing, nobody is held, and nobody can join any more that was.
+    fn is_over(&self, now_ns: u64) -> bool {
+        self.figures.members() == 0 && self.figures.held == 0 && self.joins_until_ns < now_ns
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Incidents against a world that is kept in plain lists, and the cases that operators will meet.
+
+use super::*;
+use crate::control::testing::{Random, seeds};
+
+const S: u64 = 1_000_000_000;
+
+fn failure(peer: u64, group: u16, size: u32, at_ns: u64) -> Failure {
+    Failure { peer: PeerId(peer), group, size, at_ns, detection_ns: 3 * S }
+}
+
+fn down(incidents: &mut Incidents, failure: Failure) {
+    incidents.down(failure);
+}
+
+fn back(incidents: &mut Incidents, peer: u64, group: u16, at_ns: u64) {
+    incidents.back(PeerId(peer), group, at_ns);
+}
+
+fn steps(incidents: &mut Incidents) -> Vec<(u32, Step, u32)> {
+    let told = incidents.take_told();
+    told.iter().map(|t| (t.figures.id, t.step, t.figures.members())).collect()
+}
+
+#[test]
+fn a_crowd_is_what_chance_does_not_bring_together() {
+    let table =
+        [(1, 2), (2, 2), (3, 3), (10, 3), (100, 3), (1_000, 5), (40_000, 19), (1_000_000, 171)];
+    for (size, least) in table {
+        assert_eq!(threshold(size, WINDOW_NS), least, "of {size}");
+    }
+    // Peers of a day are found over hours: chance brings all of a small group together in days.
+    assert_eq!(threshold(10, 3 * DAY_NS as u64), 10);
+    assert_eq!(threshold(u32::MAX, u64::MAX), MOST_THRESHOLD);
+    assert_eq!(threshold(0, 0), 2);
+}
+
+/// The definition, summed the long way.
+#[test]
+fn chance_exceeds_the_threshold_once_in_a_million_windows() {
+    for size in [200_u32, 1_000, 5_000, 40_000, 300_000, 1_000_000] {
+        let mean = f64::from(size) / 8_640.0;
+        let exactly = |k: u32| (1..=k).fold((-mean).exp(), |p, i| p * mean / f64::from(i));
+        let at_least = |k: u32| (k..k + 600).map(exactly).sum::<f64>();
+        let k = threshold(size, WINDOW_NS);
+        assert!(at_least(k) <= CHANCE * 1.001, "{size}: {k}");
+        assert!(k == LEAST_THRESHOLD || at_least(k - 1) > CHANCE * 0.999, "{size}: {k}");
+    }
+}
+
+#[test]
+fn forty_thousand_lines_are_three() {
+    let mut incidents = Incidents::default();
+    for i in 0..40_000 {
+        incidents.down(failure(i, 1, 40_000, 100 * S + i * 10_000));
+    }
+    (0..100).for_each(|i| incidents.advance(101 * S + i * S / 10));
+    assert_eq!(steps(&mut incidents), [(1, Step::Opened, 19), (1, Step::Updated, 40_000)]);
+    let incident = incidents.get(1).unwrap();
+    assert_eq!((incident.first.len(), incident.first[0]), (FIRST, PeerId(0)));
+    assert_eq!((incident.figures.began_ns, incident.figures.most), (100 * S, 40_000));
+    (0..40_000).for_each(|i| assert_eq!(incidents.back(PeerId(i), 1, 500 * S + i), Some(1)));
+    assert_eq!(steps(&mut incidents), [(1, Step::Closed, 0)]);
+    assert_eq!(incidents.open_ones().len(), 0);
+    assert_eq!(incidents.closed_ones().next().unwrap().figures.most, 40_000);
+}
+
+#[test]
+fn two_of_two_is_one_and_one_after_the_other_is_none() {
+    let mut incidents = Incidents::default();
+    assert_eq!(incidents.down(failure(1, 1, 2, 10 * S)), None);
+    assert_eq!(incidents.down(failure(2, 1, 2, 11 * S)), Some(1));
+    assert_eq!(incidents.of(PeerId(1)), Some(1), "the first belongs to it, too");
+    // Of another group, and a minute apart.
+    assert_eq!(incidents.down(failure(3, 2, 2, 12 * S)), None);
+    assert_eq!(incidents.down(failure(4, 2, 2, 72 * S)), None);
+    // A group of one is what it is.
+    assert_eq!(incidents.down(failure(5, 3, 1, 72 * S)), None);
+}
+
+#[test]
+fn who_was_back_before_the_crowd_is_not_of_it() {
+    let mut incidents = Incidents::default();
+    incidents.down(failure(1, 1, 50, 10 * S));
+    incidents.back(PeerId(1), 1, 11 * S);
+    incidents.down(failure(2, 1, 50, 12 * S));
+    assert_eq!(incidents.down(failure(3, 1, 50, 13 * S)), None);
+    assert_eq!(incidents.down(failure(4, 1, 50, 14 * S)), Some(1));
+    assert_eq!(incidents.of(PeerId(1)), None);
+}
+
+#[test]
+fn a_straggler_much_later_is_no_part_of_it_but_a_second_crowd_is() {
+    let mut incidents = Incidents::default();
+    (0..3).for_each(|i| down(&mut incidents, failure(i, 1, 50, 10 * S)));
+    assert_eq!(incidents.down(failure(3, 1, 50, 19 * S)), Some(1), "within the window");
+    assert_eq!(incidents.down(failure(4, 1, 50, 60 * S)), None);
+    assert_eq!(incidents.down(failure(5, 1, 50, 61 * S)), None);
+    assert_eq!(incidents.down(failure(6, 1, 50, 62 * S)), Some(1));
+    let told = steps(&mut incidents);
+    assert_eq!(told, [(1, Step::Opened, 3), (1, Step::Updated, 7)]);
+}
+
+#[test]
+fn children_belong_to_their_parents_incident() {
+    let mut incidents = Incidents::default();
+    let (switch, size) = (PeerId(1), 100);
+    assert_eq!(incidents.down(failure(1, 9, 5, 10 * S)), None, "one switch is no crowd");
+    for child in 10..50 {
+        assert_eq!(incidents.unreachable(PeerId(child), switch, size, 11 * S), Some(1));
+    }
+    incidents.advance(20 * S);
+    assert_eq!(steps(&mut incidents), [(1, Step::Opened, 2), (1, Step::Updated, 41)]);
+    let figures = incidents.get(1).unwrap().figures;
+    assert_eq!((figures.cause, figures.down, figures.unreachable), (Cause::Parent(switch), 1, 40));
+    assert_eq!(incidents.get(1).unwrap().first[0], switch);
+    // The parent is back; one child stays silent and is now down by itself, of the same failure.
+    incidents.back(switch, 9, 30 * S);
+    (10..49).for_each(|child| back(&mut incidents, child, 2, 31 * S));
+    assert_eq!(incidents.down(failure(49, 2, 100, 32 * S)), Some(1));
+    let figures = incidents.get(1).unwrap().figures;
+    assert_eq!((figures.down, figures.unreachable), (1, 0));
+    incidents.back(PeerId(49), 2, 40 * S);
+    assert_eq!(steps(&mut incidents), [(1, Step::Closed, 0)]);
+}
+
+#[test]
+fn children_of_a_parent_that_failed_with_its_group_join_that() {
+    let mut incidents = Incidents::default();
+    (0..3).for_each(|i| down(&mut incidents, failure(i, 9, 5, 10 * S)));
+    assert_eq!(incidents.unreachable(PeerId(10), PeerId(1), 50, 11 * S), Some(1));
+    assert_eq!(incidents.open_ones().len(), 1);
+}
+
+#[test]
+fn a_mass_silence_is_one_incident_to_its_end() {
+    let mut incidents = Incidents::default();
+    let held = |incidents: &mut Incidents, held: bool, silent, at_ns| {
+        let hold_ns = held.then_some(60 * S);
+        let scope = Scope::Fleet;
+        incidents.mass_silence(MassSilence { scope, hold_ns, silent, living: 1_000, at_ns })
+    };
+    assert_eq!(held(&mut incidents, true, 600, 10 * S), Some(1));
+    assert_eq!(held(&mut incidents, false, 600, 20 * S), Some(1));
+    // Let go, and called down: of several groups, all of the one incident.
+    (0..600).for_each(|i| {
+        assert_eq!(incidents.down(failure(i, i as u16 % 7, 90, 20 * S + i)), Some(1));
+    });
+    incidents.advance(25 * S);
+    incidents.advance(40 * S);
+    assert_eq!(incidents.open_ones().len(), 1);
+    assert_eq!(incidents.down(failure(900, 1, 90, 60 * S)), None, "too late to be of it");
+    (0..600).for_each(|i| back(&mut incidents, i, i as u16 % 7, 70 * S));
+    let told = steps(&mut incidents);
+    let (id, step, members) = told[told.len() - 1];
+    assert_eq!((id, step, members), (1, Step::Closed, 0));
+    assert_eq!(told.iter().filter(|t| t.1 == Step::Opened).count(), 1);
+
+    // And one that ends well closes by the time alone.
+    assert_eq!(held(&mut incidents, true, 600, 100 * S), Some(2));
+    assert_eq!(held(&mut incidents, false, 3, 110 * S), Some(2));
+    incidents.advance(119 * S);
+    assert!(incidents.get(2).is_some_and(|i| i.figures.closed_ns == 0));
+    incidents.advance(121 * S);
+    assert!(incidents.get(2).is_some_and(|i| i.figures.closed_ns == 121 * S));
+    assert_eq!(held(&mut incidents, false, 0, 130 * S), None, "a release of nothing");
+
+    // And one whose hold runs out, unreleased.
+    assert_eq!(held(&mut incidents, true, 600, 200 * S), Some(3));
+    let group = MassSilence {
+        scope: Scope::Group(4),
+        hold_ns: Some(60 * S),
+        silent: 100,
+        living: 100,
+        at_ns: 201 * S,
+    };
+    assert_eq!(incidents.mass_silence(group), None, "the fleet's says it all");
+    incidents.advance(259 * S);
+    assert_eq!(incidents.get(3).unwrap().figures.held, 600);
+    incidents.advance(260 * S);
+    assert_eq!(incidents.get(3).unwrap().figures.held, 0);
+    assert_eq!(incidents.down(failure(1, 4, 90, 260 * S)), Some(3));
+}
+
+#[test]
+fn what_has_no_room_is_counted_and_memory_stays_bounded() {
+    let mut incidents = Incidents::default();
+    for group in 0..MOST_OPEN as u16 + 5 {
+        for i in 0..300 {
+            incidents.down(failure(u64::from(group) * 1_000 + i, group, 2, 10 * S));
+        }
+    }
+    assert_eq!(incidents.open_ones().len(), MOST_OPEN);
+    assert!(incidents.refused() > 0);
+    assert!(incidents.recent.values().all(|downs| downs.len() <= MOST_THRESHOLD as usize));
+    incidents.advance(10 * S + DAY_NS as u64);
+    assert!(incidents.recent.is_empty());
+    for id in 1..=MOST_OPEN as u32 {
+        let members: Vec<PeerId> =
+            incidents.members.iter().filter(|(_, m)| m.incident == id).map(|(p, _)| *p).collect();
+        members.iter().for_each(|peer| back(&mut incidents, peer.0, 0, 20 * S));
+        if id > 300 {
+            break;
+        }
+    }
+    assert_eq!(incidents.closed_ones().len(), MOST_CLOSED);
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Is {
+    Up,
+    Down(u64),
+    Unreachable,
+}
+
+/// A world in lists: who is what, and since when.
+#[test]
+fn it_agrees_with_a_world_of_plain_lists() {
+    const PEERS: u64 = 60;
+    for seed in seeds() {
+        let mut random = Random::new(seed);
+        let mut incidents = Incidents::default();
+        let mut is = [Is::Up; PEERS as usize];
+        // Downs of whoever belongs to no incident: what a crowd is made of.
+        let mut single: Vec<(u64, u16, PeerId)> = Vec::new();
+        let (mut now_ns, mut opened, mut closed) = (1_000 * S, 0, 0);
+        // Groups of 20 by number; the first of each is the parent of its last five.
+        let group = |peer: u64| (peer / 20) as u16;
+        for step in 0..3_000 {
+            let context = format!("seed {seed} step {step}");
+            now_ns += random.below(3) * S;
+            let peer = random.below(PEERS);
+            let id = PeerId(peer);
+            let before = is[peer as usize];
+            match random.below(if step % 400 < 200 { 3 } else { 6 }) {
+                0 if before == Is::Up => {
+                    is[peer as usize] = Is::Down(now_ns);
+                    single.push((now_ns, group(peer), id));
+                    single.retain(|(then, ..)| then + WINDOW_NS >= now_ns);
+                    let crowd = single.iter().filter(|(_, g, _)| *g == group(peer)).count();
+                    let had = incidents.open_ones().any(|i| {
+                        i.figures.cause == Cause::Group(group(peer))
+                            && now_ns - i.figures.grew_ns <= WINDOW_NS
+                    });
+                    let missed =
+                        incidents.open_ones().any(|i| i.figures.cause == Cause::Parent(id));
+                    let joined = incidents.down(failure(peer, group(peer), 20, now_ns));
+                    assert_eq!(joined.is_some(), missed || had || crowd >= 3, "{context}");
+                    single.retain(|(.., peer)| incidents.of(*peer).is_none());
+                }
+                1 if before == Is::Up && peer % 20 >= 15 => {
+                    let parent = PeerId(peer / 20 * 20);
+                    if !matches!(is[parent.0 as usize], Is::Down(_)) {
+                        continue;
+                    }
+                    is[peer as usize] = Is::Unreachable;
+                    let joined = incidents.unreachable(id, parent, 20, now_ns);
+                    assert!(joined.is_some(), "{context}");
+                    assert_eq!(joined, incidents.of(parent), "{context}");
+                    single.retain(|(.., peer)| incidents.of(*peer).is_none());
+                }
+                2 if before == Is::Unreachable => {
+                    is[peer as usize] = Is::Down(now_ns);
+                    let was = incidents.of(id);
+                    assert!(was.is_some(), "{context}");
+                    assert_eq!(incidents.down(failure(peer, group(peer), 20, now_ns)), was);
+                }
+                3.. if before != Is::Up => {
+                    is[peer as usize] = Is::Up;
+                    single.retain(|(.., peer)| *peer != id);
+                    let was = incidents.of(id);
+                    assert_eq!(incidents.back(id, group(peer), now_ns), was, "{context}");
+                }
+                _ => incidents.advance(now_ns),
+            }
+            for told in incidents.take_told() {
+                opened += u32::from(told.step == Step::Opened);
+                closed += u32::from(told.step == Step::Closed);
+                assert!(told.figures.most >= told.figures.members(), "{context}");
+            }
+            assert_eq!((opened - closed) as usize, incidents.open_ones().len(), "{context}");
+            for incident in incidents.open_ones() {
+                let figures = incident.figures;
+                let of_it = |peer: &u64| incidents.of(PeerId(*peer)) == Some(figures.id);
+                let count = |what: fn(Is) -> bool| {
+                    (0..PEERS).filter(of_it).filter(|p| what(is[*p as usize])).count() as u32
+                };
+                assert_eq!(figures.down, count(|is| matches!(is, Is::Down(_))), "{context}");
+                assert_eq!(figures.unreachable, count(|is| is == Is::Unreachable), "{context}");
+                assert!(figures.members() > 0, "{context}: an empty one is open");
+            }
+            let up = (0..PEERS).filter(|peer| is[*peer as usize] == Is::Up);
+            assert!(up.into_iter().all(|peer| incidents.of(PeerId(peer)).is_none()), "{context}");
+        }
+        assert!(opened > 10, "seed {seed}: the test has to meet some, not {opened}");
+    }
+}
