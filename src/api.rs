@@ -13,7 +13,7 @@ pub const SEQ_HEADER: &str = "systole-after";
 pub const EPOCH_HEADER: &str = "systole-epoch";
 
 /// `GET /api/v1/summary`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Version of the monitor.
     pub version: String,
@@ -47,10 +47,50 @@ pub struct Summary {
     pub last_seq: u64,
     /// How deadlines are computed.
     pub timing: TimingSettings,
+    /// What the monitor makes of it beyond single peers.
+    #[serde(default)]
+    pub alarms: AlarmCounts,
+    /// When a mass silence is held; null when it never is.
+    #[serde(default)]
+    pub mass_silence: Option<BrakeSettings>,
+}
+
+/// Figures of what alarms, and what keeps from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmCounts {
+    /// Open incidents.
+    pub incidents: u64,
+    /// Peers held as suspect because too many fell silent at once.
+    pub held: u64,
+    /// Peers that flap.
+    pub flapping: u64,
+    /// Expectations that are not met.
+    pub missing: u64,
+    /// Silences that hold.
+    pub silences: u64,
+    /// Times that two senders were found alive under one id, since the start.
+    pub conflicts: u64,
+    /// Time in which a reactor did not run when it should have, since the start, nanoseconds.
+    pub blind_ns: u64,
+    /// Time in which heartbeats are known to have been lost at the monitor, nanoseconds.
+    pub deaf_ns: u64,
+    /// Verdicts that came later for what the monitor missed, or was held for.
+    pub extended: u64,
+}
+
+/// When a mass silence is held.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BrakeSettings {
+    /// The share of the living that has to be suspect.
+    pub share: f64,
+    /// How many at least.
+    pub least: u32,
+    /// For how long at most they are held, nanoseconds.
+    pub hold_ns: u64,
 }
 
 /// How deadlines are computed: `timeout = missed × interval + grace`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TimingSettings {
     /// Interval of peers that state none, nanoseconds.
     pub interval_ns: u64,
@@ -73,6 +113,9 @@ pub struct PeerCounts {
     pub down: u64,
     /// Said BYE.
     pub left: u64,
+    /// Silent behind a parent that is down.
+    #[serde(default)]
+    pub unreachable: u64,
     /// All of them.
     pub total: u64,
 }
@@ -89,7 +132,7 @@ pub struct PeerPage {
 }
 
 /// One line of a peer listing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerSummary {
     /// Its name; its id in hex while the name is unknown.
     pub name: String,
@@ -97,7 +140,7 @@ pub struct PeerSummary {
     pub id: String,
     /// Its group; empty when it has none.
     pub group: String,
-    /// `up`, `suspect`, `down` or `left`.
+    /// `up`, `suspect`, `down`, `left` or `unreachable`.
     pub state: String,
     /// What the sender says of itself: `ok`, `warn`, `critical` or `maintenance`.
     pub status: String,
@@ -112,7 +155,7 @@ pub struct PeerSummary {
 }
 
 /// `GET /api/v1/peers/{name}`: everything known of one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerDetail {
     /// What a listing shows.
     #[serde(flatten)]
@@ -148,12 +191,27 @@ pub struct PeerDetail {
     pub stale: u64,
     /// Which reactor owns it.
     pub reactor: u32,
+    /// The parent that it or its group names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<Parent>,
+    /// Whether it flaps.
+    #[serde(default)]
+    pub flapping: bool,
+    /// The silence that it is under.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub silence: Option<Silence>,
+    /// The open incident that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incident: Option<u32>,
+    /// How good the verdicts on it were.
+    #[serde(default)]
+    pub qos: Qos,
     /// Its latest transitions that the monitor still holds, newest first.
     pub transitions: Vec<Event>,
 }
 
 /// One transition: the data of a server-sent event on `GET /api/v1/events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Monotonic in this epoch, without holes; also the event's id.
     pub seq: u64,
@@ -169,11 +227,11 @@ pub struct Event {
     pub id: String,
     /// Its group; empty when it has none.
     pub group: String,
-    /// State before: `unknown`, `up`, `suspect`, `down` or `left`.
+    /// State before: `unknown`, `up`, `suspect`, `down`, `left` or `unreachable`.
     pub from: String,
-    /// State after: `up`, `suspect`, `down`, `left` or `forgotten`.
+    /// State after: `up`, `suspect`, `down`, `left`, `unreachable` or `forgotten`.
     pub to: String,
-    /// `first_beat`, `silence`, `beat`, `restart`, `bye`, `expired` or `removed`.
+    /// `first_beat`, `silence`, `beat`, `restart`, `bye`, `expired`, `removed` or `parent`.
     pub reason: String,
     /// What the sender last said of itself.
     pub status: String,
@@ -195,6 +253,29 @@ pub struct Event {
     pub in_from_ns: u64,
     /// How long it had been down, nanoseconds; null unless it comes back from down.
     pub down_for_ns: Option<u64>,
+    /// How much later the deadline was than its detector alone would have had it, nanoseconds.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub extended_ns: u64,
+    /// Why: `blind`, `deaf`, `mass`, `parent`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub extended_by: Vec<String>,
+    /// Whether its peer flaps.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub flapping: bool,
+    /// Whether its peer is under a silence.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub silenced: bool,
+    /// The incident that it is part of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incident: Option<u32>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Sent as `event: gap` when a subscriber asks for, or falls behind to, transitions that the ring
@@ -205,6 +286,323 @@ pub struct EventGap {
     pub from_seq: u64,
     /// Last sequence number that is missing.
     pub to_seq: u64,
+}
+
+/// What every note of the event stream begins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteHead {
+    /// In the same numbers as the transitions; also the event's id.
+    pub seq: u64,
+    /// The monitor's id.
+    pub monitor: String,
+    /// The monitor's start, nanoseconds since 1970.
+    pub epoch: u64,
+    /// When it happened.
+    pub time: String,
+}
+
+/// A note: what is told on the event stream beside the transitions. The name of the server-sent event
+/// says which it is ([`Note::event`]).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Note {
+    /// `event: incident`.
+    Incident(IncidentNote),
+    /// `event: flapping`.
+    Flapping(FlappingNote),
+    /// `event: conflict`.
+    Conflict(ConflictNote),
+    /// `event: blind`.
+    Blind(BlindNote),
+    /// `event: missing`.
+    Missing(MissingNote),
+}
+
+impl Note {
+    /// The name of the server-sent event.
+    pub fn event(&self) -> &'static str {
+        match self {
+            Note::Incident(_) => "incident",
+            Note::Flapping(_) => "flapping",
+            Note::Conflict(_) => "conflict",
+            Note::Blind(_) => "blind",
+            Note::Missing(_) => "missing",
+        }
+    }
+
+    /// Reads the data of the event of this name; `None` for a name that is not a note's.
+    pub fn parse(event: &str, data: &str) -> Option<Result<Note, serde_json::Error>> {
+        Some(match event {
+            "incident" => serde_json::from_str(data).map(Note::Incident),
+            "flapping" => serde_json::from_str(data).map(Note::Flapping),
+            "conflict" => serde_json::from_str(data).map(Note::Conflict),
+            "blind" => serde_json::from_str(data).map(Note::Blind),
+            "missing" => serde_json::from_str(data).map(Note::Missing),
+            _ => return None,
+        })
+    }
+
+    /// What they all begin with.
+    pub fn head(&self) -> &NoteHead {
+        match self {
+            Note::Incident(note) => &note.head,
+            Note::Flapping(note) => &note.head,
+            Note::Conflict(note) => &note.head,
+            Note::Blind(note) => &note.head,
+            Note::Missing(note) => &note.head,
+        }
+    }
+}
+
+/// `event: incident`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentNote {
+    /// Number and time.
+    #[serde(flatten)]
+    pub head: NoteHead,
+    /// `opened`, `updated` (it has grown, or a hold has ended) or `closed`.
+    pub step: String,
+    /// As it is then; without the names of its members.
+    pub incident: Incident,
+}
+
+/// An incident: failures that belong together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Its number, from 1, in this epoch.
+    pub id: u32,
+    /// `group` (many of a group went down together), `parent` (a parent is down, and its children
+    /// are unreachable) or `mass_silence` (so many fell silent that they are held as suspect).
+    pub kind: String,
+    /// The group; empty when it is about a parent or the whole fleet.
+    pub group: String,
+    /// The parent's name.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<String>,
+    /// The first failure.
+    pub began: String,
+    /// When it was recognised as an incident.
+    pub opened: String,
+    /// When all were back; null while it is open.
+    pub closed: Option<String>,
+    /// How long it has lasted, nanoseconds.
+    pub lasted_ns: u64,
+    /// Members that are down now.
+    pub down: u32,
+    /// Members that are unreachable now.
+    pub unreachable: u32,
+    /// Peers held as suspect because of it.
+    pub held: u32,
+    /// The most members, or peers held, at once.
+    pub most: u32,
+    /// Peers that could have been members: those of the group, or of the fleet.
+    pub size: u32,
+    /// The names of the first members, 32 at most; all of them are listed by
+    /// `/api/v1/peers?incident=ID`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub first: Vec<String>,
+}
+
+/// `GET /api/v1/incidents`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Incidents {
+    /// The monitor's wall clock when it answered.
+    pub time: String,
+    /// The open ones, newest first.
+    pub open: Vec<Incident>,
+    /// The last 256 closed ones, newest first; only with `?closed=1`.
+    #[serde(default)]
+    pub closed: Vec<Incident>,
+    /// Incidents that were not opened because 4,096 are open.
+    pub refused: u64,
+}
+
+/// `event: flapping`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlappingNote {
+    /// Number and time.
+    #[serde(flatten)]
+    pub head: NoteHead,
+    /// The peer's name; its id in hex while the name is unknown.
+    pub peer: String,
+    /// 16 hex digits.
+    pub id: String,
+    /// Its group.
+    pub group: String,
+    /// It began (above 30 %), or ended (25 % or less).
+    pub began: bool,
+    /// The weighted share of changes among the last 20 looks at it, percent.
+    pub percent: f64,
+}
+
+/// `event: conflict`: two senders are alive under one id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConflictNote {
+    /// Number and time.
+    #[serde(flatten)]
+    pub head: NoteHead,
+    /// The peer's name; its id in hex while the name is unknown.
+    pub peer: String,
+    /// 16 hex digits.
+    pub id: String,
+    /// Its group.
+    pub group: String,
+    /// The incarnation that is heard, and the other that beats on beside it.
+    pub incarnations: [u32; 2],
+}
+
+/// `event: blind`: the monitor did not look, or did not hear all, for 100 ms or longer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlindNote {
+    /// Number and time (of its end).
+    #[serde(flatten)]
+    pub head: NoteHead,
+    /// When it began.
+    pub from: String,
+    /// How long it was, nanoseconds.
+    pub for_ns: u64,
+    /// False: a reactor did not run. True: datagrams were lost.
+    pub deaf: bool,
+}
+
+/// `event: missing`: somebody expected has not come, or has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MissingNote {
+    /// Number and time.
+    #[serde(flatten)]
+    pub head: NoteHead,
+    /// What is expected, and how it stands.
+    pub expected: Expected,
+}
+
+/// An expectation and how it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The name of the peer that is expected; empty when peers of a group are.
+    pub peer: String,
+    /// The group of which peers are expected.
+    pub group: String,
+    /// How many are expected.
+    pub wanted: u32,
+    /// How many are known.
+    pub known: u32,
+    /// Whether it has been unmet for longer than is allowed.
+    pub missing: bool,
+}
+
+/// `GET /api/v1/expected`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectations {
+    /// How many there are in the configuration.
+    pub total: u64,
+    /// How many of them are missing.
+    pub missing: u64,
+    /// The first 1,000 that are missing; with `?all=1` the first 1,000 of all.
+    pub expected: Vec<Expected>,
+}
+
+/// A peer's parent, and how that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its name.
+    pub name: String,
+    /// Its state; `unknown` when it has never beaten.
+    pub state: String,
+    /// Since when; null when it is unknown.
+    pub since: Option<String>,
+}
+
+/// A planned silence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Its number, from 1, in this epoch.
+    pub id: u32,
+    /// For whom: terms with commas between them, each a name or pattern, `group=` or `LABEL=`.
+    pub selector: String,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Since when.
+    pub from: String,
+    /// Until when.
+    pub until: String,
+    /// How long it still holds, nanoseconds.
+    pub left_ns: u64,
+}
+
+/// `POST /api/v1/silences`: what to silence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSilence {
+    /// For whom.
+    pub selector: String,
+    /// For how long, nanoseconds.
+    pub for_ns: u64,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// `GET /api/v1/silences`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silences {
+    /// Those that hold, in the order of their numbers.
+    pub silences: Vec<Silence>,
+}
+
+/// Chen's metrics of a peer, a group or the fleet; see docs/guards.md for their definitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Qos {
+    /// Time that living peers were watched, in sum, nanoseconds.
+    pub watched_ns: u64,
+    /// Calls of down that a heartbeat of the same incarnation ended.
+    pub mistakes: u64,
+    /// λ_M: mistakes per peer and second.
+    pub mistake_rate: f64,
+    /// T_MR: from one mistake to the next, for one peer, nanoseconds; null without a mistake.
+    pub mistake_recurrence_ns: Option<u64>,
+    /// T_M: how long a mistake lasts, the mean, nanoseconds; null without a mistake.
+    pub mistake_duration_ns: Option<u64>,
+    /// P_A: the share of their time that living peers were not called down.
+    pub query_accuracy: f64,
+    /// Suspicions that a heartbeat of the same incarnation ended.
+    pub wrong_suspicions: u64,
+    /// How long those lasted, the mean, nanoseconds; null without one.
+    pub suspicion_duration_ns: Option<u64>,
+    /// Calls of down, right and wrong; 0 for a single peer.
+    pub detections: u64,
+    /// T_D: from the last heartbeat to the call of down, the mean, nanoseconds; for a peer the one
+    /// that a crash now would have.
+    pub detection_time_ns: Option<u64>,
+    /// The longest of them, nanoseconds.
+    pub detection_time_max_ns: Option<u64>,
+    /// Share of the heartbeats that never came, 0 to 1.
+    pub loss: f64,
+    /// The spread of arrivals that the detector has learnt, the mean over peers, nanoseconds; null
+    /// while it has learnt none.
+    pub jitter_ns: Option<u64>,
+}
+
+/// A group in figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupQos {
+    /// Its name; empty for the peers without one.
+    pub group: String,
+    /// Its peers by state.
+    pub peers: PeerCounts,
+    /// How good the verdicts on them were.
+    pub qos: Qos,
+}
+
+/// `GET /api/v1/qos`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QosReport {
+    /// The whole fleet.
+    pub fleet: Qos,
+    /// The groups, the largest first: as many as `?limit=` says, 100 without it; or the one of
+    /// `?group=`.
+    pub groups: Vec<GroupQos>,
+    /// How many groups there are.
+    pub groups_total: u64,
 }
 
 /// `GET /api/v1/histograms`.

@@ -260,6 +260,7 @@ pub(super) mod tests {
             gaps: 0,
             in_from_ns: 1_220_000_000,
             down_for_ns: None,
+            ..Event::default()
         }
     }
 

@@ -64,6 +64,10 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         max_peers: settings.max_peers as usize,
         ring_capacity: settings.events,
         udp: udp.clone(),
+        brake: settings.brake,
+        rules: Vec::new(),
+        expect: Vec::new(),
+        metrics_groups: 100,
     })
     .context("starting the control plane")?;
     let probe_secret = random();

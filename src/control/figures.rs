@@ -3,8 +3,8 @@
 //! Reactors never reset anything. "Since the last reset" is what they have now less a copy taken
 //! then, so any number of readers may look at either without disturbing one another or a writer.
 
-use super::ControlState;
 use super::present::stamp;
+use super::{ControlState, LISTED};
 use crate::api::{self, HistogramSummary, PeerCounts, Summary, TimingSettings};
 use crate::clock;
 use crate::engine::transition::PeerState;
@@ -85,14 +85,18 @@ impl ControlState {
                 grace_ns: policy.grace_ns,
                 suspect_at: policy.suspect_fraction,
             },
+            alarms: self.alarm_counts(),
+            mass_silence: (config.brake.share <= 1.0).then(|| api::BrakeSettings {
+                // As it was written: 0.3, not the f32's 0.30000001192…
+                share: (f64::from(config.brake.share) * 1e6).round() / 1e6,
+                least: config.brake.least,
+                hold_ns: config.brake.hold_ns,
+            }),
         }
     }
 
     fn peer_counts(&self) -> PeerCounts {
-        let [up, suspect, down, left] =
-            [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left]
-                .map(|state| self.peers_in(state));
-        PeerCounts { up, suspect, down, left, total: up + suspect + down + left }
+        peer_counts(|state| self.peers_in(state))
     }
 
     /// A histogram of all reactors and the publisher, since the start.
@@ -125,6 +129,13 @@ impl ControlState {
     fn snapshots(&self) -> Vec<Snapshot> {
         HistogramKind::ALL.iter().map(|&kind| self.histogram(kind)).collect()
     }
+}
+
+/// Peers by state, from a function that counts them.
+pub(super) fn peer_counts(of: impl Fn(PeerState) -> u64) -> PeerCounts {
+    let [up, suspect, down, left, unreachable] = LISTED.map(of);
+    let total = up + suspect + down + left + unreachable;
+    PeerCounts { up, suspect, down, left, unreachable, total }
 }
 
 impl Baseline {

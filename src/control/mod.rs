@@ -13,13 +13,24 @@
 //! could disagree. Deliberately absent: a scan of all peers behind any one answer, and any lock that
 //! a reactor can reach.
 
+pub mod alarms;
+mod assign;
 pub mod events;
+pub mod expect;
 pub mod figures;
+pub mod flapping;
+pub mod groups;
+pub mod incidents;
+pub mod notes;
 pub mod peers;
 pub mod present;
 mod publisher;
+pub mod qos;
 mod rate;
 pub mod registry;
+pub mod report;
+pub mod silences;
+pub mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -27,18 +38,26 @@ mod tests;
 
 use crate::clock;
 use crate::engine::Groups;
+use crate::engine::brake::BrakeSettings;
+use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, Histograms};
 use crate::reactor::{self, ReactorHandle};
-use events::EventLog;
+use crate::wire::{self, PeerId};
+use alarms::{Alarms, Surroundings};
+use events::{EventLog, Names};
+use expect::{Expectation, Expectations, Expected};
 use figures::Baseline;
+use groups::{GroupTable, Rule};
+use notes::Note;
 use publisher::Publisher;
 use registry::Registry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
+use survey::{Survey, Tallies};
 
 /// What the control plane is told once.
 #[derive(Clone, Debug)]
@@ -55,12 +74,22 @@ pub struct ControlConfig {
     pub ring_capacity: usize,
     /// The UDP addresses that the reactors listen on, ports resolved.
     pub udp: Vec<SocketAddr>,
+    /// The brake of the fleet, and of groups without a rule.
+    pub brake: BrakeSettings,
+    /// What holds for groups, in the order of the configuration; the policies' numbers are the
+    /// engine's.
+    pub rules: Vec<Rule>,
+    /// Who ought to be here.
+    pub expect: Vec<Expectation>,
+    /// Groups that the metrics tell apart; the rest are summed up.
+    pub metrics_groups: usize,
 }
 
 /// Owns the publisher's thread. Dropped without [`Control::shutdown`] it leaves the thread running.
 pub struct Control {
     state: Arc<ControlState>,
     publisher: JoinHandle<()>,
+    survey: JoinHandle<()>,
 }
 
 impl Control {
@@ -73,7 +102,10 @@ impl Control {
         let publisher = Publisher::new(state.clone());
         let publisher =
             thread::Builder::new().name("systole-control".into()).spawn(move || publisher.run())?;
-        Ok(Control { state, publisher })
+        let survey = Survey::new(state.clone());
+        let survey =
+            thread::Builder::new().name("systole-survey".into()).spawn(move || survey.run())?;
+        Ok(Control { state, publisher, survey })
     }
 
     /// The thread that a reactor unparks after it has pushed a report.
@@ -99,8 +131,12 @@ impl Control {
     /// Publishes what the reactors have reported, then ends the thread. Call it when the reactors
     /// have ended, and before the HTTP server is told to end: followers then get the last event.
     pub fn shutdown(self) {
-        // Release pairs with the Acquire in `Publisher::run`.
+        // Release pairs with the Acquire in `Publisher::run` and `Survey::run`.
         self.state.stopping.store(true, Ordering::Release);
+        self.survey.thread().unpark();
+        if self.survey.join().is_err() {
+            tracing::error!("the survey panicked; groups and expectations were not followed");
+        }
         self.publisher.thread().unpark();
         if self.publisher.join().is_err() {
             tracing::error!("the publisher panicked; its last transitions may be missing");
@@ -118,6 +154,11 @@ pub struct ControlState {
     pub events: EventLog,
     /// Transitions since the start, by their two ends.
     pub transitions: TransitionCounts,
+    /// The groups by name and number.
+    pub groups: GroupTable,
+    /// How large the groups are, and more.
+    pub tallies: Tallies,
+    alarms: Mutex<Alarms>,
     /// What the publisher measures (`Publish` alone); the reactors have their own.
     histograms: Histograms,
     /// What the resettable histograms count from.
@@ -133,7 +174,12 @@ pub struct ControlState {
 
 impl ControlState {
     fn new(config: ControlConfig) -> ControlState {
+        let expect = Expectations::new(config.expect.clone(), clock::monotonic_ns());
+        let rules = config.rules.clone();
         ControlState {
+            groups: GroupTable::new(config.groups.clone(), config.brake, rules),
+            tallies: Tallies::default(),
+            alarms: Mutex::new(Alarms::new(expect)),
             registry: Registry::default(),
             events: EventLog::new(config.ring_capacity),
             transitions: TransitionCounts::default(),
@@ -156,6 +202,45 @@ impl ControlState {
     /// The reactors, in the order that the steering numbers them; none before they are attached.
     pub fn reactors(&self) -> &[ReactorHandle] {
         self.reactors.get().map_or(&[], |reactors| reactors)
+    }
+
+    /// What alarms, and what keeps from it; locked for as long as it is looked at. Not to be asked for
+    /// while a part of the registry is looked at.
+    pub fn alarms(&self) -> MutexGuard<'_, Alarms> {
+        self.alarms.lock().expect("nothing panics while it holds the alarms")
+    }
+
+    fn surroundings(&self) -> Surroundings<'_> {
+        let ControlState { registry, groups, tallies, .. } = self;
+        Surroundings { registry, groups, tallies }
+    }
+
+    /// A peer's record at this moment.
+    pub fn slot_of(&self, peer: PeerId) -> Option<SlotData> {
+        let reactors = self.reactors();
+        let number = (!reactors.is_empty()).then(|| wire::steer(peer, reactors.len() as u32))?;
+        reactors[number as usize].view.find(peer).map(|(_, slot)| slot)
+    }
+
+    /// A peer's names, as far as they are known.
+    fn names_of_peer(&self, peer: Option<PeerId>) -> Names {
+        peer.map_or_else(Names::default, |peer| self.registry.with(peer, Names::of))
+    }
+
+    /// The names of the peer or the group that a note is about. Those of an expectation are the
+    /// configuration's.
+    fn names_of(&self, note: &Note) -> Names {
+        if let Note::Missing { change, .. } = note {
+            return match self.config.expect.get(change.index as usize).map(|e| &e.what) {
+                Some(Expected::Peer(name)) => Names::new(Some(name), ""),
+                Some(Expected::Group { name, .. }) => Names::new(None, name),
+                None => Names::default(),
+            };
+        }
+        match note.group() {
+            Some(group) => Names::new(None, &self.groups.name(group)),
+            None => self.names_of_peer(note.peer()),
+        }
     }
 
     /// The receive transport's name, `mixed` when some reactors fell back; `starting` before they
@@ -212,18 +297,23 @@ impl ControlState {
 }
 
 /// The states in the order of their numbers.
-pub const STATES: [PeerState; 6] = [
+pub const STATES: [PeerState; 7] = [
     PeerState::Unknown,
     PeerState::Up,
     PeerState::Suspect,
     PeerState::Down,
     PeerState::Left,
     PeerState::Forgotten,
+    PeerState::Unreachable,
 ];
+
+/// The states that a listed peer can be in.
+pub const LISTED: [PeerState; 5] =
+    [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left, PeerState::Unreachable];
 
 /// Transitions since the start. Written by the publisher, read by anybody.
 #[derive(Default)]
-pub struct TransitionCounts([[AtomicU64; 6]; 6]);
+pub struct TransitionCounts([[AtomicU64; 7]; 7]);
 
 impl TransitionCounts {
     fn count(&self, from: PeerState, to: PeerState) {

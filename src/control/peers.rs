@@ -5,6 +5,7 @@
 //! whatever comes and goes meanwhile. No lock outlasts the look at one peer.
 
 use super::ControlState;
+use super::events::{Entry, What};
 use super::present::{self, Now};
 use crate::api::{PeerDetail, PeerPage, PeerSummary};
 use crate::engine::slot::SlotData;
@@ -30,6 +31,8 @@ pub struct Filter {
     pub prefix: Option<String>,
     /// Only those with all of these labels, with any value where none is given.
     pub labels: Vec<(String, Option<String>)>,
+    /// Only members of this open incident.
+    pub incident: Option<u32>,
 }
 
 impl Filter {
@@ -122,6 +125,9 @@ impl ControlState {
         now: &Now,
     ) -> Option<PeerSummary> {
         let slot = handle.view.read(index).filter(|slot| filter.wants_state(slot.state))?;
+        if filter.incident.is_some() && self.alarms().incidents.of(slot.peer) != filter.incident {
+            return None;
+        }
         self.registry.with(slot.peer, |profile| {
             let profile = profile.as_ref();
             filter
@@ -153,9 +159,15 @@ impl ControlState {
         let mut detail = self.registry.with(slot.peer, |profile| {
             present::peer_detail(&self.config, &now, slot, profile.as_ref(), reactor)
         });
-        let own = self.events.latest(DETAIL_TRANSITIONS, |e| e.transition.peer == slot.peer);
-        detail.transitions =
-            own.iter().map(|(seq, entry)| present::event(&self.config, *seq, entry)).collect();
+        let own = self
+            .events
+            .latest(DETAIL_TRANSITIONS, |e| e.transition().is_some_and(|t| t.peer == slot.peer));
+        let in_words = |(seq, entry): &(u64, Entry)| match &entry.what {
+            What::Transition(t, marks) => Some(present::event(&self.config, *seq, entry, t, marks)),
+            What::Note(_) => None,
+        };
+        detail.transitions = own.iter().filter_map(in_words).collect();
+        self.add_alarms(&mut detail, slot, &now);
         detail
     }
 

@@ -1,12 +1,15 @@
 //! From the engine's values to the words of [`crate::api`]: monotonic to wall time, ids to names.
 
 use super::ControlConfig;
-use super::events::Entry;
-use crate::api::{Event, PeerDetail, PeerSummary};
+use super::alarms::Marks;
+use super::events::{Entry, Names};
+use super::incidents::{self, Cause, Step};
+use super::notes::Note;
+use crate::api::{self, Event, NoteHead, PeerDetail, PeerSummary};
 use crate::clock;
 use crate::engine::slot::SlotData;
-use crate::engine::transition::PeerState;
-use crate::wire::Profile;
+use crate::engine::transition::{PeerState, Transition};
+use crate::wire::{PeerId, Profile};
 use jiff::Timestamp;
 
 /// Wall-clock nanoseconds since 1970 as RFC 3339 in UTC, always with nine decimals.
@@ -43,8 +46,14 @@ fn wall(monotonic_ns: u64, offset_ns: i64) -> u64 {
 }
 
 /// A transition as subscribers see it.
-pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
-    let Entry { transition: t, wall_offset_ns, names } = entry;
+pub fn event(
+    config: &ControlConfig,
+    seq: u64,
+    entry: &Entry,
+    t: &Transition,
+    marks: &Marks,
+) -> Event {
+    let Entry { wall_offset_ns, names, .. } = entry;
     let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
     let id = t.peer.to_string();
     let returns = t.from == PeerState::Down && t.to == PeerState::Up;
@@ -69,6 +78,98 @@ pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
         gaps: t.gaps,
         in_from_ns: t.in_from_ns,
         down_for_ns: returns.then_some(t.in_from_ns),
+        extended_ns: t.extended_ns,
+        extended_by: t.extended_by.words().map(String::from).collect(),
+        flapping: marks.flapping,
+        silenced: marks.silenced,
+        incident: (marks.incident > 0).then_some(marks.incident),
+    }
+}
+
+/// A note as subscribers see it.
+pub fn note(config: &ControlConfig, seq: u64, entry: &Entry, note: &Note) -> api::Note {
+    let Entry { wall_offset_ns, names, .. } = entry;
+    let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
+    let head = NoteHead {
+        seq,
+        monitor: format!("{:016x}", config.monitor_id),
+        epoch: config.epoch_ns,
+        time: stamp(note.at_ns()),
+    };
+    let group = || String::from(names.group());
+    match *note {
+        Note::Incident(told) => {
+            let now = Now { monotonic_ns: told.at_ns, wall_offset_ns: *wall_offset_ns };
+            let step = match told.step {
+                Step::Opened => "opened",
+                Step::Updated => "updated",
+                Step::Closed => "closed",
+            };
+            let incident = incident(&now, &told.figures, names);
+            api::Note::Incident(api::IncidentNote { head, step: step.into(), incident })
+        }
+        Note::Flapping(change) => api::Note::Flapping(api::FlappingNote {
+            head,
+            peer: name_or_id(names, change.peer),
+            id: change.peer.to_string(),
+            group: group(),
+            began: change.began,
+            percent: change.percent,
+        }),
+        Note::Conflict { peer, incarnations, .. } => api::Note::Conflict(api::ConflictNote {
+            head,
+            peer: name_or_id(names, peer),
+            id: peer.to_string(),
+            group: group(),
+            incarnations,
+        }),
+        Note::Blind { from_ns, to_ns, deaf } => api::Note::Blind(api::BlindNote {
+            head,
+            from: stamp(from_ns),
+            for_ns: to_ns.saturating_sub(from_ns),
+            deaf,
+        }),
+        Note::Missing { change, wanted, .. } => api::Note::Missing(api::MissingNote {
+            head,
+            expected: api::Expected {
+                peer: names.name().unwrap_or_default().into(),
+                group: group(),
+                wanted,
+                known: change.known,
+                missing: change.missing,
+            },
+        }),
+    }
+}
+
+fn name_or_id(names: &Names, peer: PeerId) -> String {
+    names.name().map_or_else(|| peer.to_string(), String::from)
+}
+
+/// An incident, whose parent or group has these names, without its members.
+pub fn incident(now: &Now, figures: &incidents::Figures, names: &Names) -> api::Incident {
+    let (kind, parent) = match figures.cause {
+        Cause::Group(_) => ("group", None),
+        Cause::Parent(parent) => ("parent", Some(name_or_id(names, parent))),
+        Cause::MassSilence(_) => ("mass_silence", None),
+    };
+    let closed = figures.closed_ns > 0;
+    let end_ns = if closed { figures.closed_ns } else { now.monotonic_ns };
+    api::Incident {
+        id: figures.id,
+        kind: kind.into(),
+        group: if parent.is_some() { String::new() } else { names.group().into() },
+        parent,
+        began: now.stamp(figures.began_ns),
+        opened: now.stamp(figures.opened_ns),
+        closed: closed.then(|| now.stamp(figures.closed_ns)),
+        lasted_ns: end_ns.saturating_sub(figures.began_ns),
+        down: figures.down,
+        unreachable: figures.unreachable,
+        held: figures.held,
+        most: figures.most,
+        size: figures.size,
+        first: Vec::new(),
     }
 }
 
@@ -93,7 +194,7 @@ pub fn peer_summary(
     }
 }
 
-/// Everything that a slot and a profile tell of a peer; its transitions are the caller's to add.
+/// Everything that a slot and a profile tell of a peer; what others know of it is theirs to add.
 pub fn peer_detail(
     config: &ControlConfig,
     now: &Now,
@@ -122,6 +223,11 @@ pub fn peer_detail(
         restarts: slot.restarts.into(),
         stale: slot.stale.into(),
         reactor,
+        parent: None,
+        flapping: false,
+        silence: None,
+        incident: None,
+        qos: api::Qos::default(),
         transitions: Vec::new(),
     }
 }

@@ -3,8 +3,10 @@
 //! ```text
 //! loop {
 //!     take up to 256 reports of each reactor in turn      lock-free queues
-//!     a profile     → registry
-//!     a transition  → its number, its name, into the log; the followers are woken once a round
+//!     a profile     → registry; its group and parent, in numbers, back to the reactor
+//!     a transition  → its name; judged by the alarms, whose notes follow it; its number, into the
+//!                     log; the followers are woken once a round
+//!     a notice      → the alarms, whose notes go into the log
 //!     count heartbeats
 //!     nothing taken → sleep until a reactor unparks us, or 100 ms
 //! }
@@ -15,10 +17,14 @@
 //! The 100 ms are for the heartbeat rate.
 
 use super::ControlState;
-use super::events::{Entry, Names};
+use super::alarms::Marks;
+use super::assign::Assignments;
+use super::events::{Entry, Names, What};
+use super::notes::Note;
 use super::rate::Rate;
 use super::registry;
 use crate::clock;
+use crate::engine::notice::Notice;
 use crate::engine::transition::{PeerState, Transition};
 use crate::metrics::{Counter, HistogramKind};
 use crate::reactor::{ReactorHandle, Report};
@@ -36,13 +42,16 @@ const NAP: Duration = Duration::from_millis(100);
 pub(super) struct Publisher {
     state: Arc<ControlState>,
     rate: Rate,
-    /// This round's transitions, until they are appended.
+    /// Groups and parents on their way to the reactors.
+    assignments: Assignments,
+    /// This round's entries, until they are appended.
     batch: Vec<Entry>,
 }
 
 impl Publisher {
     pub(super) fn new(state: Arc<ControlState>) -> Publisher {
-        Publisher { state, rate: Rate::default(), batch: Vec::with_capacity(BURST) }
+        let batch = Vec::with_capacity(BURST);
+        Publisher { state, rate: Rate::default(), assignments: Assignments::default(), batch }
     }
 
     /// Publishes until it is told to stop *and* every queue is empty.
@@ -68,31 +77,64 @@ impl Publisher {
         let state = self.state.clone();
         let wall_offset_ns = state.follow_wall_clock();
         let mut taken = 0;
+        let mut notices = Vec::new();
         for reactor in state.reactors() {
             for report in std::iter::from_fn(|| reactor.reports.pop()).take(BURST) {
                 taken += 1;
                 match report {
-                    Report::Profile { peer, profile } => learn(&state, peer, profile),
-                    Report::Notice(notice) => tracing::info!(?notice),
+                    Report::Profile { peer, profile } => {
+                        learn(&state, peer, profile);
+                        self.assignments.place(&state, peer);
+                    }
+                    Report::Notice(notice) => notices.push(notice),
                     Report::Transition(transition) => {
                         self.batch.push(entry(&state, transition, wall_offset_ns));
                     }
                 }
             }
         }
+        self.assignments.send(&state);
         // A newcomer's profile follows its first transition: it may have come in this round.
         for entry in self.batch.iter_mut().filter(|entry| entry.names.name().is_none()) {
-            entry.names = state.registry.with(entry.transition.peer, Names::of);
+            entry.names = state.names_of_peer(entry.peer());
         }
+        self.judge(notices, wall_offset_ns);
         self.publish();
         taken
+    }
+
+    /// Marks the transitions of this round, and puts what is to be said of them behind each.
+    fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
+        let state = self.state.clone();
+        let mut alarms = state.alarms();
+        let mut judged = Vec::with_capacity(self.batch.len());
+        let note = |note: Note| Entry {
+            what: What::Note(note),
+            wall_offset_ns,
+            names: state.names_of(&note),
+        };
+        for notice in notices {
+            alarms.notice(notice, &state.groups);
+        }
+        judged.extend(alarms.take_notes().into_iter().map(note));
+        for mut entry in self.batch.drain(..) {
+            if let What::Transition(transition, marks) = &mut entry.what {
+                *marks = alarms.judge(transition, entry.names.group(), &state.surroundings());
+            }
+            judged.push(entry);
+            judged.extend(alarms.take_notes().into_iter().map(note));
+        }
+        alarms.advance(clock::monotonic_ns());
+        judged.extend(alarms.take_notes().into_iter().map(note));
+        self.batch = judged;
     }
 
     fn publish(&mut self) {
         if self.batch.is_empty() {
             return;
         }
-        let fired: Vec<u64> = self.batch.iter().map(|e| e.transition.fired_ns).collect();
+        let transitions = self.batch.iter().filter_map(Entry::transition);
+        let fired: Vec<u64> = transitions.map(|transition| transition.fired_ns).collect();
         self.state.events.append(&mut self.batch);
         let visible_ns = clock::monotonic_ns();
         let histogram = self.state.histograms.of(HistogramKind::Publish);
@@ -115,7 +157,7 @@ fn entry(state: &ControlState, transition: Transition, wall_offset_ns: i64) -> E
         state.registry.remove(transition.peer);
     }
     state.transitions.count(transition.from, transition.to);
-    Entry { transition, wall_offset_ns, names }
+    Entry { what: What::Transition(transition, Marks::default()), wall_offset_ns, names }
 }
 
 /// Keeps a profile. Never more of them than there are slots, though profiles may come whose peers
@@ -139,7 +181,7 @@ fn learn(state: &ControlState, peer: wire::PeerId, profile: wire::OwnedProfile) 
 }
 
 /// The reactor that owns a peer. There is one: its report brought us here.
-fn owner(state: &ControlState, peer: wire::PeerId) -> &ReactorHandle {
+pub(super) fn owner(state: &ControlState, peer: wire::PeerId) -> &ReactorHandle {
     let reactors = state.reactors();
     &reactors[wire::steer(peer, reactors.len() as u32) as usize]
 }

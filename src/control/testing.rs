@@ -1,9 +1,12 @@
 //! A monitor without reactors' threads: real tables and queues, filled by hand.
 
-use super::events::{Entry, Names};
+use super::alarms::Marks;
+use super::events::{Entry, Names, What};
 use super::publisher::Publisher;
+use super::survey::Survey;
 use super::{ControlConfig, ControlState};
 use crate::clock;
+use crate::engine::brake::BrakeSettings;
 use crate::engine::sight::Extensions;
 use crate::engine::slot::{SlotData, SlotRegion, Slots};
 use crate::engine::table::Table;
@@ -11,7 +14,7 @@ use crate::engine::transition::{PeerState, Reason, Transition};
 use crate::engine::{Groups, Policy, StateCounts};
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters, Histograms};
-use crate::reactor::{ReactorHandle, Report};
+use crate::reactor::{Command, ReactorHandle, Report};
 use crate::wire::{self, OwnedProfile, PeerId, Profile, Status};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
@@ -29,6 +32,10 @@ pub(crate) fn config() -> ControlConfig {
         max_peers: 1 << 20,
         ring_capacity: 1 << 17,
         udp: vec!["127.0.0.1:4600".parse().unwrap()],
+        brake: BrakeSettings { share: 0.5, least: 100, hold_ns: 120_000_000_000 },
+        rules: Vec::new(),
+        expect: Vec::new(),
+        metrics_groups: 100,
     }
 }
 
@@ -63,7 +70,7 @@ pub(crate) fn transition(peer: PeerId, from: PeerState, to: PeerState) -> Transi
 pub(crate) fn entry(id: u64, to: PeerState, names: Option<(&str, &str)>) -> Entry {
     let owned = names.map(|(name, group)| profile(name, group, &[]));
     Entry {
-        transition: transition(PeerId(id), PeerState::Suspect, to),
+        what: What::Transition(transition(PeerId(id), PeerState::Suspect, to), Marks::default()),
         wall_offset_ns: clock::wall_offset_ns(),
         names: Names::of(owned.as_ref().map(OwnedProfile::profile)),
     }
@@ -80,6 +87,7 @@ pub(crate) struct FakeMonitor {
     pub(crate) reactors: Vec<FakeReactor>,
     pub(crate) state: Arc<ControlState>,
     publisher: Publisher,
+    survey: Survey,
 }
 
 impl FakeMonitor {
@@ -91,7 +99,12 @@ impl FakeMonitor {
         let reactors: Vec<FakeReactor> = (0..n).map(|_| FakeReactor::new(capacity)).collect();
         let state = Arc::new(ControlState::new(config));
         state.attach(reactors.iter().map(|reactor| reactor.handle.clone()).collect());
-        FakeMonitor { reactors, publisher: Publisher::new(state.clone()), state }
+        FakeMonitor {
+            reactors,
+            publisher: Publisher::new(state.clone()),
+            survey: Survey::new(state.clone()),
+            state,
+        }
     }
 
     pub(crate) fn owner(&mut self, peer: PeerId) -> &mut FakeReactor {
@@ -144,6 +157,28 @@ impl FakeMonitor {
         assert!(pushed.is_ok(), "the test's queue is full");
     }
 
+    /// Lets the survey take a step, and the reactors do as they are told.
+    pub(crate) fn survey(&mut self) {
+        self.survey.step();
+        self.obey();
+    }
+
+    /// Carries out the assignments that the reactors were given.
+    pub(crate) fn obey(&mut self) {
+        for reactor in &mut self.reactors {
+            let commands = std::iter::from_fn(|| reactor.handle.commands.pop());
+            for command in commands {
+                if let Command::Assign { peer, group, parent } = command
+                    && let Some(index) = reactor.table.find(peer)
+                {
+                    let mut write = reactor.table.slot(index).write();
+                    write.set_group(group);
+                    write.set_parent(parent);
+                }
+            }
+        }
+    }
+
     /// Publishes all that was reported.
     pub(crate) fn publish(&mut self) {
         while self.publisher.round() > 0 {}
@@ -162,7 +197,7 @@ impl FakeReactor {
             counters: Arc::new(counters),
             histograms: Arc::new(Histograms::default()),
             reports: Arc::new(ArrayQueue::new(1 << 17)),
-            commands: Arc::new(ArrayQueue::new(2)),
+            commands: Arc::new(ArrayQueue::new(256)),
             waker: Waker::new().unwrap(),
             transport: crate::io::Transport::Poll,
             cpu: None,

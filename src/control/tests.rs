@@ -50,7 +50,7 @@ fn a_listing_shows_exactly_the_peers_that_match_whatever_the_page_size() {
             if random.below(2) == 0 {
                 labels.push(("rack".to_owned(), Some("r2".to_owned())));
             }
-            let filter = Filter { state, group, prefix, labels };
+            let filter = Filter { state, group, prefix, labels, incident: None };
             let expected: BTreeSet<&String> = model
                 .iter()
                 .filter(|(name, (group, rack, state))| {
@@ -135,8 +135,8 @@ fn numbers_have_no_holes_and_each_reactor_keeps_its_order() {
     let chunk = monitor.state.events.read(0, 1_000);
     assert_eq!((chunk.first_seq, chunk.entries.len()), (1, 120));
     for &peer in &peers {
-        let own = chunk.entries.iter().filter(|e| e.transition.peer == peer);
-        let path: Vec<PeerState> = own.map(|e| e.transition.to).collect();
+        let own = chunk.entries.iter().filter_map(|e| e.transition()).filter(|t| t.peer == peer);
+        let path: Vec<PeerState> = own.map(|t| t.to).collect();
         assert_eq!(path, steps[1..]);
     }
     assert_eq!(monitor.state.transitions.occurred().map(|(_, _, n)| n).sum::<u64>(), 120);

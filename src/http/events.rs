@@ -1,4 +1,4 @@
-//! `/api/v1/events`: the transitions as server-sent events, live and from the past.
+//! `/api/v1/events`: the transitions and notes as server-sent events, live and from the past.
 //!
 //! ```text
 //! loop {
@@ -17,7 +17,7 @@ use super::query::{Pairs, bad_value, number, unknown_key};
 use super::subscribers::Place;
 use crate::api::EventGap;
 use crate::api::{EPOCH_HEADER, SEQ_HEADER};
-use crate::control::events::{Chunk, Entry};
+use crate::control::events::{Chunk, Entry, What};
 use crate::control::{ControlConfig, ControlState, STATES, present};
 use crate::engine::transition::PeerState;
 use axum::body::{Body, Bytes};
@@ -63,7 +63,7 @@ impl Subscription {
                 "peer" => wanted.peer = Some(value),
                 "to" => {
                     let state = STATES.into_iter().find(|state| state.as_str() == value);
-                    let words = "must be up, suspect, down, left or forgotten";
+                    let words = "must be up, suspect, down, unreachable, left or forgotten";
                     wanted.to = Some(state.ok_or_else(|| bad_value(&key, &value, words))?);
                 }
                 _ => return Err(unknown_key(&key, KEYS)),
@@ -89,9 +89,10 @@ impl Subscription {
     fn wants(&self, entry: &Entry) -> bool {
         let is_peer = |wanted: &str| match entry.names.name() {
             Some(name) => name == wanted,
-            None => entry.transition.peer.to_string() == wanted,
+            None => entry.peer().is_some_and(|peer| peer.to_string() == wanted),
         };
-        self.to.is_none_or(|to| to == entry.transition.to)
+        // Who asks for transitions to a state asks for no notes.
+        self.to.is_none_or(|to| entry.transition().is_some_and(|t| t.to == to))
             && self.group.as_deref().is_none_or(|group| group == entry.names.group())
             && self.peer.as_deref().is_none_or(is_peer)
     }
@@ -185,14 +186,23 @@ impl Follower {
             if frame.capacity() == 0 {
                 frame.reserve(chunk.entries.len() * 640);
             }
-            write_transition(&mut frame, &self.state.config, seq, entry);
+            write_entry(&mut frame, &self.state.config, seq, entry);
         }
         (!frame.is_empty()).then(|| frame.into())
     }
 }
 
-fn write_transition(frame: &mut Vec<u8>, config: &ControlConfig, seq: u64, entry: &Entry) {
-    write_event(frame, "transition", seq, &present::event(config, seq, entry));
+fn write_entry(frame: &mut Vec<u8>, config: &ControlConfig, seq: u64, entry: &Entry) {
+    match &entry.what {
+        What::Transition(transition, marks) => {
+            let event = present::event(config, seq, entry, transition, marks);
+            write_event(frame, "transition", seq, &event);
+        }
+        What::Note(note) => {
+            let note = present::note(config, seq, entry, note);
+            write_event(frame, note.event(), seq, &note);
+        }
+    }
 }
 
 fn write_gap(frame: &mut Vec<u8>, from_seq: u64, to_seq: u64) {
@@ -211,6 +221,7 @@ fn write_event(frame: &mut Vec<u8>, event: &str, id: u64, data: &impl serde::Ser
 mod tests {
     use super::*;
     use crate::api::Event;
+    use crate::control::alarms::Marks;
     use crate::control::testing::{FakeMonitor, config, entry};
     use crate::wire::PeerId;
 
@@ -280,7 +291,7 @@ mod tests {
     fn an_event_is_three_lines_and_its_data_reads_back() {
         let entry = entry(5, PeerState::Down, Some(("a\"b", "g")));
         let mut frame = Vec::new();
-        write_transition(&mut frame, &config(), 41, &entry);
+        write_entry(&mut frame, &config(), 41, &entry);
         write_gap(&mut frame, 3, 9);
         let text = String::from_utf8(frame).unwrap();
         let events: Vec<Vec<&str>> =
@@ -289,7 +300,8 @@ mod tests {
         assert_eq!(events[0][..2], ["id: 41", "event: transition"]);
         let data: Event =
             serde_json::from_str(events[0][2].strip_prefix("data: ").unwrap()).unwrap();
-        assert_eq!(data, present::event(&config(), 41, &entry));
+        let (transition, marks) = (entry.transition().unwrap(), Marks::default());
+        assert_eq!(data, present::event(&config(), 41, &entry, transition, &marks));
         assert_eq!(data.peer, "a\"b");
         assert_eq!(events[1], ["id: 9", "event: gap", "data: {\"from_seq\":3,\"to_seq\":9}"]);
     }

@@ -1,17 +1,18 @@
 //! `/metrics`: everything that is counted, for Prometheus, in the OpenMetrics text format.
 //!
 //! Nothing is kept for it: a scrape reads the reactors' counters as they are. No label depends on a
-//! peer, so a million peers make no more series than one.
+//! peer, and so many groups as the settings say have series of their own: a million peers in ten
+//! thousand groups make no more series than that.
 
 use super::Monitor;
 use super::error::ApiError;
 use super::subscribers::Subscribers;
 use crate::clock;
-use crate::control::ControlState;
 use crate::control::figures::{
     SCRAPE_BOUNDS_NS, by_reason, coarse, drop_reason, plain_counters, refusal_reason,
 };
-use crate::engine::transition::PeerState;
+use crate::control::report::{QualityRow, Scoped};
+use crate::control::{ControlState, LISTED};
 use crate::metrics::HistogramKind;
 use axum::extract::State;
 use axum::http::header;
@@ -52,6 +53,8 @@ impl Collector for Scrape {
         monitor(state, to)?;
         subscribers(&self.0.subscribers, to)?;
         peers(state, to)?;
+        alarms(state, to)?;
+        quality(state, to)?;
         reasons(state, to)?;
         per_reactor(state, to)?;
         histograms(state, to)?;
@@ -97,7 +100,7 @@ fn subscribers(subscribers: &Subscribers, to: &mut DescriptorEncoder) -> fmt::Re
 fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     let mut family =
         to.encode_descriptor("systole_peers", "Peers by state", None, MetricType::Gauge)?;
-    for kept in [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left] {
+    for kept in LISTED {
         let labels = [("state", kept.as_str())];
         family.encode_family(&labels)?.encode_gauge(&(state.peers_in(kept) as i64))?;
     }
@@ -110,6 +113,100 @@ fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     }
     Ok(())
 }
+
+/// What alarms now, and what keeps from it.
+fn alarms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let alarms = state.summary().alarms;
+    for (name, help, n) in [
+        ("systole_incidents_open", "Incidents that are open", alarms.incidents),
+        ("systole_peers_held", "Suspects held since too many fell silent at once", alarms.held),
+        ("systole_peers_flapping", "Peers that flap", alarms.flapping),
+        ("systole_expectations_missing", "Expectations that are not met", alarms.missing),
+        ("systole_silences", "Silences that hold", alarms.silences),
+    ] {
+        gauge(to, name, help, n as i64)?;
+    }
+    let (refused, untracked) = {
+        let alarms = state.alarms();
+        (alarms.incidents.refused(), alarms.flapping.untracked() + alarms.qos.untracked())
+    };
+    for (name, help, n) in [
+        ("systole_incidents_refused", "Incidents not opened: as many as may be are", refused),
+        (
+            "systole_groups_refused",
+            "Peers left without their group or parent",
+            state.groups.refused(),
+        ),
+        (
+            "systole_changes_untracked",
+            "Changes of peers that found no room of their own",
+            untracked,
+        ),
+    ] {
+        counter(to.encode_descriptor(name, help, None, MetricType::Counter)?, n)?;
+    }
+    Ok(())
+}
+
+/// Chen's metrics of the fleet and of the largest groups; the rest is one, `other`. A scrape needs
+/// few series, whatever the senders call their groups.
+fn quality(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
+    let rows = state.quality_rows();
+    let labels: Vec<Vec<(&str, &str)>> = rows
+        .iter()
+        .map(|row| match &row.label {
+            Scoped::Fleet => vec![("scope", "fleet")],
+            Scoped::Group(name) => vec![("scope", "group"), ("group", name)],
+            Scoped::Other => vec![("scope", "other")],
+        })
+        .collect();
+    for (name, help, of) in COUNTED {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (row, labels) in rows.iter().zip(&labels) {
+            let exemplar = None::<&Exemplar<NoLabelSet, f64>>;
+            family.encode_family(&labels.as_slice())?.encode_counter(&of(row), exemplar)?;
+        }
+    }
+    let help = "Peers that are up or suspect";
+    let mut family = to.encode_descriptor("systole_living_peers", help, None, MetricType::Gauge)?;
+    for (row, labels) in rows.iter().zip(&labels) {
+        let living = i64::from(row.tally.living());
+        family.encode_family(&labels.as_slice())?.encode_gauge(&living)?;
+    }
+    let help = "Spread of arrivals as the detectors have learnt it, the mean over the peers";
+    let mut family =
+        to.encode_descriptor("systole_jitter_seconds", help, None, MetricType::Gauge)?;
+    for (row, labels) in rows.iter().zip(&labels) {
+        if let Some(jitter_ns) = row.tally.jitter_ns() {
+            family.encode_family(&labels.as_slice())?.encode_gauge(&(jitter_ns / 1e9))?;
+        }
+    }
+    Ok(())
+}
+
+type Of = fn(&QualityRow) -> f64;
+/// What is counted of the fleet and of groups. Rates and means are the reader's to make, over the
+/// time that it wants.
+const COUNTED: [(&str, &str, Of); 6] = [
+    ("systole_mistakes", "Calls of down that a heartbeat of the same incarnation ended", |row| {
+        row.totals.wrong.mistakes as f64
+    }),
+    ("systole_mistake_seconds", "How long those held, in sum", |row| {
+        row.totals.wrong.mistake_ns as f64 / 1e9
+    }),
+    (
+        "systole_wrong_suspicions",
+        "Suspicions that a heartbeat of the same incarnation ended",
+        |row| row.totals.wrong.suspicions as f64,
+    ),
+    ("systole_watched_seconds", "Time that living peers were watched, in sum", |row| {
+        row.totals.watched_ns / 1e9
+    }),
+    ("systole_detections", "Calls of down, right and wrong", |row| row.totals.detections as f64),
+    ("systole_detection_seconds", "Their detection times, in sum", |row| {
+        row.totals.detection_ns as f64 / 1e9
+    }),
+];
 
 /// What was dropped or refused, by reason; also the reasons that never occurred, so that an alert
 /// can be written before the day it is needed.

@@ -4,6 +4,7 @@
 //! control plane and never waits for a reactor. Every answer, errors too, is one of [`crate::api`]'s
 //! types, but for the page, the metrics and the two probes.
 
+mod alarms;
 mod error;
 mod events;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use crate::control::figures::Since;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, header};
 use axum::response::{Html, IntoResponse};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use error::ApiError;
@@ -151,6 +152,11 @@ fn router(monitor: Monitor) -> Router {
         .route("/api/v1/peers", get(peers::list))
         .route("/api/v1/peers/{*name}", get(peers::detail).delete(peers::remove))
         .route("/api/v1/events", get(events::subscribe))
+        .route("/api/v1/incidents", get(alarms::incidents))
+        .route("/api/v1/silences", get(alarms::silences).post(alarms::silence))
+        .route("/api/v1/silences/{id}", delete(alarms::end_silence))
+        .route("/api/v1/expected", get(alarms::expected))
+        .route("/api/v1/qos", get(alarms::qos))
         .route("/api/v1/histograms", get(histograms))
         .route("/api/v1/histograms/reset", post(reset_histograms))
         .fallback(no_such_address)

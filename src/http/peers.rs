@@ -4,8 +4,8 @@ use super::Monitor;
 use super::error::ApiError;
 use super::query::{Pairs, bad_value, number, unknown_key};
 use crate::api::{PeerDetail, PeerPage, Removal};
-use crate::control::ControlState;
 use crate::control::peers::{Cursor, Filter, Found};
+use crate::control::{ControlState, LISTED};
 use crate::engine::transition::PeerState;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: u64 = 1_000;
-const KEYS: &str = "state, group, prefix, label, limit, cursor";
+const KEYS: &str = "state, group, prefix, label, incident, limit, cursor";
 
 /// What a listing was asked for.
 #[derive(Debug, PartialEq)]
@@ -40,6 +40,11 @@ impl ListQuery {
                     Some((key, value)) => (key.into(), Some(value.into())),
                     None => (value, None),
                 }),
+                "incident" => {
+                    let id = u32::try_from(number(&key, &value)?).ok();
+                    let wrong = || bad_value(&key, &value, "no incident has such a number");
+                    query.filter.incident = Some(id.ok_or_else(wrong)?);
+                }
                 "limit" => match number(&key, &value)? {
                     limit @ 1..=MAX_LIMIT => query.limit = limit as usize,
                     _ => return Err(bad_value(&key, &value, "must be 1 to 1000")),
@@ -58,9 +63,9 @@ impl ListQuery {
 
 /// A state that a listed peer can be in.
 fn listed_state(word: &str) -> Result<PeerState, ApiError> {
-    let listed = [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left];
-    let found = listed.into_iter().find(|state| state.as_str() == word);
-    found.ok_or_else(|| bad_value("state", word, "must be up, suspect, down or left"))
+    let found = LISTED.into_iter().find(|state| state.as_str() == word);
+    let words = "must be up, suspect, down, unreachable or left";
+    found.ok_or_else(|| bad_value("state", word, words))
 }
 
 /// `GET /api/v1/peers`.
@@ -113,7 +118,7 @@ fn find<'a>(state: &'a ControlState, name: &str) -> Result<Found<'a>, ApiError> 
 }
 
 /// Runs what may take milliseconds beside the threads that serve connections.
-async fn aside<T: Send + 'static>(
+pub(super) async fn aside<T: Send + 'static>(
     monitor: &Monitor,
     work: impl FnOnce(&ControlState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -139,6 +144,7 @@ mod tests {
             ("label", "rack=r7"),
             ("label", "canary"),
             ("label", "note=a=b"),
+            ("incident", "7"),
             ("limit", "1000"),
             ("cursor", "1-65536"),
         ])
@@ -153,6 +159,7 @@ mod tests {
                 label("canary", None),
                 label("note", Some("a=b")),
             ],
+            incident: Some(7),
         };
         assert_eq!(query, ListQuery { filter, cursor: "1-65536".parse().unwrap(), limit: 1_000 });
     }
@@ -169,6 +176,8 @@ mod tests {
             ("cursor", "-"),
             ("cursor", "1-4294967296"),
             ("page", "2"),
+            ("incident", "x"),
+            ("incident", "4294967296"),
         ] {
             assert!(parse(&[bad]).is_err(), "{bad:?}");
         }

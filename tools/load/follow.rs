@@ -185,6 +185,7 @@ mod tests {
             gaps: 0,
             in_from_ns: 0,
             down_for_ns: None,
+            ..Event::default()
         }
     }
 

@@ -36,6 +36,7 @@ pub fn peer(state: &str) -> PeerDetail {
         stale: 0,
         reactor: 0,
         transitions: vec![],
+        ..PeerDetail::default()
     }
 }
 
@@ -57,7 +58,13 @@ fn summary() -> Summary {
         transport: "uring".into(),
         reactors: 3,
         udp: vec!["0.0.0.0:4600".into()],
-        peers: PeerCounts { up: 49_499, suspect: 0, down: 500, left: 1, total: 50_000 },
+        peers: PeerCounts {
+            up: 49_499,
+            down: 500,
+            left: 1,
+            total: 50_000,
+            ..PeerCounts::default()
+        },
         max_peers: 1_000_000,
         heartbeats: 9_000_000,
         heartbeats_per_second: 49_500.4,
@@ -70,6 +77,7 @@ fn summary() -> Summary {
             grace_ns: 50_000_000,
             suspect_at: 0.6,
         },
+        ..Summary::default()
     }
 }
 

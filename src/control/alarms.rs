@@ -1,0 +1,180 @@
+//! What becomes of a transition on its way to the log: is its peer silenced, does it flap, which
+//! incident does it belong to, was it a mistake?
+//!
+//! ```text
+//!   transition ─▶ silences? ─▶ flapping ─▶ quality of service ─▶ incidents ─▶ marks, and notes
+//!                     └───────────┴── maintenance ──▶ raises none
+//! ```
+//!
+//! The parts are sans-IO and know nothing of one another; this is where they meet. The publisher
+//! judges, the survey tells what has been watched and who is missing, HTTP reads; one lock over
+//! all, never held across a wait, and never taken by whoever holds a part of the registry.
+
+use super::expect::{Expectations, Expected};
+use super::flapping::Flapping;
+use super::groups::GroupTable;
+use super::incidents::{Failure, Incidents, MassSilence};
+use super::notes::Note;
+use super::qos::Qos;
+use super::registry::Registry;
+use super::silences::Silences;
+use super::survey::Tallies;
+use crate::engine::notice::Notice;
+use crate::engine::transition::{PeerState, Transition};
+use crate::wire::{PeerId, Status};
+
+/// Shorter spells of blindness are counted, and not told one by one: the scheduler of a busy machine
+/// makes many, and no verdict that anybody sees is later for them. Nanoseconds.
+const TOLD_NS: u64 = 100_000_000;
+
+/// What a transition is marked with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// Its peer is under a silence.
+    pub silenced: bool,
+    /// Its peer flaps.
+    pub flapping: bool,
+    /// The incident that it is part of; 0 for none.
+    pub incident: u32,
+}
+
+/// What a verdict is seen in the light of.
+pub struct Surroundings<'a> {
+    /// Who is behind an id.
+    pub registry: &'a Registry,
+    /// The groups' numbers.
+    pub groups: &'a GroupTable,
+    /// How large they are.
+    pub tallies: &'a Tallies,
+}
+
+/// Everything that alarms, or keeps from it.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    /// Failures that belong together.
+    pub incidents: Incidents,
+    /// Who flaps.
+    pub flapping: Flapping,
+    /// How good the verdicts were.
+    pub qos: Qos,
+    /// Planned silences.
+    pub silences: Silences,
+    /// Who ought to be here.
+    pub expect: Expectations,
+    notes: Vec<Note>,
+}
+
+impl Alarms {
+    /// With these expectations.
+    pub fn new(expect: Expectations) -> Alarms {
+        Alarms { expect, ..Alarms::default() }
+    }
+
+    /// Takes a transition of a peer in the group of this name, and says how it is marked. Notes may
+    /// follow.
+    pub fn judge(&mut self, t: &Transition, group: &str, around: &Surroundings<'_>) -> Marks {
+        let silenced = self.is_silenced(t.peer, around.registry);
+        let group = around.groups.number(group).unwrap_or(0);
+        let change = self.flapping.observe(t);
+        self.notes.extend(change.map(Note::Flapping));
+        let flapping = change.is_some() || self.flapping.is_flapping(t.peer);
+        self.qos.observe(group, t);
+        let quiet = silenced || flapping || t.status == Status::Maintenance;
+        let raises = !quiet || self.incidents.of(t.peer).is_some();
+        let incident = match t.to {
+            PeerState::Down if raises => self.incidents.down(Failure {
+                peer: t.peer,
+                group,
+                size: around.tallies.group(group).known(),
+                at_ns: t.fired_ns,
+                detection_ns: t.fired_ns.saturating_sub(t.last_seen_ns),
+            }),
+            PeerState::Unreachable if raises => self.unreachable(t, group, around),
+            PeerState::Up | PeerState::Left | PeerState::Forgotten => {
+                self.incidents.back(t.peer, group, t.fired_ns)
+            }
+            _ => self.incidents.of(t.peer),
+        };
+        self.collect();
+        Marks { silenced, flapping, incident: incident.unwrap_or(0) }
+    }
+
+    fn unreachable(
+        &mut self,
+        t: &Transition,
+        group: u16,
+        around: &Surroundings<'_>,
+    ) -> Option<u32> {
+        let parent = around
+            .registry
+            .with(t.peer, |profile| around.groups.parent_of(&profile?).map(PeerId::of))?;
+        // Work on a switch is planned for the switch, not for everything behind it.
+        if self.is_silenced(parent, around.registry) {
+            return None;
+        }
+        let size = around.tallies.group(group).known();
+        self.incidents.unreachable(t.peer, parent, size, t.fired_ns)
+    }
+
+    /// Takes one of the engine's findings. Notes may follow.
+    pub fn notice(&mut self, notice: Notice, groups: &GroupTable) {
+        match notice {
+            Notice::MassSilence { scope, held, at_ns, silent, living } => {
+                let hold_ns = held.then(|| groups.hold_ns(scope));
+                let silence = MassSilence { scope, hold_ns, silent, living, at_ns };
+                self.incidents.mass_silence(silence);
+                self.collect();
+            }
+            Notice::Conflict { peer, at_ns, incarnations } => {
+                self.notes.push(Note::Conflict { peer, at_ns, incarnations });
+            }
+            Notice::Blind { from_ns, to_ns, deaf } => {
+                if to_ns.saturating_sub(from_ns) >= TOLD_NS {
+                    self.notes.push(Note::Blind { from_ns, to_ns, deaf });
+                }
+            }
+        }
+    }
+
+    /// What time alone brings about.
+    pub fn advance(&mut self, now_ns: u64) {
+        let quiet = self.flapping.advance(now_ns);
+        self.notes.extend(quiet.into_iter().map(Note::Flapping));
+        self.silences.advance(now_ns);
+        self.incidents.advance(now_ns);
+        self.collect();
+    }
+
+    /// Looks who is missing.
+    pub fn expect(
+        &mut self,
+        now_ns: u64,
+        peer: impl Fn(PeerId) -> bool,
+        group: impl Fn(&str) -> u32,
+    ) {
+        for change in self.expect.check(now_ns, peer, group) {
+            let (of_group, wanted) = match self.expect.what(change.index) {
+                Some(Expected::Group { count, .. }) => (true, *count),
+                _ => (false, 1),
+            };
+            self.notes.push(Note::Missing { change, of_group, wanted });
+        }
+    }
+
+    /// The notes since the last call, in order.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether a peer is under a silence.
+    pub fn is_silenced(&self, peer: PeerId, registry: &Registry) -> bool {
+        let any = !self.silences.all().is_empty();
+        any && registry.with(peer, |profile| {
+            profile.is_some_and(|profile| self.silences.of(&profile).is_some())
+        })
+    }
+
+    fn collect(&mut self) {
+        self.notes.extend(self.incidents.take_told().into_iter().map(Note::Incident));
+    }
+}

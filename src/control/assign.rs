@@ -1,0 +1,55 @@
+//! Groups and parents on their way from the profiles to the reactors.
+//!
+//! A profile names a group and perhaps a parent; the engine knows both by numbers, and is told them
+//! through its reactor's command ring. What finds no room there waits here, in order, and is tried
+//! again in the next round. Bounded: [`MOST_WAITING`]; what finds no room here either is not lost, since
+//! the survey compares every peer with its profile, at the latest after a round of its own.
+
+use super::ControlState;
+use super::publisher::owner;
+use crate::reactor::{Command, ReactorHandle};
+use crate::wire::PeerId;
+use std::collections::VecDeque;
+
+/// Most assignments that wait; 2 MiB.
+const MOST_WAITING: usize = 65_536;
+/// Places of a command ring that are left to others.
+const RESERVED: usize = 16;
+
+#[derive(Default)]
+pub(super) struct Assignments {
+    waiting: VecDeque<(PeerId, Command)>,
+}
+
+impl Assignments {
+    /// A peer's profile is new: works out where it belongs, and whether that has to be told.
+    pub(super) fn place(&mut self, state: &ControlState, peer: PeerId) {
+        let place = state.registry.with(peer, |profile| Some(state.groups.place(&profile?)));
+        let Some(place) = place else { return };
+        let Some(slot) = state.slot_of(peer) else { return };
+        if self.waiting.is_empty() && (slot.group, slot.parent) == (place.group, place.parent) {
+            return;
+        }
+        if self.waiting.len() < MOST_WAITING {
+            let assign = Command::Assign { peer, group: place.group, parent: place.parent };
+            self.waiting.push_back((peer, assign));
+        }
+    }
+
+    /// Sends as many as there is room for, in order.
+    pub(super) fn send(&mut self, state: &ControlState) {
+        let mut told: Vec<&ReactorHandle> = Vec::new();
+        while let Some(&(peer, assign)) = self.waiting.front() {
+            let reactor = owner(state, peer);
+            let room = reactor.commands.capacity().saturating_sub(RESERVED).max(1);
+            if reactor.commands.len() >= room || reactor.commands.push(assign).is_err() {
+                break;
+            }
+            self.waiting.pop_front();
+            if !told.iter().any(|other| std::ptr::eq(*other, reactor)) {
+                told.push(reactor);
+            }
+        }
+        told.into_iter().for_each(|reactor| reactor.waker.wake());
+    }
+}

@@ -1,0 +1,225 @@
+//! The groups by name and by number, and where each peer belongs.
+//!
+//! Names are the senders' words, numbers the engine's: 0 is "no group", the others are given in the
+//! order in which the names come up, and never change while the monitor runs. A group's policy is
+//! that of the first configured rule whose pattern its name matches, else the general one; it is set
+//! before the first peer is put in the group.
+//!
+//! A peer's parent is the peer that its label `parent` names, else the one that its group's rule
+//! names. Nobody is its own parent.
+//!
+//! Bounded: [`MOST_GROUPS`] groups, and as many parents. Peers of yet another are peers without one,
+//! and counted.
+
+use crate::engine::brake::BrakeSettings;
+use crate::engine::groups::{Groups, MAX_GROUPS, Scope};
+use crate::wire::{PeerId, Profile};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use wildmatch::WildMatch;
+
+/// Most groups that have a number, the nameless one included.
+pub const MOST_GROUPS: usize = MAX_GROUPS;
+/// The label by which a sender names its parent.
+pub const PARENT_LABEL: &str = "parent";
+
+/// What holds for the groups whose names match.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// A name or a pattern with `*` and `?`.
+    pub pattern: WildMatch,
+    /// The number of its policy.
+    pub policy: u16,
+    /// Its brake on mass silence.
+    pub brake: BrakeSettings,
+    /// The name of the group's parent.
+    pub parent: Option<String>,
+}
+
+/// Where a peer belongs, in the engine's numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// Its group; 0 is none.
+    pub group: u16,
+    /// Its parent; 0 is none.
+    pub parent: u32,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// By number; the first is the nameless group of those without one.
+    by_number: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, u16>,
+}
+
+/// All groups. Written by the publisher, read by anybody.
+pub struct GroupTable {
+    engine: Arc<Groups>,
+    /// The brake of the fleet, and of groups without a rule.
+    brake: BrakeSettings,
+    rules: Vec<Rule>,
+    names: RwLock<Names>,
+    /// The engine's numbers of the parents.
+    parents: Mutex<HashMap<PeerId, u32>>,
+    refused: AtomicU64,
+}
+
+impl GroupTable {
+    /// A table of the nameless group alone.
+    pub fn new(engine: Arc<Groups>, brake: BrakeSettings, rules: Vec<Rule>) -> GroupTable {
+        let nameless: Arc<str> = "".into();
+        let names =
+            Names { numbers: HashMap::from([(nameless.clone(), 0)]), by_number: vec![nameless] };
+        GroupTable {
+            engine,
+            brake,
+            rules,
+            names: RwLock::new(names),
+            parents: Mutex::default(),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// A group's number, if it has one.
+    pub fn number(&self, name: &str) -> Option<u16> {
+        self.names.read().expect(UNPOISONED).numbers.get(name).copied()
+    }
+
+    /// A group's name; empty for number 0 and for one that was never given.
+    pub fn name(&self, number: u16) -> Arc<str> {
+        let names = self.names.read().expect(UNPOISONED);
+        names.by_number.get(number as usize).unwrap_or(&names.by_number[0]).clone()
+    }
+
+    /// How many have a number, the nameless one included.
+    pub fn len(&self) -> usize {
+        self.names.read().expect(UNPOISONED).by_number.len()
+    }
+
+    /// Times that a peer was left without its group or parent because there are too many of them.
+    pub fn refused(&self) -> u64 {
+        // Relaxed: a count, and nothing is ordered by it.
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Where a peer with this profile belongs; gives its group a number and a policy if it is new.
+    pub fn place(&self, profile: &Profile<'_>) -> Place {
+        let group = self.number(profile.group).unwrap_or_else(|| self.enrol(profile.group));
+        let parent = self.parent_of(profile).map(PeerId::of);
+        let parent = parent.and_then(|parent| self.parent_number(parent)).unwrap_or(0);
+        Place { group, parent }
+    }
+
+    /// For how long the brake holds a scope's suspects at most, nanoseconds.
+    pub fn hold_ns(&self, scope: Scope) -> u64 {
+        let rule = match scope {
+            Scope::Fleet => None,
+            Scope::Group(number) => self.rule(&self.name(number)),
+        };
+        rule.map_or(self.brake, |rule| rule.brake).hold_ns
+    }
+
+    /// The engine has 16,383 numbers for parents; peers of further ones have none, and are counted.
+    fn parent_number(&self, parent: PeerId) -> Option<u32> {
+        let mut parents = self.parents.lock().expect(UNPOISONED);
+        if let Some(known) = parents.get(&parent) {
+            return Some(*known);
+        }
+        // One at a time, under the lock, as the engine asks for.
+        let number = self.engine.parent_number(parent);
+        match number {
+            Some(number) => _ = parents.insert(parent, number),
+            // Relaxed: as in `refused`.
+            None => _ = self.refused.fetch_add(1, Ordering::Relaxed),
+        }
+        number
+    }
+
+    /// The name of a peer's parent.
+    pub fn parent_of<'a>(&'a self, profile: &Profile<'a>) -> Option<&'a str> {
+        let own = profile.labels().find(|(key, _)| *key == PARENT_LABEL).map(|(_, name)| name);
+        let parent = own.or_else(|| self.rule(profile.group)?.parent.as_deref());
+        parent.filter(|parent| !parent.is_empty() && *parent != profile.name)
+    }
+
+    fn rule(&self, group: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| !group.is_empty() && rule.pattern.matches(group))
+    }
+
+    #[cold]
+    fn enrol(&self, name: &str) -> u16 {
+        let mut names = self.names.write().expect(UNPOISONED);
+        if let Some(&number) = names.numbers.get(name) {
+            return number;
+        }
+        if names.by_number.len() >= MOST_GROUPS {
+            // Relaxed: as in `refused`.
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return 0;
+        }
+        let number = names.by_number.len() as u16;
+        let name: Arc<str> = name.into();
+        let rule = self.rule(&name);
+        self.engine.set_policy(number, rule.map_or(0, |rule| rule.policy));
+        self.engine.set_brake(number, rule.map_or(self.brake, |rule| rule.brake));
+        names.by_number.push(name.clone());
+        names.numbers.insert(name, number);
+        number
+    }
+}
+
+const UNPOISONED: &str = "nothing panics while it holds the names";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::profile;
+    use crate::engine::Policy;
+
+    fn table(rules: &[(&str, u16, Option<&str>)]) -> GroupTable {
+        let rule = |(pattern, policy, parent): &(&str, u16, Option<&str>)| Rule {
+            pattern: WildMatch::new(pattern),
+            policy: *policy,
+            brake: BrakeSettings::OFF,
+            parent: parent.map(Into::into),
+        };
+        let policies = vec![Policy::default(); 3];
+        let engine = Arc::new(Groups::new(policies, BrakeSettings::OFF));
+        GroupTable::new(engine, BrakeSettings::OFF, rules.iter().map(rule).collect())
+    }
+
+    #[test]
+    fn numbers_are_given_in_order_and_lead_back() {
+        let groups = table(&[]);
+        let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
+        assert_eq!([place(""), place("web"), place("db"), place("web")], [0, 1, 2, 1]);
+        assert_eq!((&*groups.name(2), &*groups.name(0), &*groups.name(9)), ("db", "", ""));
+        assert_eq!((groups.number("db"), groups.number("ops"), groups.len()), (Some(2), None, 3));
+    }
+
+    #[test]
+    fn a_parent_is_named_by_the_peer_or_by_its_group_and_is_another() {
+        let groups = table(&[("rack-*", 1, Some("switch-1")), ("*", 2, Some("core"))]);
+        let parent = |name: &str, group: &str, labels: &[(&str, &str)]| {
+            let profile = profile(name, group, labels);
+            groups.parent_of(&profile.profile()).map(str::to_owned)
+        };
+        assert_eq!(parent("web-1", "rack-7", &[]).as_deref(), Some("switch-1"));
+        assert_eq!(parent("web-1", "rack-7", &[("parent", "pdu-3")]).as_deref(), Some("pdu-3"));
+        assert_eq!(parent("web-1", "other", &[]).as_deref(), Some("core"));
+        assert_eq!(parent("core", "other", &[]), None, "nobody is its own");
+        assert_eq!(parent("web-1", "rack-7", &[("parent", "")]), None, "a peer may decline");
+        assert_eq!(parent("web-1", "", &[]), None);
+    }
+
+    #[test]
+    fn one_group_too_many_is_none() {
+        let groups = table(&[]);
+        for i in 0..MOST_GROUPS + 3 {
+            groups.place(&profile("x", &format!("g{i}"), &[]).profile());
+        }
+        assert_eq!((groups.len(), groups.refused()), (MOST_GROUPS, 4));
+        assert_eq!(groups.place(&profile("x", "g0", &[]).profile()).group, 1);
+    }
+}

@@ -1,0 +1,206 @@
+//! A thread that walks all peers at leisure, for what nobody needs at once.
+//!
+//! ```text
+//!   once a second: the next 65,536 slots ─▶ who is in which group and state, losses, jitter
+//!                  at the end of a round ─▶ published; so a million peers are at most 16 s old
+//! ```
+//!
+//! So no answer has to look at all peers, and no transition has to be counted twice. On its way it
+//! puts right whose group or parent is not what its profile says: an assignment that found no room
+//! in a reactor's ring is made here, and so are all of them after a restart. And it tells the alarms
+//! how long the living were watched, and whom the monitor knows.
+
+use super::ControlState;
+use super::groups::Place;
+use crate::clock;
+use crate::engine::slot::SlotData;
+use crate::engine::transition::PeerState;
+use crate::reactor::{Command, ReactorHandle};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+use std::thread;
+use std::time::Duration;
+
+/// Slots looked at in one step.
+const STRIDE: u32 = 65_536;
+/// From one step to the next.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What was counted of a group.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Tally {
+    /// Peers by state, in the order of [`PeerState`]'s numbers.
+    states: [u32; 7],
+    /// Heartbeats applied, of the peers that there are.
+    pub heartbeats: u64,
+    /// Heartbeats missing from their sequences.
+    pub gaps: u64,
+    /// The spread of arrivals that the detector has learnt, in sum, nanoseconds.
+    jitter_ns: f64,
+    /// Peers of which it has learnt one.
+    jittered: u32,
+}
+
+impl Tally {
+    /// Peers in a state.
+    pub fn of(&self, state: PeerState) -> u32 {
+        self.states[state as usize]
+    }
+
+    /// Peers in any state.
+    pub fn known(&self) -> u32 {
+        self.states.iter().sum()
+    }
+
+    /// Peers that are up or suspect.
+    pub fn living(&self) -> u32 {
+        self.of(PeerState::Up) + self.of(PeerState::Suspect)
+    }
+
+    /// Share of the heartbeats that never came, 0 to 1.
+    pub fn loss(&self) -> f64 {
+        match self.heartbeats + self.gaps {
+            0 => 0.0,
+            all => self.gaps as f64 / all as f64,
+        }
+    }
+
+    /// The mean of the peers' jitters, nanoseconds; none while none is known.
+    pub fn jitter_ns(&self) -> Option<f64> {
+        (self.jittered > 0).then(|| self.jitter_ns / f64::from(self.jittered))
+    }
+
+    fn count(&mut self, slot: &SlotData) {
+        self.states[slot.state as usize] += 1;
+        self.heartbeats += u64::from(slot.heartbeats);
+        self.gaps += u64::from(slot.gaps);
+        if let Some(jitter_ns) = jitter_ns(slot) {
+            self.jitter_ns += jitter_ns;
+            self.jittered += 1;
+        }
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &Tally) {
+        self.states.iter_mut().zip(other.states).for_each(|(own, more)| *own += more);
+        self.heartbeats += other.heartbeats;
+        self.gaps += other.gaps;
+        self.jitter_ns += other.jitter_ns;
+        self.jittered += other.jittered;
+    }
+}
+
+/// The spread of a peer's arrivals as its detector has learnt it, nanoseconds.
+pub fn jitter_ns(_slot: &SlotData) -> Option<f64> {
+    None
+}
+
+/// The last whole round.
+#[derive(Default)]
+pub struct Tallies {
+    groups: RwLock<Arc<Vec<Tally>>>,
+}
+
+impl Tallies {
+    /// A group's, by its number.
+    pub fn group(&self, number: u16) -> Tally {
+        self.all().get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// Every group's, by number.
+    pub fn all(&self) -> Arc<Vec<Tally>> {
+        self.groups.read().expect(UNPOISONED).clone()
+    }
+
+    fn publish(&self, round: Vec<Tally>) {
+        *self.groups.write().expect(UNPOISONED) = Arc::new(round);
+    }
+}
+
+const UNPOISONED: &str = "nothing panics while it holds the tallies";
+
+/// The walk.
+pub(super) struct Survey {
+    state: Arc<ControlState>,
+    reactor: usize,
+    index: u32,
+    round: Vec<Tally>,
+    stepped_ns: u64,
+}
+
+impl Survey {
+    pub(super) fn new(state: Arc<ControlState>) -> Survey {
+        let stepped_ns = clock::monotonic_ns();
+        Survey { state, reactor: 0, index: 0, round: Vec::new(), stepped_ns }
+    }
+
+    /// Walks until it is told to stop.
+    pub(super) fn run(mut self) {
+        // Acquire pairs with the Release in `Control::shutdown`.
+        while !self.state.stopping.load(Ordering::Acquire) {
+            self.step();
+            thread::park_timeout(PAUSE);
+        }
+    }
+
+    /// One step: some slots, and what the last second has brought.
+    pub(super) fn step(&mut self) {
+        self.walk();
+        let now_ns = clock::monotonic_ns();
+        let passed_ns = now_ns.saturating_sub(self.stepped_ns);
+        self.stepped_ns = now_ns;
+        let state = &self.state;
+        let tallies = state.tallies.all();
+        let mut alarms = state.alarms();
+        for (number, tally) in tallies.iter().enumerate() {
+            alarms.qos.watched(number as u16, tally.living().into(), passed_ns);
+        }
+        let known = |name: &str| state.groups.number(name).map(|n| state.tallies.group(n).known());
+        alarms.expect(now_ns, |peer| state.slot_of(peer).is_some(), |g| known(g).unwrap_or(0));
+    }
+
+    fn walk(&mut self) {
+        let state = self.state.clone();
+        let mut looks = STRIDE;
+        while let Some(handle) = state.reactors().get(self.reactor) {
+            let end = handle.view.high_water();
+            while self.index < end {
+                if looks == 0 {
+                    return;
+                }
+                if let Some(slot) = handle.view.read(self.index) {
+                    self.count(handle, &slot);
+                }
+                looks -= 1;
+                self.index += 1;
+            }
+            self.reactor += 1;
+            self.index = 0;
+        }
+        self.reactor = 0;
+        let round = std::mem::take(&mut self.round);
+        state.tallies.publish(round);
+    }
+
+    fn count(&mut self, handle: &ReactorHandle, slot: &SlotData) {
+        if slot.state == PeerState::Unknown {
+            return;
+        }
+        let groups = &self.state.groups;
+        let place = self.state.registry.with(slot.peer, |profile| Some(groups.place(&profile?)));
+        let is = Place { group: slot.group, parent: slot.parent };
+        if let Some(place) = place.filter(|place| *place != is) {
+            // Half of the ring is left to others; the next round comes here again.
+            if handle.commands.len() < handle.commands.capacity() / 2 {
+                let Place { group, parent } = place;
+                // A full ring is no loss, for the same reason.
+                let _ = handle.commands.push(Command::Assign { peer: slot.peer, group, parent });
+            }
+        }
+        let group = place.unwrap_or(is).group as usize;
+        if self.round.len() <= group {
+            self.round.resize(group + 1, Tally::default());
+        }
+        self.round[group].count(slot);
+    }
+}
