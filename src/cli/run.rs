@@ -10,7 +10,9 @@
 use super::Failure;
 use super::terminal::colours_allowed;
 use crate::clock;
-use crate::config::{LogFormat, Settings};
+use crate::config::{ExpectSettings, GroupSettings, LogFormat, Settings};
+use crate::control::expect::{Expectation, Expected};
+use crate::control::groups::Rule;
 use crate::control::{Control, ControlConfig};
 use crate::engine::Groups;
 use crate::http;
@@ -31,6 +33,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use wildmatch::WildMatch;
 
 /// Why the monitor ends.
 enum End {
@@ -55,7 +58,9 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let bound = bind_udp(&settings, reactors)?;
     let udp: Vec<SocketAddr> = bound.iter().map(|group| group.address).collect();
 
-    let groups = Arc::new(Groups::new(vec![settings.policy], settings.brake));
+    let own = settings.groups.iter().map(|group| group.policy);
+    let policies = std::iter::once(settings.policy).chain(own).collect();
+    let groups = Arc::new(Groups::new(policies, settings.brake));
     let monitor_id = settings.monitor_id.unwrap_or_else(random);
     let control = Control::start(ControlConfig {
         monitor_id,
@@ -65,9 +70,9 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         ring_capacity: settings.events,
         udp: udp.clone(),
         brake: settings.brake,
-        rules: Vec::new(),
-        expect: Vec::new(),
-        metrics_groups: 100,
+        rules: rules(&settings),
+        expect: settings.expect.iter().map(expectation).collect(),
+        metrics_groups: settings.metrics_groups,
     })
     .context("starting the control plane")?;
     let probe_secret = random();
@@ -113,6 +118,27 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         None => Ok(()),
         Some(message) => Err(Failure::failed(message).into()),
     }
+}
+
+/// What holds for groups, as the control plane is told it; policy 0 is everybody's.
+fn rules(settings: &Settings) -> Vec<Rule> {
+    let rule = |(i, group): (usize, &GroupSettings)| Rule {
+        pattern: WildMatch::new(&group.name),
+        policy: i as u16 + 1,
+        brake: group.brake,
+        parent: group.parent.clone(),
+    };
+    settings.groups.iter().enumerate().map(rule).collect()
+}
+
+fn expectation(settings: &ExpectSettings) -> Expectation {
+    let (what, within) = match settings {
+        ExpectSettings::Peer { name, within } => (Expected::Peer(name.clone()), within),
+        ExpectSettings::Group { name, count, within } => {
+            (Expected::Group { name: name.clone(), count: *count }, within)
+        }
+    };
+    Expectation { what, within_ns: within.as_nanos() as u64 }
 }
 
 fn start_logging(settings: &Settings) {

@@ -82,11 +82,32 @@ pub const KEYS: &[Key] = &[
         "share of the timeout after which a silent peer is suspected",
     ),
     key(
+        "timeout",
+        "DURATION",
+        "auto",
+        "`auto` or a duration from 1ms to 1000d, like 5s",
+        "a timeout for everybody instead of missed x interval; the grace is added",
+    ),
+    key(
+        "floor",
+        "DURATION",
+        "0ms",
+        "a duration from 0ms to 1000d, like 500ms; no more than the ceiling",
+        "no timeout is shorter, whatever the interval",
+    ),
+    key(
+        "ceiling",
+        "DURATION",
+        "1000d",
+        "a duration from 0ms to 1000d, like 1h; no less than the floor",
+        "no timeout is longer, whatever the interval",
+    ),
+    key(
         "mass-silence",
         "SHARE",
         "0.5",
         "`off` or a number from 0.01 to 1, like 0.5",
-        "hold peers as suspect when so large a share of the fleet falls silent at once",
+        "hold peers as suspect when so large a share of the fleet or a group falls silent at once",
     ),
     key(
         "mass-silence-least",
@@ -157,6 +178,13 @@ pub const KEYS: &[Key] = &[
         "65536",
         "a whole number from 1 to 16777216",
         "transitions to keep for subscribers that reconnect",
+    ),
+    key(
+        "metrics-groups",
+        "N",
+        "100",
+        "a whole number from 0 to 10000",
+        "groups with metrics of their own, the largest; the others are one, `other`",
     ),
     key(
         "monitor-id",

@@ -1,26 +1,36 @@
 //! Where settings come from: flags, environment, file; each a layer of texts with their origin.
 
+use super::sections::{self, Section};
 use super::{ConfigError, KEYS, Key};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a text was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     Flag,
     Env,
     File(PathBuf),
+    /// A section of the file, as people call it.
+    Section(String),
 }
+
+/// Texts by key, with their origin.
+pub(super) type Texts = BTreeMap<&'static str, (Origin, Vec<String>)>;
 
 /// Texts by key. Stronger layers are filled up from weaker ones.
 #[derive(Clone, Debug, Default)]
-pub struct Layer(BTreeMap<&'static str, (Origin, Vec<String>)>);
+pub struct Layer {
+    texts: Texts,
+    /// Only a file has sections.
+    sections: Vec<Section>,
+}
 
 impl Layer {
     /// What was given as flags: key name and values.
     pub fn from_flags(flags: impl IntoIterator<Item = (&'static Key, Vec<String>)>) -> Layer {
         let given = flags.into_iter().map(|(key, texts)| (key.name, (Origin::Flag, texts)));
-        Layer(given.collect())
+        Layer { texts: given.collect(), sections: Vec::new() }
     }
 
     /// What the environment says. An empty variable counts as not set: compose files leave such.
@@ -29,7 +39,7 @@ impl Layer {
             let text = env(&key.variable()).filter(|text| !text.is_empty())?;
             Some((key.name, (Origin::Env, vec![text])))
         });
-        Layer(given.collect())
+        Layer { texts: given.collect(), sections: Vec::new() }
     }
 
     /// What a TOML file says.
@@ -52,6 +62,10 @@ impl Layer {
         })?;
         let mut layer = Layer::default();
         for (written, value) in table {
+            if let Some(kind) = sections::KINDS.iter().find(|kind| kind.name == written) {
+                layer.sections.extend(kind.read(&value, path)?);
+                continue;
+            }
             let name = written.replace('_', "-");
             // A file that names a file would need rules for who wins; no.
             let known = KEYS.iter().filter(|key| key.name != "config");
@@ -61,34 +75,35 @@ impl Layer {
                 return Err(ConfigError::UnknownKey { path, key, suggestion });
             };
             let origin = Origin::File(path.into());
-            let texts = texts(&value).ok_or_else(|| ConfigError::Value {
-                origin: origin.describe(key),
-                value: value.to_string(),
-                problem: format!("is of type {}, not text or a number", value.type_str()),
-                allowed: key.allowed,
-            })?;
-            layer.0.insert(key.name, (origin, texts));
+            let texts = texts(&value, &origin, key)?;
+            layer.texts.insert(key.name, (origin, texts));
         }
         Ok(layer)
     }
 
     /// Takes over what this layer does not have.
     pub fn fill_from(&mut self, weaker: Layer) {
-        for (name, given) in weaker.0 {
-            self.0.entry(name).or_insert(given);
+        for (name, given) in weaker.texts {
+            self.texts.entry(name).or_insert(given);
         }
+        self.sections.extend(weaker.sections);
     }
 
     /// The first text given for a key; `None` when only its default holds.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name)?.1.first().map(String::as_str)
+        self.texts.get(name)?.1.first().map(String::as_str)
     }
 
     /// A key's texts with their origin, or its default.
     pub(super) fn given(&self, name: &str) -> Given<'_> {
         let key = KEYS.iter().find(|key| key.name == name);
         let key = key.expect("settings are resolved from keys of the table");
-        Given { key, given: self.0.get(name) }
+        Given { key, given: self.texts.get(name) }
+    }
+
+    /// The sections of a kind, in their order.
+    pub(super) fn sections(&self, kind: &str) -> impl Iterator<Item = &Section> {
+        self.sections.iter().filter(move |section| section.kind.name == kind)
     }
 }
 
@@ -98,14 +113,15 @@ impl Origin {
             Origin::Flag => format!("--{}", key.name),
             Origin::Env => key.variable(),
             Origin::File(path) => format!("{} in {}", key.name.replace('-', "_"), path.display()),
+            Origin::Section(section) => format!("{} in {section}", key.name.replace('-', "_")),
         }
     }
 }
 
 /// A key with what was given for it.
 pub(super) struct Given<'a> {
-    key: &'static Key,
-    given: Option<&'a (Origin, Vec<String>)>,
+    pub(super) key: &'static Key,
+    pub(super) given: Option<&'a (Origin, Vec<String>)>,
 }
 
 impl Given<'_> {
@@ -144,7 +160,12 @@ impl Given<'_> {
         Ok(values)
     }
 
-    fn error(&self, value: &str, problem: String) -> ConfigError {
+    /// All its values as they are, commas and all.
+    pub(super) fn texts(&self) -> &[String] {
+        self.given.map_or(&[], |(_, texts)| texts)
+    }
+
+    pub(super) fn error(&self, value: &str, problem: String) -> ConfigError {
         let origin = match self.given {
             None => format!("default of --{}", self.key.name),
             Some((origin, _)) => origin.describe(self.key),
@@ -153,18 +174,31 @@ impl Given<'_> {
     }
 }
 
-/// A TOML value as the text that a flag would have; `None` for what no flag can say.
-fn texts(value: &toml::Value) -> Option<Vec<String>> {
+/// A TOML value as the text that a flag would have.
+///
+/// # Errors
+/// No flag can say it.
+pub(super) fn texts(
+    value: &toml::Value,
+    origin: &Origin,
+    key: &'static Key,
+) -> Result<Vec<String>, ConfigError> {
     let one = |value: &toml::Value| match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(n) => Some(n.to_string()),
         toml::Value::Float(x) => Some(x.to_string()),
         _ => None,
     };
-    match value {
+    let texts = match value {
         toml::Value::Array(items) => items.iter().map(one).collect(),
         single => one(single).map(|text| vec![text]),
-    }
+    };
+    texts.ok_or_else(|| ConfigError::Value {
+        origin: origin.describe(key),
+        value: value.to_string().trim().to_owned(),
+        problem: format!("is of type {}, not text or a number", value.type_str()),
+        allowed: key.allowed,
+    })
 }
 
 /// The known word nearest to `word`, if a few slips of the finger explain the difference.

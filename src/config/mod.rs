@@ -12,15 +12,19 @@
 //! `_` (`max_peers`); the flag's own spelling (`max-peers`) is taken too. Whoever holds a
 //! [`Settings`] need not check anything again.
 //!
+//! Beside the flat keys the file has sections, for groups and expectations (`sections.rs`).
+//!
 //! Deliberately absent: a complaint about unknown `SYSTOLE_*` variables. Kubernetes sets some of
 //! its own (`SYSTOLE_PORT`, `SYSTOLE_SERVICE_HOST`) for a service of that name.
 
 mod keys;
 mod layers;
+mod sections;
 pub mod value;
 
 pub use keys::{KEYS, Key};
 pub use layers::{Layer, closest};
+pub use sections::{ExpectSettings, GroupSettings};
 
 use crate::engine::Policy;
 use crate::engine::brake::BrakeSettings;
@@ -28,6 +32,7 @@ use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
 use crate::reactor::IdleStrategy;
 use layers::Given;
+use sections::Look;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +59,12 @@ pub struct Settings {
     pub policy: Policy,
     /// When the peers that fall silent are held as suspect because there are too many of them.
     pub brake: BrakeSettings,
+    /// What holds for groups, in the order of the file: the first whose name matches.
+    pub groups: Vec<GroupSettings>,
+    /// Who ought to be there.
+    pub expect: Vec<ExpectSettings>,
+    /// Groups that the metrics tell apart, 0 to 10,000.
+    pub metrics_groups: usize,
     /// Most peers over all shards, 1 to 2^27.
     pub max_peers: u32,
     /// Number of reactors, 1 to 256; `None` is one per core but one.
@@ -112,6 +123,40 @@ pub enum ConfigError {
         /// The nearest key that exists, if one is near.
         suggestion: Option<&'static str>,
     },
+    /// A section of the file has a key that does not exist.
+    #[error(
+        "unknown key `{key}` in {section}{hint} known are {known}",
+        hint = suggestion.as_ref().map_or(";".into(), |s| {
+            format!(", did you mean `{}`?", s.replace('-', "_"))
+        })
+    )]
+    UnknownSectionKey {
+        /// The section, as people call it.
+        section: String,
+        /// The key as written.
+        key: String,
+        /// The nearest key that exists there, if one is near.
+        suggestion: Option<&'static str>,
+        /// All keys that do.
+        known: String,
+    },
+    /// What should be sections is something else.
+    #[error("`{name}` in {path} is no list of sections; begin each with a line [[{name}]], 4,096 at \
+             most", path = path.display())]
+    NoSections {
+        /// The file.
+        path: PathBuf,
+        /// The kind of section.
+        name: &'static str,
+    },
+    /// A section as a whole is wrong.
+    #[error("{section} {problem}")]
+    Section {
+        /// The section, as people call it.
+        section: String,
+        /// What is wrong with it, and what to do.
+        problem: &'static str,
+    },
     /// A value that is not one, or is out of range.
     #[error("{origin}: `{value}` {problem}; give {allowed}")]
     Value {
@@ -151,8 +196,12 @@ impl Settings {
             udp: udp.each(value::address)?,
             udp_is_default: udp.is_default(),
             http: http.one(value::address)?,
-            policy: policy(layer)?,
-            brake: brake(layer)?,
+            policy: policy(&Look::at(layer))?,
+            brake: brake(&Look::at(layer))?,
+            groups: sections::groups(layer)?,
+            expect: sections::expect(layer)?,
+            metrics_groups: layer.given("metrics-groups").one(|t| value::integer(t, 0, 10_000))?
+                as usize,
             max_peers: layer.given("max-peers").one(|t| value::integer(t, 1, 1 << 27))? as u32,
             reactors: layer.given("reactors").one(|text| match text {
                 "auto" => Ok(None),
@@ -186,7 +235,7 @@ impl Settings {
     }
 }
 
-fn policy(layer: &Layer) -> Result<Policy, ConfigError> {
+fn policy(layer: &Look<'_>) -> Result<Policy, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let forget =
         |given: Given<'_>| given.one(|t| value::duration(t, Duration::from_secs(1), 1_000 * DAY));
@@ -195,10 +244,21 @@ fn policy(layer: &Layer) -> Result<Policy, ConfigError> {
     let grace = layer
         .given("grace")
         .one(|t| value::duration(t, Duration::ZERO, Duration::from_secs(3600)))?;
+    let any = |t: &str| value::duration(t, Duration::ZERO, 1_000 * DAY);
+    let timeout = layer.given("timeout").one(|text| match text {
+        "auto" => Ok(None),
+        _ => value::duration(text, Duration::from_millis(1), 1_000 * DAY).map(Some),
+    })?;
+    let (floor, ceiling) = (layer.given("floor").one(any)?, layer.given("ceiling").one(any)?);
+    if floor > ceiling {
+        let given = layer.given("floor");
+        let text = given.texts().last().map_or("", String::as_str);
+        return Err(given.error(text, "is above the ceiling".into()));
+    }
     Ok(Policy {
-        detector: Detector::Fixed { timeout_ns: None },
-        floor_ns: 0,
-        ceiling_ns: u64::MAX,
+        detector: Detector::Fixed { timeout_ns: timeout.map(|t| t.as_nanos() as u64) },
+        floor_ns: floor.as_nanos() as u64,
+        ceiling_ns: ceiling.as_nanos() as u64,
         // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.
         default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
         missed: layer.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,
@@ -209,7 +269,7 @@ fn policy(layer: &Layer) -> Result<Policy, ConfigError> {
     })
 }
 
-fn brake(layer: &Layer) -> Result<BrakeSettings, ConfigError> {
+fn brake(layer: &Look<'_>) -> Result<BrakeSettings, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let share = layer.given("mass-silence").one(|text| match text {
         "off" => Ok(None),

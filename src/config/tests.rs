@@ -164,6 +164,116 @@ fn the_file_itself_can_be_wrong() {
 }
 
 #[test]
+fn a_groups_section_says_what_differs() {
+    let file = r#"
+        missed = 4
+        grace = "10ms"
+        mass_silence_least = 50
+
+        [[group]]
+        name = "rack-*"
+        missed = 6
+        suspect-at = 0.5
+        floor = "2s"
+        parent = "switch-1"
+        mass_silence = "off"
+
+        [[group]]
+        name = "cron"
+        interval = "1d"
+        timeout = "26h"
+    "#;
+    let settings = resolve(&[("missed", "5")], &[], file).unwrap();
+    let [racks, cron] = &settings.groups[..] else { panic!("{:?}", settings.groups) };
+    assert_eq!((racks.name.as_str(), racks.parent.as_deref()), ("rack-*", Some("switch-1")));
+    let policy = racks.policy;
+    assert_eq!((policy.missed, policy.suspect_fraction, policy.grace_ns), (6.0, 0.5, 10_000_000));
+    assert_eq!(policy.floor_ns, 2_000_000_000);
+    assert_eq!(racks.brake, BrakeSettings::OFF);
+    assert_eq!(settings.policy.missed, 5.0);
+    // What it does not say is as it is for everybody, wherever that was given.
+    assert_eq!((cron.policy.missed, cron.brake), (5.0, settings.brake));
+    assert_eq!((cron.brake.least, cron.parent.clone()), (50, None));
+    let day_ns = 86_400_000_000_000;
+    assert_eq!(cron.policy.default_interval_us, day_ns / 1_000);
+    assert_eq!(cron.policy.detector, Detector::Fixed { timeout_ns: Some(day_ns / 24 * 26) });
+}
+
+#[test]
+fn expectations_are_names_or_counts() {
+    let file = r#"
+        [[expect]]
+        names = ["db-1", "a,b"]
+
+        [[expect]]
+        group = "web"
+        count = 12
+        within = "10m"
+    "#;
+    let within = Duration::from_secs(120);
+    let expected = [
+        ExpectSettings::Peer { name: "db-1".into(), within },
+        ExpectSettings::Peer { name: "a,b".into(), within },
+        ExpectSettings::Group { name: "web".into(), count: 12, within: 5 * within },
+    ];
+    assert_eq!(resolve(&[], &[], file).unwrap().expect, expected);
+}
+
+#[test]
+fn a_wrong_section_is_told_by_its_place() {
+    let range = "give a number from 1 to 1000, like 3 or 2.5";
+    let second = "[[group]]\nname = \"a\"\n[[group]]\nname = \"b\"\n";
+    let table = [
+        (
+            format!("{second}missed = 0"),
+            format!("missed in [[group]] 2 of {PATH}: `0` is out of range; {range}"),
+        ),
+        (
+            format!("{second}mised = 3"),
+            format!("unknown key `mised` in [[group]] 2 of {PATH}, did you mean `missed`?"),
+        ),
+        (
+            format!("{second}max_peers = 3"),
+            format!("unknown key `max_peers` in [[group]] 2 of {PATH}; known are name, parent,"),
+        ),
+        (
+            format!("{second}missed = [1, 2]"),
+            format!("missed in [[group]] 2 of {PATH}: `[1, 2]` is not a single value; {range}"),
+        ),
+        (
+            format!("{second}floor = \"5s\"\nceiling = \"1s\""),
+            format!("floor in [[group]] 2 of {PATH}: `5s` is above the ceiling"),
+        ),
+        ("[[group]]\nmissed = 3".into(), format!("[[group]] 1 of {PATH} has no name")),
+        (
+            "[[group]]\nname = \"a\"\n[[group]]\nname = \"a\"".into(),
+            format!("[[group]] 2 of {PATH} has the name of an earlier one"),
+        ),
+        ("[group]\nname = \"a\"".into(), format!("`group` in {PATH} is no list of sections")),
+        ("group = \"a\"".into(), "begin each with a line [[group]]".into()),
+        ("[[expect]]\nwithin = \"1m\"".into(), "expects nobody; give names, or".into()),
+        ("[[expect]]\nnames = []".into(), "expects nobody".into()),
+        ("[[expect]]\ngroup = \"web\"".into(), "expects nobody".into()),
+        (
+            "[[expect]]\nnames = [\"\"]".into(),
+            format!("names in [[expect]] 1 of {PATH}: `` is empty; give names of peers"),
+        ),
+        (
+            "[[expect]]\ngroup = \"web\"\ncount = 0".into(),
+            format!("count in [[expect]] 1 of {PATH}: `0` is out of range"),
+        ),
+        (
+            "[[group]]\nname = \"a\"\ngrace = { a = 1 }".into(),
+            "is of type table, not text or a number".into(),
+        ),
+    ];
+    for (file, part) in table {
+        let message = complaint(&[], &[], &file);
+        assert!(message.contains(&part), "{message}\nlacks\n{part}");
+    }
+}
+
+#[test]
 fn sizes_and_durations_as_people_write_them() {
     let size = |text| value::size(text, 0, u64::MAX);
     assert_eq!(size("4096"), Ok(4096));

@@ -220,6 +220,7 @@ impl Shared {
                 grace_ns: TIMEOUT_NS - 150_000_000,
                 suspect_at: 0.6,
             },
+            ..Summary::default()
         };
         drop(state);
         let body = serde_json::to_string(&summary)?;
@@ -273,6 +274,7 @@ fn event(held: usize, id: u64, from: &str, to: &str, at_ns: u64, lateness_ns: u6
         gaps: 0,
         in_from_ns: 0,
         down_for_ns: None,
+        ..Event::default()
     };
     serde_json::to_string(&event).expect("an event is JSON")
 }
