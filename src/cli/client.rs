@@ -69,6 +69,28 @@ impl Client {
         self.check(answer).map(|_| ())
     }
 
+    /// `POST` of JSON to a path.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Failure> {
+        let answer = self.agent.post(format!("{}{path}", self.base)).send_json(body);
+        self.read(answer)
+    }
+
+    /// `DELETE` of a path.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let answer = self.agent.delete(format!("{}{path}", self.base)).call();
+        self.read(answer)
+    }
+
     /// Everything known of one peer.
     ///
     /// # Errors

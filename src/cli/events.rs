@@ -6,7 +6,7 @@
 
 use super::Failure;
 use super::client::Client;
-use crate::api::{EPOCH_HEADER, Event, EventGap, SEQ_HEADER};
+use crate::api::{EPOCH_HEADER, Event, EventGap, Note, SEQ_HEADER};
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 use ureq::http::HeaderMap;
@@ -74,6 +74,8 @@ pub enum Update {
     },
     /// A peer changed its state.
     Transition(Box<Event>),
+    /// Something else is told.
+    Note(Box<Note>),
     /// The monitor no longer holds these transitions.
     Gap(EventGap),
     /// The connection is lost; it is tried again, silently, until `Connected` follows.
@@ -83,7 +85,7 @@ pub enum Update {
 /// Where a subscriber is: what it asks for when it connects, and what it makes of what comes.
 #[derive(Debug, Default)]
 struct Cursor {
-    /// Sequence number of the last transition seen, or where to begin.
+    /// Sequence number of the last transition or note seen, or where to begin.
     after: Option<u64>,
     /// The epoch of the last transition seen. A gap does not tell its own: until a transition of the
     /// new epoch comes, what was held then is asked for again rather than skipped.
@@ -127,7 +129,12 @@ impl Cursor {
                 Ok(Some(Update::Gap(gap)))
             }
             // A newer monitor may say more.
-            _ => Ok(None),
+            event => {
+                let Some(note) = Note::parse(event, &frame.data) else { return Ok(None) };
+                let note = note.map_err(unreadable)?;
+                (self.after, self.epoch) = (Some(note.head().seq), Some(note.head().epoch));
+                Ok(Some(Update::Note(Box::new(note))))
+            }
         }
     }
 }
@@ -297,7 +304,12 @@ pub(super) mod tests {
         let gap = Frame { event: "gap".into(), data, ..Frame::default() };
         assert_eq!(cursor.take(&gap), Ok(Some(Update::Gap(EventGap { from_seq: 42, to_seq: 99 }))));
         assert_eq!(cursor.after, Some(99));
-        let other = Frame { event: "incident".into(), ..Frame::default() };
+        let data =
+            r#"{"seq":100,"monitor":"a1","epoch":1,"time":"","from":"","for_ns":5,"deaf":true}"#;
+        let note = Frame { event: "blind".into(), data: data.into(), ..Frame::default() };
+        assert!(matches!(cursor.take(&note), Ok(Some(Update::Note(_)))));
+        assert_eq!(cursor.after, Some(100));
+        let other = Frame { event: "news".into(), ..Frame::default() };
         assert_eq!(cursor.take(&other), Ok(None));
         let broken = Frame { event: "gap".into(), data: "{".into(), ..Frame::default() };
         assert!(cursor.take(&broken).is_err());

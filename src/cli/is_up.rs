@@ -11,7 +11,7 @@ Examples:
 ";
 
 const CODES: &str = "\
-Exit codes: 0 it is up; 1 it is suspect, down, or has left; 2 wrong usage; 3 the monitor does not \
+Exit codes: 0 it is up; 1 it is suspect, down, unreachable, or has left; 2 wrong usage; 3 the monitor does not \
 know it, or no monitor answers.";
 
 /// What was given as flags.
@@ -47,6 +47,7 @@ fn line(peer: &PeerDetail) -> String {
         "suspect" => "is suspect",
         "down" => "is down",
         "left" => "has left",
+        "unreachable" => "is unreachable",
         other => return format!("{} is {other}", peer.name),
     };
     format!("{} {verdict}: last heard {} ago", peer.name, words::duration(peer.silent_ns))

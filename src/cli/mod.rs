@@ -14,11 +14,15 @@ pub mod beat;
 pub mod client;
 pub mod events;
 pub mod failure;
+mod fold;
 pub mod hgrm;
 pub mod hist;
+pub mod incidents;
 pub mod is_up;
+mod notes;
 pub mod run;
 pub mod serve;
+pub mod silence;
 pub mod status;
 pub mod terminal;
 pub mod watch;
@@ -36,7 +40,9 @@ Examples:
   echo web-1 >/dev/udp/127.0.0.1/4600             a heartbeat from a shell
   systole status                                  who is not up
   systole status web-1                            everything about one peer
-  systole watch                                   transitions as they happen
+  systole watch                                   what happens as it happens
+  systole incidents                               failures that belong together
+  systole silence 'web-*' --for 2h                planned work
   systole is-up web-1 && deploy                   for scripts
 ";
 
@@ -59,7 +65,11 @@ enum Command {
     IsUp(is_up::IsUpArgs),
     /// Show who is not up, or everything about one peer.
     Status(status::StatusArgs),
-    /// Print transitions as they happen.
+    /// Show incidents: failures that belong together.
+    Incidents(incidents::IncidentsArgs),
+    /// Silence peers for planned work, list the silences, or end one.
+    Silence(silence::SilenceArgs),
+    /// Print what happens as it happens.
     Watch(watch::WatchArgs),
     /// Show the monitor's latency histograms.
     Hist(hist::HistArgs),
@@ -73,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Beat(args) => beat::beat(args),
         Command::IsUp(args) => is_up::is_up(args),
         Command::Status(args) => status::status(args),
+        Command::Incidents(args) => incidents::incidents(args),
+        Command::Silence(args) => silence::silence(args),
         Command::Watch(args) => watch::watch(args),
         Command::Hist(args) => hist::hist(args),
     };

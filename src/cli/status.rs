@@ -6,7 +6,7 @@
 use super::client::{Client, MonitorArgs, query};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, watch, words};
-use crate::api::{PeerDetail, PeerPage, PeerSummary, Summary};
+use crate::api::{PeerDetail, PeerPage, PeerSummary, Qos, Summary};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ Times are UTC. The exit code is 0 whatever the state (see `systole is-up` for sc
 peer is unknown or no monitor answers.";
 
 /// Whom to list without `--state`: the worst first.
-const NOT_UP: [&str; 3] = ["down", "suspect", "left"];
+const NOT_UP: [&str; 4] = ["down", "unreachable", "suspect", "left"];
 /// Most peers on one page of the API.
 const PAGE: usize = 1_000;
 
@@ -32,10 +32,10 @@ const PAGE: usize = 1_000;
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
 pub struct StatusArgs {
     /// A peer's name; without it, those that are not up are listed.
-    #[arg(conflicts_with_all = ["state", "group", "prefix", "label"])]
+    #[arg(conflicts_with_all = ["state", "group", "prefix", "label", "incident"])]
     name: Option<String>,
     /// List the peers in this state.
-    #[arg(long, value_parser = ["up", "suspect", "down", "left", "all"])]
+    #[arg(long, value_parser = ["up", "suspect", "down", "unreachable", "left", "all"])]
     state: Option<String>,
     /// List only peers of this group.
     #[arg(long)]
@@ -46,6 +46,9 @@ pub struct StatusArgs {
     /// List only peers with this label (`rack=r7`, or `rack` with any value); may be repeated.
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
+    /// List only members of this open incident (see `systole incidents`).
+    #[arg(long, value_name = "ID")]
+    incident: Option<u32>,
     /// List so many at most; 0 lists all.
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -98,6 +101,7 @@ fn list(client: &Client, args: &StatusArgs) -> Result<Listing, Failure> {
         Some("all") => vec![None],
         state => vec![state],
     };
+    let incident = args.incident.map(|id| id.to_string());
     let mut peers = Vec::new();
     for state in states {
         let mut cursor: Option<String> = None;
@@ -108,6 +112,7 @@ fn list(client: &Client, args: &StatusArgs) -> Result<Listing, Failure> {
                 ("state", state),
                 ("group", args.group.as_deref()),
                 ("prefix", args.prefix.as_deref()),
+                ("incident", incident.as_deref()),
                 ("limit", Some(page_size.as_str())),
                 ("cursor", cursor.as_deref()),
             ];
@@ -175,6 +180,8 @@ fn head(summary: &Summary, terminal: Terminal) -> String {
         count(peers.down, "down"),
         count(peers.left, "left"),
     ];
+    let unreachable = (peers.unreachable > 0).then(|| count(peers.unreachable, "unreachable"));
+    let states: Vec<String> = states.into_iter().chain(unreachable).collect();
     let mut text = format!(
         "monitor {} ({}), running for {}, {} by {} on udp {}\n{}: {}; {} heartbeats/s; last event #{}",
         summary.monitor,
@@ -188,6 +195,9 @@ fn head(summary: &Summary, terminal: Terminal) -> String {
         words::count(summary.heartbeats_per_second.round() as u64),
         summary.last_seq,
     );
+    for (severity, line) in alarms(summary) {
+        text = text + "\n" + &terminal.paint(severity, &line);
+    }
     let mut losses = Vec::new();
     if summary.kernel_drops > 0 {
         losses.push(format!("{} in the kernel", words::count(summary.kernel_drops)));
@@ -199,6 +209,93 @@ fn head(summary: &Summary, terminal: Terminal) -> String {
         text = text + "\n" + &terminal.paint(Severity::Doubtful, &line);
     }
     text
+}
+
+/// What the monitor makes of it beyond single peers; nothing when nothing is the matter.
+fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
+    let alarms = &summary.alarms;
+    let mut lines = Vec::new();
+    let mut now = Vec::new();
+    let mut say = |n: u64, what: &str| {
+        if n > 0 {
+            now.push(format!("{} {what}", words::count(n)));
+        }
+    };
+    say(alarms.incidents, if alarms.incidents == 1 { "incident open" } else { "incidents open" });
+    say(alarms.held, "held as suspect");
+    say(alarms.missing, "missing");
+    say(alarms.flapping, "flapping");
+    say(alarms.conflicts, "identity conflicts seen");
+    if !now.is_empty() {
+        lines.push((Severity::Bad, format!("{}: see systole incidents", now.join(", "))));
+    }
+    let mut ours = Vec::new();
+    if alarms.blind_ns > 0 {
+        ours.push(format!("did not run for {}", words::duration(alarms.blind_ns)));
+    }
+    if alarms.deaf_ns > 0 {
+        ours.push(format!("did not hear all for {}", words::duration(alarms.deaf_ns)));
+    }
+    if !ours.is_empty() {
+        let extended = words::plural(alarms.extended, "verdict");
+        let line = format!("the monitor {}; {extended} extended", ours.join(" and "));
+        lines.push((Severity::Doubtful, line));
+    }
+    if alarms.silences > 0 {
+        let line = format!("{} (systole silence list)", words::plural(alarms.silences, "silence"));
+        lines.push((Severity::Quiet, line));
+    }
+    lines
+}
+
+/// Chen's figures of a peer, in words.
+fn quality(qos: &Qos) -> String {
+    let share = qos.query_accuracy * 100.0;
+    let mut text = match (qos.mistakes, qos.mistake_recurrence_ns, qos.mistake_duration_ns) {
+        (0, ..) | (_, None, _) | (_, _, None) => "never called down wrongly".to_owned(),
+        (n, Some(recurrence), Some(duration)) => format!(
+            "called down wrongly {}, once in {}, for {} on average; right {share:.4} % of the time",
+            times(n),
+            words::duration(recurrence),
+            words::duration(duration)
+        ),
+    };
+    if qos.wrong_suspicions > 0 {
+        text.push_str(&format!("; suspected wrongly {}", times(qos.wrong_suspicions)));
+    }
+    text
+}
+
+fn times(n: u64) -> String {
+    if n == 1 { "once".into() } else { format!("{} times", words::count(n)) }
+}
+
+/// What else is known of a peer, where there is something to know.
+fn circumstances(peer: &PeerDetail, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(parent) = &peer.parent {
+        let since = parent.since.as_deref().map(|since| {
+            let lasted = words::duration(words::between(since, now));
+            format!(", {} since {} ({lasted})", parent.state, words::time(since, now))
+        });
+        let state = since.unwrap_or_else(|| ", which was never heard".into());
+        rows.push(("parent", format!("{}{state}", parent.name)));
+    }
+    if let Some(id) = peer.incident {
+        rows.push(("incident", format!("#{id} (systole incidents)")));
+    }
+    if peer.flapping {
+        rows.push(("flapping", "yes: its changes are told once, and raise no incident".into()));
+    }
+    if let Some(silence) = &peer.silence {
+        let until = words::time(&silence.until, now);
+        let reason = match silence.reason.as_str() {
+            "" => String::new(),
+            reason => format!(": {reason}"),
+        };
+        rows.push(("silenced", format!("until {until} by #{}{reason}", silence.id)));
+    }
+    rows
 }
 
 /// Everything about one peer.
@@ -241,7 +338,10 @@ fn detail(peer: &PeerDetail, terminal: Terminal) -> String {
         ("restarts", words::count(peer.restarts)),
         ("reactor", peer.reactor.to_string()),
     ];
-    for (name, value) in rows {
+    let quality = [("verdicts", quality(&peer.qos))];
+    let jitter = peer.qos.jitter_ns.map(|ns| ("jitter", words::duration(ns)));
+    let more = circumstances(peer, now);
+    for (name, value) in rows.into_iter().chain(quality).chain(jitter).chain(more) {
         text.push_str(&format!("  {name:<12} {value}\n"));
     }
     if !peer.transitions.is_empty() {
@@ -304,10 +404,19 @@ fn verdict(peer: &PeerDetail) -> String {
                 .map(|deadline| format!(", deadline {} passed", words::time(deadline, now)));
             let called =
                 call.map(|event| format!(", called {} later", words::duration(event.lateness_ns)));
+            let extended = call.and_then(watch::extension).map(|words| format!("; {words}"));
             format!(
-                "down for {lasted}: silent since {last_seen}{number}{}{}",
+                "down for {lasted}: silent since {last_seen}{number}{}{}{}",
                 passed.unwrap_or_default(),
-                called.unwrap_or_default()
+                called.unwrap_or_default(),
+                extended.unwrap_or_default()
+            )
+        }
+        "unreachable" => {
+            let parent = peer.parent.as_ref().map_or("its parent", |parent| &parent.name);
+            format!(
+                "unreachable for {lasted}: silent since {last_seen}{number}, and so is {parent}, \
+                 which it is behind"
             )
         }
         "left" => {

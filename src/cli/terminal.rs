@@ -11,7 +11,7 @@ use std::io::{IsTerminal, Write};
 pub enum Severity {
     /// A peer is down. Red.
     Bad,
-    /// A peer is suspected. Yellow.
+    /// A peer is suspected, or unreachable. Yellow.
     Doubtful,
     /// A peer is up, or came back. Green.
     Good,
@@ -26,7 +26,7 @@ impl Severity {
     pub fn of_state(state: &str) -> Severity {
         match state {
             "up" => Severity::Good,
-            "suspect" => Severity::Doubtful,
+            "suspect" | "unreachable" => Severity::Doubtful,
             "down" => Severity::Bad,
             "left" | "forgotten" => Severity::Quiet,
             _ => Severity::Plain,

@@ -1,21 +1,29 @@
-//! `systole watch`: transitions as they happen, one line each.
+//! `systole watch`: what happens as it happens, one line each, storms folded to a few.
+//!
+//! A thread reads the stream, so that a sum can be told when nothing more comes.
 
 use super::client::{Client, MonitorArgs, query};
 use super::events::{EventStream, Update};
+use super::fold::{Fold, More};
+use super::notes;
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, words};
-use crate::api::{Event, EventGap};
+use crate::api::{Event, EventGap, Note};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   systole watch
   systole watch --group web --to down
   systole watch --after 0                    everything that the monitor still holds, then live
+  systole watch --all                        every transition, also in a storm
   systole watch --json | jq -r 'select(.to == \"down\") | .peer'
 ";
 
 const AFTER: &str = "\
-Times are UTC. A lost connection is said on stderr and resumed where it broke; transitions that the \
+Members of an incident and peers that flap are told once, and of changes that are alike five in a \
+second are shown and the rest summed up; --all and --json show each. Times are UTC. A lost connection is said on stderr and resumed where it broke; transitions that the \
 monitor no longer holds are announced as a gap. When the monitor was restarted, that is said on \
 stderr and all that it holds follows. Ctrl-C ends it with exit code 130.";
 
@@ -25,7 +33,7 @@ stderr and all that it holds follows. Ctrl-C ends it with exit code 130.";
 pub struct WatchArgs {
     /// Only transitions to this state.
     #[arg(long, value_name = "STATE")]
-    #[arg(value_parser = ["up", "suspect", "down", "left", "forgotten"])]
+    #[arg(value_parser = ["up", "suspect", "down", "unreachable", "left", "forgotten"])]
     to: Option<String>,
     /// Only peers of this group.
     #[arg(long)]
@@ -36,7 +44,10 @@ pub struct WatchArgs {
     /// Begin after this sequence number; 0 replays all that the monitor still holds.
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
-    /// One JSON object a line, as the monitor sends it.
+    /// Every transition on a line of its own, however many there are.
+    #[arg(long)]
+    all: bool,
+    /// One JSON object a line, as the monitor sends it; notes have an `event` that says what they are.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -56,11 +67,25 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
         ("peer", args.peer.as_deref()),
     ]);
     let base = client.base().to_owned();
-    let mut stream = EventStream::new(client, filters, args.after);
+    let updates = read(EventStream::new(client, filters, args.after))?;
     let mut lines = Lines::new(Terminal::detect());
     let mut epoch = Epoch::default();
+    let mut fold = (!args.all && !args.json).then(Fold::default);
     loop {
-        match stream.next_update()? {
+        let update = match updates.recv_timeout(QUIET) {
+            Ok(update) => update?,
+            Err(RecvTimeoutError::Timeout) => {
+                let more = fold.as_mut().filter(|fold| fold.is_pending()).map(Fold::quiet);
+                for more in more.into_iter().flatten() {
+                    terminal::print(&lines.more(&more))?;
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::failed("the thread that reads the stream has ended"));
+            }
+        };
+        match update {
             Update::Connected { again: false } => terminal::say(&format!("watching {base}")),
             Update::Connected { again: true } => {
                 terminal::say(&format!("connected to {base} again"))
@@ -68,19 +93,76 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
             Update::Lost(why) => terminal::say(&format!("lost {base} ({why}); connecting anew")),
             Update::Gap(gap) => terminal::say(&gap_line(&gap)),
             Update::Transition(event) => {
-                if epoch.begins_with(&event) {
+                if epoch.begins_with(&event.monitor, event.epoch) {
                     terminal::say("the monitor was restarted; numbers begin anew");
                 }
-                let text = if args.json { json_line(&event)? } else { lines.line(&event) };
+                if args.json {
+                    terminal::print(&json_line(&*event)?)?;
+                    continue;
+                }
+                let time_ns = words::timestamp(&event.time).as_nanosecond();
+                let (show, more) =
+                    fold.as_mut().map_or((true, None), |fold| fold.show(&event, time_ns));
+                if let Some(more) = more {
+                    terminal::print(&lines.more(&more))?;
+                }
+                if show {
+                    terminal::print(&lines.line(&event))?;
+                }
+            }
+            Update::Note(note) => {
+                let head = note.head();
+                if epoch.begins_with(&head.monitor, head.epoch) {
+                    terminal::say("the monitor was restarted; numbers begin anew");
+                }
+                if let (Some(fold), Note::Incident(told)) = (&mut fold, &*note) {
+                    fold.told(&told.incident.group);
+                }
+                let text = if args.json { json_note(&note)? } else { lines.note(&note) };
                 terminal::print(&text)?;
             }
         }
     }
 }
 
-fn json_line(event: &Event) -> Result<String, Failure> {
-    serde_json::to_string(event)
+/// How long nothing must come for what was left out to be summed up.
+const QUIET: Duration = Duration::from_millis(1_000);
+/// Updates read ahead; a full channel holds the reader up, and with it the monitor's stream.
+const AHEAD: usize = 1_024;
+
+/// Reads a stream on a thread of its own, until it fails or nobody listens.
+fn read(mut stream: EventStream) -> Result<Receiver<Result<Update, Failure>>, Failure> {
+    let (told, updates) = mpsc::sync_channel(AHEAD);
+    let body = move || {
+        loop {
+            let update = stream.next_update();
+            let failed = update.is_err();
+            if told.send(update).is_err() || failed {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("systole-watch".into())
+        .spawn(body)
+        .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
+    Ok(updates)
+}
+
+fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
         .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))
+}
+
+/// A note with its name in it: on the stream that stands beside it.
+fn json_note(note: &Note) -> Result<String, Failure> {
+    #[derive(serde::Serialize)]
+    struct Named<'a> {
+        event: &'static str,
+        #[serde(flatten)]
+        note: &'a Note,
+    }
+    json_line(&Named { event: note.event(), note })
 }
 
 fn gap_line(gap: &EventGap) -> String {
@@ -93,9 +175,9 @@ fn gap_line(gap: &EventGap) -> String {
 struct Epoch(Option<(String, u64)>);
 
 impl Epoch {
-    /// Whether this transition is the first of another start than those before it.
-    fn begins_with(&mut self, event: &Event) -> bool {
-        let now = (event.monitor.clone(), event.epoch);
+    /// Whether what has come is the first of another start than what came before.
+    fn begins_with(&mut self, monitor: &str, epoch: u64) -> bool {
+        let now = (monitor.to_owned(), epoch);
         let before = self.0.replace(now.clone());
         before.is_some_and(|before| before != now)
     }
@@ -123,6 +205,20 @@ impl Lines {
         let group = if event.group.is_empty() { "-" } else { &event.group };
         let width = self.name_width;
         format!("{time}  {change}  {:<width$}  {group:<10}  {}", event.peer, detail(event))
+    }
+
+    fn more(&self, (alike, count): &More) -> String {
+        let group =
+            if alike.group.is_empty() { String::new() } else { format!(" of {}", alike.group) };
+        let count = words::count(*count);
+        let text = format!("… {count} more{group}: {} → {}", alike.from, alike.to);
+        self.terminal.paint(Severity::Quiet, &format!("{:15}  {text}", ""))
+    }
+
+    fn note(&self, note: &Note) -> String {
+        let time = words::time(&note.head().time, words::timestamp(&note.head().time));
+        let (severity, text) = notes::sentence(note);
+        format!("{time}  {}", self.terminal.paint(severity, &text))
     }
 }
 
@@ -156,6 +252,7 @@ pub(super) fn detail(event: &Event) -> String {
             format!("{} for {}", event.from, words::duration(event.in_from_ns))
         }
         ("removed", _) => "removed by an operator".into(),
+        ("parent", _) => format!("{}, behind its parent that is down", silent()),
         (other, _) => other.to_owned(),
     };
     let back = event.down_for_ns.map(|ns| format!(" after {} down", words::duration(ns)));
@@ -163,7 +260,27 @@ pub(super) fn detail(event: &Event) -> String {
         "ok" | "" => String::new(),
         status => format!(", says {status}"),
     };
-    format!("{text}{}{status}", back.unwrap_or_default())
+    let extended = extension(event).map(|words| format!(", {words}"));
+    let marks = [(event.silenced, ", silenced"), (event.flapping, ", flapping")];
+    let marks: String = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+    format!("{text}{}{status}{}{marks}", back.unwrap_or_default(), extended.unwrap_or_default())
+}
+
+/// Why a verdict came later than its detector alone would have given it, in words.
+pub(super) fn extension(event: &Event) -> Option<String> {
+    if event.extended_ns == 0 {
+        return None;
+    }
+    let why = |word: &String| match word.as_str() {
+        "blind" => "the monitor was stopped".to_owned(),
+        "deaf" => "heartbeats were lost at the monitor".to_owned(),
+        "mass" => "too many fell silent at once".to_owned(),
+        "parent" => "its parent was silent, too".to_owned(),
+        other => other.to_owned(),
+    };
+    let why: Vec<String> = event.extended_by.iter().map(why).collect();
+    let later = words::duration(event.extended_ns);
+    Some(format!("judged {later} later because {}", why.join(" and ")))
 }
 
 #[cfg(test)]
@@ -219,8 +336,46 @@ mod tests {
     fn a_restarted_monitor_is_said_once() {
         let later = |seq| Event { epoch: 2, ..event(seq) };
         let mut epoch = Epoch::default();
-        let begins = [event(1), event(2), later(1), later(2)].map(|e| epoch.begins_with(&e));
+        let begins = [event(1), event(2), later(1), later(2)]
+            .map(|e| epoch.begins_with(&e.monitor, e.epoch));
         assert_eq!(begins, [false, false, true, false]);
+    }
+
+    #[test]
+    fn what_extended_a_deadline_is_told() {
+        let extended = |ns, why: &[&str]| {
+            let extended_by = why.iter().map(ToString::to_string).collect();
+            extension(&Event { extended_ns: ns, extended_by, ..event(1) })
+        };
+        assert_eq!(extended(0, &[]), None);
+        assert_eq!(
+            extended(2_100_000_000, &["blind"]).as_deref(),
+            Some("judged 2.1 s later because the monitor was stopped")
+        );
+        assert_eq!(
+            extended(1_000, &["deaf", "mass"]).as_deref(),
+            Some(
+                "judged 1 µs later because heartbeats were lost at the monitor and too many fell \
+                 silent at once"
+            )
+        );
+    }
+
+    #[test]
+    fn a_sum_and_a_note_are_lines_too() {
+        let lines = Lines::new(Terminal::PLAIN);
+        let mut fold = Fold::default();
+        (0..40).for_each(|i| _ = fold.show(&event(i), 0));
+        let more = fold.quiet();
+        assert_eq!(lines.more(&more[0]).trim(), "… 35 more of web: suspect → down");
+        let data = r#"{"seq":7,"monitor":"a1","epoch":1,"time":"2026-11-23T10:02:06.173460000Z",
+            "from":"","for_ns":300000000,"deaf":false}"#;
+        let note = Note::parse("blind", data).unwrap().unwrap();
+        assert_eq!(
+            lines.note(&note),
+            "10:02:06.173460  the monitor was stopped for 300 ms; deadlines are extended for it"
+        );
+        assert!(json_note(&note).unwrap().starts_with(r#"{"event":"blind","seq":7,"#));
     }
 
     #[test]

@@ -46,7 +46,8 @@ const fn own(name: &'static str, allowed: &'static str) -> Key {
 
 const NAME: Key = own("name", "a group's name, or a pattern like rack-* (* any characters, ? one)");
 const PARENT: Key = own("parent", "the name of a peer, like switch-1");
-const NAMES: Key = Key { several: true, ..own("names", "names of peers, like [\"db-1\", \"db-2\"]") };
+const NAMES: Key =
+    Key { several: true, ..own("names", "names of peers, like [\"db-1\", \"db-2\"]") };
 const GROUP: Key = own("group", "a group's name");
 const COUNT: Key = own("count", "a whole number from 1 to 134217728");
 const WITHIN: Key = own("within", "a duration from 1s to 90d, like 2m");
@@ -249,7 +250,9 @@ pub(super) fn expect(layer: &Layer) -> Result<Vec<ExpectSettings>, ConfigError> 
             _ => return Err(section.wrong("expects nobody; give names, or a group and a count")),
         }
         if all.len() > MOST_EXPECTED {
-            return Err(section.wrong("makes more than 100,000 expectations; expect counts of groups"));
+            return Err(
+                section.wrong("makes more than 100,000 expectations; expect counts of groups")
+            );
         }
     }
     Ok(all)

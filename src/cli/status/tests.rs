@@ -135,6 +135,7 @@ fn the_detail_is_exact() {
   heartbeats   1,812 (3 missing, 0 duplicate, 0 reordered, 0 stale)
   restarts     1
   reactor      0
+  verdicts     never called down wrongly
 transitions, newest first (UTC)
   10:02:06.173460  suspect → down       silent for 3.05 s since #812, called 4 µs late"
     );
@@ -178,4 +179,79 @@ fn an_empty_overview_says_why() {
     );
     let fresh = Summary { peers: PeerCounts::default(), ..summary() };
     assert!(text(&empty(fresh), "status").contains("Nobody has beaten yet."));
+}
+
+#[test]
+fn what_else_is_known_of_a_peer_is_told() {
+    use crate::api::{Parent, Silence};
+    let mut peer = peer("unreachable");
+    peer.parent = Some(Parent {
+        name: "switch-1".into(),
+        state: "down".into(),
+        since: Some("2026-11-23T10:02:01.523456000Z".into()),
+    });
+    peer.incident = Some(3);
+    peer.flapping = true;
+    peer.silence = Some(Silence {
+        id: 2,
+        reason: "new kernel".into(),
+        until: "2026-11-23T12:00:00.000000000Z".into(),
+        ..Silence::default()
+    });
+    assert_eq!(
+        verdict(&peer),
+        "unreachable for 2m 3s: silent since 10:02:03.123456 (last heartbeat #812), and so is \
+         switch-1, which it is behind"
+    );
+    let rows = circumstances(&peer, now(&peer));
+    let text: Vec<String> = rows.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let expected = [
+        "parent: switch-1, down since 10:02:01.523456 (2 s)",
+        "incident: #3 (systole incidents)",
+        "flapping: yes: its changes are told once, and raise no incident",
+        "silenced: until 12:00:00.000000 by #2: new kernel",
+    ];
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn mistakes_are_told_in_chens_figures() {
+    let qos = Qos {
+        mistakes: 2,
+        mistake_recurrence_ns: Some(86_400_000_000_000),
+        mistake_duration_ns: Some(4_000_000_000),
+        query_accuracy: 0.999_953_7,
+        wrong_suspicions: 1,
+        ..Qos::default()
+    };
+    assert_eq!(
+        quality(&qos),
+        "called down wrongly 2 times, once in 1d 0h, for 4 s on average; right 99.9954 % of the \
+         time; suspected wrongly once"
+    );
+}
+
+#[test]
+fn the_overview_says_what_is_the_matter() {
+    use crate::api::AlarmCounts;
+    let alarms_of = |counts| {
+        let lines = alarms(&Summary { alarms: counts, ..summary() });
+        lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>()
+    };
+    assert!(alarms_of(AlarmCounts::default()).is_empty());
+    let all = AlarmCounts {
+        incidents: 1,
+        held: 600,
+        missing: 2,
+        blind_ns: 2_100_000_000,
+        extended: 7,
+        silences: 1,
+        ..AlarmCounts::default()
+    };
+    let expected = [
+        "1 incident open, 600 held as suspect, 2 missing: see systole incidents",
+        "the monitor did not run for 2.1 s; 7 verdicts extended",
+        "1 silence (systole silence list)",
+    ];
+    assert_eq!(alarms_of(all), expected);
 }
