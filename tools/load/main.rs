@@ -17,6 +17,7 @@
 
 mod agenda;
 mod bare;
+mod brake;
 mod follow;
 mod monitor;
 mod options;

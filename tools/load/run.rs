@@ -1,6 +1,7 @@
 //! One run from the first question to the verdict.
 
 use crate::bare::{BareTimers, Lateness};
+use crate::brake;
 use crate::follow::follow;
 use crate::monitor::Monitor;
 use crate::options::Options;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use systole::api::{Summary, TimingSettings};
+use systole::api::Summary;
 use systole::clock;
 use systole::metrics::histogram::Snapshot;
 use systole::wire::{decode_interval, encode_interval};
@@ -48,7 +49,7 @@ pub struct Outcome {
 pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
     let monitor = Monitor::new(&options.http);
     let before = monitor.summary().map_err(Failure::NoMonitor)?;
-    let run = Arc::new(prepare(options, &before.timing, stop).map_err(Failure::Usage)?);
+    let run = Arc::new(prepare(options, &before, stop).map_err(Failure::Usage)?);
     let cores = send::cores(options.threads);
     let senders: Vec<Sender> = (0..options.threads as u32)
         .map(|i| Sender::open(run.clone(), i, options.threads as u32, cores[i as usize]))
@@ -91,18 +92,22 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
 }
 
 /// Options and the monitor's settings to a plan that starts in a moment.
-fn prepare(
-    options: &Options,
-    timing: &TimingSettings,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<Run> {
+fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow::Result<Run> {
+    let timing = &before.timing;
     let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 8);
     let interval_us = options.interval.as_micros() as u64;
     // As the wire carries it: long intervals are rounded up to whole seconds.
     let interval_us = decode_interval(encode_interval(interval_us)).unwrap_or(interval_us);
     let interval_ns = interval_us * 1_000;
     let timeout_ns = (interval_ns as f64 * timing.missed) as u64 + timing.grace_ns;
-    let rules = Rules::new(timeout_ns, ns(options.slack));
+    let mut rules = Rules::new(timeout_ns, ns(options.slack));
+    let silenced = options.kill + options.flap;
+    if let (Some(hold), Some(settings)) =
+        (brake::hold(before.mass_silence, options.senders, silenced), &before.mass_silence)
+    {
+        eprintln!("systole-load: {}", brake::warning(settings, options.senders, silenced));
+        rules.hold_ns = ns(hold);
+    }
     let default_flap_ns = timeout_ns + interval_ns.max(250_000_000);
     let flap_for_ns = options.flap_for.map_or(default_flap_ns, ns);
     let duration_ns = ns(options.duration);
@@ -117,7 +122,7 @@ fn prepare(
     let mut end_ns = ramp_ns + duration_ns;
     if options.kill > 0 {
         let deadlines = ramp_ns + ns(options.kill_at) + timeout_ns;
-        end_ns = end_ns.max(deadlines + rules.slack_ns + rules.slop_ns);
+        end_ns = end_ns.max(deadlines + rules.hold_ns + rules.slack_ns + rules.slop_ns);
     }
     if options.flap > 0 {
         end_ns += rules.slack_ns;
@@ -190,7 +195,8 @@ fn merge(senders: Vec<JoinHandle<Sent>>) -> Sent {
 /// were so late that the killed went on beating.
 fn last_deadline(rules: &Rules, silences: &[Silence]) -> u64 {
     let kills = silences.iter().filter(|silence| silence.cause == Cause::Kill);
-    let last = kills.map(|silence| silence.from_ns + rules.timeout_ns + rules.slack_ns);
+    let last =
+        kills.map(|silence| silence.from_ns + rules.timeout_ns + rules.hold_ns + rules.slack_ns);
     last.max().unwrap_or(0)
 }
 

@@ -10,6 +10,9 @@
 //!                            |<-- down here -->|        anything else is a false alarm
 //! ```
 //!
+//! When the plan silences so many at once that the monitor will hold them as suspect, being called
+//! down may take as much longer as its hold lasts: whoever is held is neither missed nor blamed.
+//!
 //! A silence about as long as the timeout (within the slop) may be found or not: whether it was
 //! one is decided by microseconds that the generator does not see. A silence that the generator
 //! caused by being late itself is never held against the monitor, found or not.
@@ -51,13 +54,16 @@ pub struct Rules {
     pub slack_ns: u64,
     /// How exact the generator's own send times are.
     pub slop_ns: u64,
+    /// How long after its deadline a silent peer may be held as suspect, because so many are; 0
+    /// when the monitor's brake on mass silence will not be tripped.
+    pub hold_ns: u64,
 }
 
 impl Rules {
     /// Rules for a timeout. The slop is 20 ms, the worst that a sender's thread is seen to be held
     /// up between taking the time and sending, or a tenth of a shorter timeout.
     pub fn new(timeout_ns: u64, slack_ns: u64) -> Rules {
-        Rules { timeout_ns, slack_ns, slop_ns: (timeout_ns / 10).min(20_000_000) }
+        Rules { timeout_ns, slack_ns, slop_ns: (timeout_ns / 10).min(20_000_000), hold_ns: 0 }
     }
 }
 
@@ -224,10 +230,12 @@ impl Verdict {
     fn count(&mut self, rules: &Rules, silence: &Silence, found: Option<&Sighting>) {
         let deadline = silence.from_ns + rules.timeout_ns;
         // Found too late to be of use is as good as missed.
-        let in_time = found.filter(|down| down.seen_ns <= deadline + rules.slack_ns);
+        let in_time =
+            found.filter(|down| down.seen_ns <= deadline + rules.hold_ns + rules.slack_ns);
         // A monitor held up by its host for so long hears the next heartbeat before it judges.
         let margin = 5 * rules.slop_ns;
-        let certain = silence.until_ns.is_none_or(|until| until > deadline + margin);
+        let certain =
+            silence.until_ns.is_none_or(|until| until > deadline + rules.hold_ns + margin);
         match silence.cause {
             Cause::Kill => {
                 self.killed += 1;
