@@ -178,3 +178,6 @@ impl Alarms {
         self.notes.extend(self.incidents.take_told().into_iter().map(Note::Incident));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,19 @@ impl Site {
         (answer.status().as_u16(), kind, answer.body_mut().read_to_string().unwrap())
     }
 
+    /// As `ask`, with a body of JSON.
+    fn send(&self, method: &str, path: &str, body: &str) -> (u16, String, String) {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(self.base.clone() + path)
+            .header("content-type", "application/json");
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.run(request.body(body).unwrap()).unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), kind, answer.body_mut().read_to_string().unwrap())
+    }
+
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         let (status, _, body) = self.ask("GET", path);
         assert_eq!(status, 200, "{path}: {body}");
@@ -75,6 +88,7 @@ pub(super) struct Stream(BufReader<Box<dyn Read + Send>>);
 pub(super) enum Heard {
     Transition(Box<Event>),
     Gap(EventGap),
+    Note(api::Note),
 }
 
 impl Iterator for Stream {
@@ -91,6 +105,10 @@ impl Iterator for Stream {
                 Some(("event", event)) => kind = event.to_owned(),
                 Some(("data", data)) if kind == "gap" => {
                     return Some(Heard::Gap(serde_json::from_str(data).unwrap()));
+                }
+                Some(("data", data)) if kind != "transition" => {
+                    let note = api::Note::parse(&kind, data).expect("a note's name");
+                    return Some(Heard::Note(note.unwrap()));
                 }
                 Some(("data", data)) => {
                     return Some(Heard::Transition(serde_json::from_str(data).unwrap()));
@@ -153,6 +171,77 @@ fn the_answers_are_those_of_the_api() {
 }
 
 #[test]
+fn incidents_silences_expectations_and_quality_are_served() {
+    let mut site = Site::open(fleet());
+    site.monitor.obey();
+    site.monitor.survey();
+    let mut stream = site.follow("?after=0");
+    for i in 0..4 {
+        let peer = PeerId::of(&format!("web-{i}"));
+        site.monitor.report_transition(peer, PeerState::Suspect, PeerState::Down);
+    }
+    site.monitor.publish();
+    // Two downs, a third that makes a crowd, the incident, a fourth: in the same numbers.
+    assert_eq!((0..3).map(|_| stream.sequence()).collect::<Vec<_>>(), [1, 2, 3]);
+    match stream.next() {
+        Some(Heard::Note(note)) => {
+            assert_eq!((note.event(), note.head().seq), ("incident", 4));
+        }
+        other => panic!("an incident was due: {other:?}"),
+    }
+    assert_eq!(stream.sequence(), 5);
+    let incidents: api::Incidents = site.get("/api/v1/incidents?closed=1");
+    assert_eq!((incidents.open.len(), incidents.open[0].down), (1, 4));
+    assert_eq!(incidents.open[0].first, ["web-0", "web-1", "web-2", "web-3"]);
+    let members: PeerPage = site.get("/api/v1/peers?incident=1");
+    assert_eq!(members.peers.len(), 4);
+
+    let new = r#"{"selector":"web-*","for_ns":3600000000000,"reason":"kernel"}"#;
+    let (status, _, body) = site.send("POST", "/api/v1/silences", new);
+    assert_eq!(status, 201, "{body}");
+    let added: api::Silence = serde_json::from_str(&body).unwrap();
+    assert_eq!((added.id, added.reason.as_str()), (1, "kernel"));
+    let all: api::Silences = site.get("/api/v1/silences");
+    assert_eq!(all.silences.len(), 1);
+    for (body, code) in [
+        ("{}", 400),
+        (r#"{"selector":"","for_ns":3600000000000}"#, 400),
+        (r#"{"selector":"x","for_ns":1}"#, 400),
+        (r#"{"selector":"x","for_ns":3600000000000,"colour":1}"#, 400),
+    ] {
+        let (status, _, answer) = site.send("POST", "/api/v1/silences", body);
+        assert_eq!(status, code, "{body}: {answer}");
+        let error: ErrorBody = serde_json::from_str(&answer).unwrap();
+        assert!(error.error.message.len() > 10, "{answer}");
+    }
+    let (status, ..) = site.ask("DELETE", "/api/v1/silences/1");
+    assert_eq!(status, 200);
+    site.check_error("DELETE", "/api/v1/silences/1", 404, "not_found");
+    site.check_error("DELETE", "/api/v1/silences/x", 404, "not_found");
+    site.check_error("GET", "/api/v1/incidents?closed=maybe", 400, "bad_request");
+    site.check_error("GET", "/api/v1/qos?limit=1001", 400, "bad_request");
+
+    let expected: api::Expectations = site.get("/api/v1/expected?all=1");
+    assert_eq!(expected, api::Expectations::default());
+    let qos: api::QosReport = site.get("/api/v1/qos?group=web");
+    assert_eq!((qos.groups.len(), qos.groups[0].peers.total), (1, 30));
+    assert_eq!(qos.fleet.detections, 4);
+    let (_, _, body) = site.ask("GET", "/metrics");
+    for line in [
+        "systole_incidents_open 1",
+        "systole_peers{state=\"unreachable\"} 0",
+        "systole_living_peers{scope=\"fleet\"} 28",
+        "systole_living_peers{scope=\"group\",group=\"web\"} 27",
+        "systole_detections_total{scope=\"group\",group=\"web\"} 4.0",
+        "systole_mistakes_total{scope=\"fleet\"} 0.0",
+        "systole_incidents_refused_total 0",
+    ] {
+        assert!(body.lines().any(|l| l == line), "no `{line}` in\n{body}");
+    }
+    site.close();
+}
+
+#[test]
 fn every_error_is_json_with_a_code_and_a_sentence() {
     let site = Site::open(fleet());
     site.check_error("GET", "/nothing", 404, "not_found");
@@ -187,7 +276,8 @@ fn a_removal_is_handed_to_the_reactor_that_owns_the_peer() {
     let removal: Removal = serde_json::from_str(&body).unwrap();
     assert_eq!(removal, Removal { name: "web-3".into(), id: peer.to_string() });
     let commands = site.monitor.owner(peer).handle.commands.clone();
-    assert_eq!(commands.pop(), Some(Command::Remove { peer }));
+    let mut asked = std::iter::from_fn(|| commands.pop());
+    assert!(asked.any(|command| command == Command::Remove { peer }));
     while commands.push(Command::Remove { peer }).is_ok() {}
     site.check_error("DELETE", "/api/v1/peers/web-3", 503, "unavailable");
     site.close();

@@ -1,0 +1,334 @@
+//! The alarms where they meet: a publisher, a survey and profiles, with fabricated reactors.
+
+use super::*;
+use crate::api;
+use crate::control::events::{Entry, What};
+use crate::control::expect::{Expectation, Expected};
+use crate::control::groups::Rule;
+use crate::control::testing::{FakeMonitor, config, profile, transition};
+use crate::control::{ControlConfig, present};
+use crate::engine::brake::BrakeSettings;
+use crate::engine::groups::{Groups, Scope};
+use crate::engine::transition::Reason;
+use crate::engine::{Policy, slot::SlotData};
+use crate::reactor::Report;
+use std::sync::Arc;
+use wildmatch::WildMatch;
+
+fn fleet(config: ControlConfig) -> FakeMonitor {
+    let mut monitor = FakeMonitor::with_config(config, 2, 1_000);
+    for i in 0..40 {
+        monitor.add(&format!("web-{i}"), "web", &[("rack", "r7")], PeerState::Up);
+    }
+    monitor.add("switch-1", "net", &[], PeerState::Up);
+    monitor.publish();
+    monitor.obey();
+    monitor.survey();
+    monitor
+}
+
+fn web(i: u32) -> PeerId {
+    PeerId::of(&format!("web-{i}"))
+}
+
+/// Everything in the log, transitions as `peer: state marks`, notes as what they are.
+fn told(monitor: &FakeMonitor) -> Vec<String> {
+    let chunk = monitor.state.events.read(0, usize::MAX);
+    let config = &monitor.state.config;
+    let one = |(seq, entry): (u64, &Entry)| match &entry.what {
+        What::Transition(t, marks) => {
+            let event = present::event(config, seq, entry, t, marks);
+            let mut text = format!("{}: {}", event.peer, event.to);
+            let incident = event.incident.map(|id| format!(" #{id}"));
+            text.push_str(&incident.unwrap_or_default());
+            text.push_str(if event.silenced { " silenced" } else { "" });
+            text.push_str(if event.flapping { " flapping" } else { "" });
+            text
+        }
+        What::Note(note) => match present::note(config, seq, entry, note) {
+            api::Note::Incident(note) => {
+                let api::Incident { id, kind, group, parent, .. } = note.incident;
+                let of = parent.unwrap_or(group);
+                format!("{} #{id} {kind} {of}", note.step)
+            }
+            api::Note::Flapping(note) => format!("{} flaps: {}", note.peer, note.began),
+            api::Note::Conflict(note) => format!("{} conflicts", note.peer),
+            api::Note::Blind(note) => format!("blind for {}", note.for_ns),
+            api::Note::Missing(note) => {
+                let api::Expected { peer, group, known, missing, .. } = note.expected;
+                format!("missing {peer}{group} {known} {missing}")
+            }
+        },
+    };
+    chunk.numbered().map(one).collect()
+}
+
+fn slot(monitor: &FakeMonitor, peer: PeerId) -> SlotData {
+    monitor.state.slot_of(peer).unwrap()
+}
+
+#[test]
+fn a_group_that_goes_down_is_one_incident_with_its_members() {
+    let mut monitor = fleet(config());
+    for i in 0..5 {
+        monitor.report_transition(web(i), PeerState::Suspect, PeerState::Down);
+        monitor.publish();
+    }
+    for i in 0..5 {
+        monitor.report_transition(web(i), PeerState::Down, PeerState::Up);
+        monitor.publish();
+    }
+    assert_eq!(
+        told(&monitor),
+        [
+            "web-0: down",
+            "web-1: down",
+            "web-2: down #1",
+            "opened #1 group web",
+            "web-3: down #1",
+            "web-4: down #1",
+            "web-0: up #1",
+            "web-1: up #1",
+            "web-2: up #1",
+            "web-3: up #1",
+            "web-4: up #1",
+            "closed #1 group web",
+        ]
+    );
+    let closed = monitor.state.incidents(true).closed;
+    assert_eq!((closed[0].most, closed[0].size, closed[0].first.len()), (5, 40, 5));
+    assert_eq!(monitor.state.summary().alarms.incidents, 0);
+}
+
+#[test]
+fn children_are_of_their_parents_incident_and_listed_by_it() {
+    let rule = Rule {
+        pattern: WildMatch::new("web"),
+        policy: 0,
+        brake: BrakeSettings::OFF,
+        parent: Some("switch-1".into()),
+    };
+    let mut monitor = fleet(ControlConfig { rules: vec![rule], ..config() });
+    let switch = PeerId::of("switch-1");
+    monitor.report_transition(switch, PeerState::Suspect, PeerState::Down);
+    for i in 0..4 {
+        monitor.report(web(i), {
+            let t = transition(web(i), PeerState::Suspect, PeerState::Unreachable);
+            Report::Transition(Transition { reason: Reason::Parent, ..t })
+        });
+    }
+    monitor.publish();
+    let incidents = monitor.state.incidents(false);
+    let [incident] = &incidents.open[..] else { panic!("{incidents:?}") };
+    assert_eq!((incident.kind.as_str(), incident.parent.as_deref()), ("parent", Some("switch-1")));
+    assert_eq!((incident.down, incident.unreachable), (1, 4));
+    let filter =
+        crate::control::peers::Filter { incident: Some(incident.id), ..Default::default() };
+    let listed = monitor.state.page(&filter, Default::default(), 100).peers;
+    assert_eq!(listed.len(), 5);
+    let detail = monitor.state.detail(&monitor.state.find("web-1").unwrap());
+    assert_eq!(detail.parent.map(|parent| parent.name).as_deref(), Some("switch-1"));
+    assert_eq!(detail.incident, Some(incident.id));
+}
+
+#[test]
+fn planned_work_maintenance_and_flapping_raise_no_incident() {
+    let mut monitor = fleet(config());
+    let new = |selector: &str| api::NewSilence {
+        selector: selector.into(),
+        for_ns: 3_600_000_000_000,
+        reason: "kernel".into(),
+    };
+    let added = monitor.state.silence(new("group=web,rack=r7")).unwrap();
+    for i in 0..10 {
+        monitor.report_transition(web(i), PeerState::Suspect, PeerState::Down);
+    }
+    monitor.publish();
+    assert!(told(&monitor).iter().all(|line| line.ends_with(": down silenced")));
+    let detail = monitor.state.detail(&monitor.state.find("web-1").unwrap());
+    assert_eq!(detail.silence.map(|silence| silence.reason).as_deref(), Some("kernel"));
+    assert_eq!(monitor.state.end_silence(added.id).map(|silence| silence.id), Some(added.id));
+    assert!(monitor.state.silences().silences.is_empty());
+
+    for i in 10..20 {
+        let t = transition(web(i), PeerState::Suspect, PeerState::Down);
+        let status = Status::Maintenance;
+        monitor.report(web(i), Report::Transition(Transition { status, ..t }));
+    }
+    for round in 0..8 {
+        let (from, to) = match round % 2 {
+            0 => (PeerState::Suspect, PeerState::Down),
+            _ => (PeerState::Down, PeerState::Up),
+        };
+        monitor.report_transition(web(20), from, to);
+        monitor.publish();
+    }
+    // Those that have come to flap are no crowd, either.
+    assert!(told(&monitor).contains(&"web-20: down flapping".to_owned()));
+    let told = told(&monitor);
+    assert!(!told.iter().any(|line| line.contains('#')), "{told:#?}");
+    assert_eq!(told.iter().filter(|line| *line == "web-20 flaps: true").count(), 1);
+    assert_eq!(monitor.state.summary().alarms.flapping, 1);
+}
+
+#[test]
+fn a_silenced_switch_keeps_its_children_out_of_incidents() {
+    let mut monitor = fleet(config());
+    let child = PeerId::of("child");
+    monitor.add_unnamed(child, PeerState::Up);
+    let told_profile = profile("child", "web", &[("parent", "switch-1")]);
+    monitor.report(child, Report::Profile { peer: child, profile: told_profile });
+    monitor.publish();
+    let new =
+        api::NewSilence { selector: "switch-1".into(), for_ns: 1 << 40, reason: String::new() };
+    monitor.state.silence(new).unwrap();
+    monitor.report_transition(child, PeerState::Suspect, PeerState::Unreachable);
+    monitor.publish();
+    assert_eq!(told(&monitor), ["child: unreachable"]);
+}
+
+#[test]
+fn a_mass_silence_is_an_incident_and_what_follows_belongs_to_it() {
+    let mut monitor = fleet(config());
+    let now_ns = crate::clock::monotonic_ns();
+    let silence = |held| Notice::MassSilence {
+        scope: Scope::Fleet,
+        held,
+        at_ns: now_ns,
+        silent: 30,
+        living: 41,
+    };
+    monitor.report(web(0), Report::Notice(silence(true)));
+    monitor.publish();
+    assert_eq!(monitor.state.summary().alarms.incidents, 1);
+    monitor.report(web(0), Report::Notice(silence(false)));
+    for i in 0..3 {
+        monitor.report_transition(web(i), PeerState::Suspect, PeerState::Down);
+    }
+    monitor.publish();
+    let expected = [
+        "opened #1 mass_silence ",
+        "updated #1 mass_silence ",
+        "web-0: down #1",
+        "web-1: down #1",
+        "web-2: down #1",
+    ];
+    let mut told = told(&monitor);
+    told.sort_by_key(|line| line.contains(": down"));
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn conflicts_and_long_blindness_are_told_short_blindness_is_not() {
+    let mut monitor = fleet(config());
+    let blind = |for_ns: u64| Notice::Blind { from_ns: 5_000, to_ns: 5_000 + for_ns, deaf: false };
+    let conflict = Notice::Conflict { peer: web(1), at_ns: 9_000, incarnations: [9, 7] };
+    for notice in [blind(20_000_000), blind(2_000_000_000), conflict] {
+        monitor.report(web(1), Report::Notice(notice));
+    }
+    monitor.publish();
+    assert_eq!(told(&monitor), ["blind for 2000000000", "web-1 conflicts"]);
+}
+
+#[test]
+fn peers_are_put_in_their_groups_and_behind_their_parents() {
+    let rule = |pattern: &str, policy| Rule {
+        pattern: WildMatch::new(pattern),
+        policy,
+        brake: BrakeSettings::OFF,
+        parent: None,
+    };
+    let slow = Policy { missed: 9.0, ..Policy::default() };
+    let policies = vec![Policy::default(), slow];
+    let groups = Arc::new(Groups::new(policies, BrakeSettings::OFF));
+    let rules = vec![rule("web", 1)];
+    let mut monitor = fleet(ControlConfig { groups, rules, ..config() });
+    let number = monitor.state.groups.number("web").unwrap();
+    assert!((0..40).all(|i| slot(&monitor, web(i)).group == number));
+    assert_eq!(monitor.state.config.groups.policy(number).missed, 9.0);
+
+    // Moved by a new profile; and what a reactor never got, the survey makes up for.
+    let moved = profile("web-1", "canary", &[("parent", "switch-1")]);
+    monitor.report(web(1), Report::Profile { peer: web(1), profile: moved });
+    monitor.publish();
+    while monitor.owner(web(1)).handle.commands.pop().is_some() {}
+    assert_eq!(slot(&monitor, web(1)).group, number);
+    monitor.survey();
+    let canary = monitor.state.groups.number("canary").unwrap();
+    let is = slot(&monitor, web(1));
+    assert_eq!(is.group, canary);
+    assert_eq!(monitor.state.config.groups.parent(is.parent), Some(PeerId::of("switch-1")));
+}
+
+#[test]
+fn assignments_beyond_a_rings_room_wait_and_are_not_lost() {
+    let mut monitor = FakeMonitor::with_config(config(), 1, 2_000);
+    for i in 0..1_000 {
+        monitor.add(&format!("web-{i}"), "web", &[], PeerState::Up);
+    }
+    monitor.publish();
+    for _ in 0..10 {
+        monitor.obey();
+        monitor.publish();
+    }
+    assert!((0..1_000).all(|i| slot(&monitor, web(i)).group == 1));
+}
+
+#[test]
+fn who_never_shows_up_is_missing_until_it_does() {
+    let expect = |what| Expectation { what, within_ns: 0 };
+    let group = Expected::Group { name: "web".into(), count: 41 };
+    let expect = vec![expect(Expected::Peer("db-1".into())), expect(group)];
+    let mut monitor = fleet(ControlConfig { expect, ..config() });
+    monitor.publish();
+    assert_eq!(told(&monitor), ["missing db-1 0 true", "missing web 40 true"]);
+    assert_eq!(monitor.state.expected(false).expected.len(), 2);
+    monitor.add("db-1", "db", &[], PeerState::Up);
+    monitor.publish();
+    monitor.survey();
+    monitor.publish();
+    assert_eq!(told(&monitor)[2..], ["missing db-1 1 false"]);
+    assert_eq!(
+        (monitor.state.expected(true).total, monitor.state.summary().alarms.missing),
+        (2, 1)
+    );
+}
+
+#[test]
+fn the_quality_of_service_is_that_of_the_transitions_and_the_time_watched() {
+    let mut monitor = fleet(config());
+    let t = transition(web(1), PeerState::Down, PeerState::Up);
+    let t = Transition { reason: Reason::Beat, in_from_ns: 4_000_000_000, ..t };
+    monitor.report(web(1), Report::Transition(t));
+    monitor.publish();
+    monitor.survey();
+    let report = monitor.state.qos(None, 100);
+    assert_eq!((report.fleet.mistakes, report.groups_total), (1, 2));
+    let web = &report.groups[0];
+    assert_eq!((web.group.as_str(), web.peers.up, web.qos.mistakes), ("web", 40, 1));
+    assert_eq!(web.qos.mistake_duration_ns, Some(4_000_000_000));
+    assert!(web.qos.watched_ns > 0 && web.qos.query_accuracy < 1.0);
+    // Two heartbeats of a hundred and two never came, of each peer.
+    assert!((web.qos.loss - 2.0 / 102.0).abs() < 1e-9, "{}", web.qos.loss);
+    let detail = monitor.state.detail(&monitor.state.find("web-1").unwrap());
+    assert_eq!((detail.qos.mistakes, report.groups[1].qos.mistakes), (1, 0));
+    assert_eq!(monitor.state.qos(Some("net"), 100).groups[0].peers.total, 1);
+
+    let rows = monitor.state.quality_rows();
+    let labels: Vec<_> = rows.iter().map(|row| (&row.label, row.tally.living())).collect();
+    use crate::control::report::Scoped::{Fleet, Group};
+    let (own, net) = (Group("web".into()), Group("net".into()));
+    assert_eq!(labels, [(&Fleet, 41), (&own, 40), (&net, 1)]);
+}
+
+#[test]
+fn groups_beyond_the_settings_are_one_in_the_metrics() {
+    let mut monitor = fleet(ControlConfig { metrics_groups: 1, ..config() });
+    monitor.add("db-1", "db", &[], PeerState::Up);
+    monitor.publish();
+    monitor.survey();
+    let rows = monitor.state.quality_rows();
+    use crate::control::report::Scoped::Other;
+    let last = rows.last().unwrap();
+    assert_eq!((rows.len(), &last.label, last.tally.living()), (3, &Other, 2));
+}
