@@ -35,10 +35,15 @@ pub enum Since {
 }
 
 /// Heartbeats that arrived well-formed and were refused all the same.
-const REFUSED: [Counter; 6] = [
+const REFUSED: [Counter; 11] = [
     Counter::Stale,
     Counter::Duplicate,
     Counter::Reordered,
+    Counter::Unauthenticated,
+    Counter::KeyScope,
+    Counter::NotFresh,
+    Counter::NewcomersOfSource,
+    Counter::NewcomersOfKey,
     Counter::TableFull,
     Counter::ByeUnknown,
     Counter::HandOverFull,

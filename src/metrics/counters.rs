@@ -53,6 +53,10 @@ counters! {
     DropText = "drop_text",
     /// Datagrams dropped: tagged with a key that we do not have.
     DropKey = "drop_unknown_key",
+    /// Datagrams dropped: the tag is not theirs; forged, altered, or made with another secret.
+    DropTag = "drop_bad_tag",
+    /// Datagrams dropped: not tagged, with `--auth required`.
+    DropUnauthenticated = "drop_unauthenticated",
     /// Heartbeats refused: of an earlier incarnation, or more than 31 numbers back.
     Stale = "stale",
     /// Heartbeats refused: received already.
@@ -65,6 +69,16 @@ counters! {
     Restarts = "restarts",
     /// Heartbeats refused: the table is full (`--max-peers`).
     TableFull = "table_full",
+    /// Heartbeats refused: not tagged, for a peer that has authenticated.
+    Unauthenticated = "unauthenticated",
+    /// Heartbeats refused: their key may not speak for the peer, or for the group that they name.
+    KeyScope = "key_scope",
+    /// Newcomers refused: sent too long ago, or in the future (`--newcomers-fresh`).
+    NotFresh = "not_fresh",
+    /// Newcomers refused: too many of one source address (`--newcomers-per-source`).
+    NewcomersOfSource = "newcomers_of_source",
+    /// Newcomers refused: too many by one key (`--newcomers-per-key`).
+    NewcomersOfKey = "newcomers_of_key",
     /// BYE for a peer that is not in the table.
     ByeUnknown = "bye_unknown",
     /// Heartbeats handed over to the reactor that owns the peer.

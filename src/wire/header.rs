@@ -14,9 +14,9 @@
 //! ```
 
 use super::batch::Batch;
-use super::key::Keyring;
+use super::key::{Guard, Keyring};
 use super::{
-    Form, HEADER, Heartbeat, Kind, MAGIC, PeerId, Profile, Reject, Status, VERSION,
+    Form, HEADER, Heartbeat, Kind, MAGIC, PeerId, Profile, Reject, Status, TAG, VERSION,
     decode_interval, encode_interval,
 };
 use zerocopy::little_endian::{U32, U64};
@@ -65,8 +65,29 @@ pub(super) fn plain_beat(datagram: &[u8]) -> Option<Heartbeat> {
     header.heartbeat(Kind::Beat).ok()
 }
 
+/// The heartbeat of a tagged BEAT, or what is wrong with it; `None` for anything else, which
+/// [`decode`] looks into.
+#[inline(always)]
+pub(super) fn tagged_beat(datagram: &[u8], keys: &Keyring) -> Option<Result<Heartbeat, Reject>> {
+    let (covered, tag) = datagram.split_last_chunk::<TAG>()?;
+    let header = Header::ref_from_bytes(covered).ok()?;
+    let start = [header.magic, header.version_and_kind, header.flags & !STATUS_BITS];
+    if start != [MAGIC, VERSION << 4 | BEAT, TAGGED] || header.key_id == 0 {
+        return None;
+    }
+    let verified = keys.verify(header.key_id, covered, tag);
+    Some(verified.and_then(|()| header.of_peer(Kind::Beat)))
+}
+
+/// Says in the header that `datagram` begins with that it is tagged by this key.
+pub(super) fn mark_tagged(datagram: &mut [u8], key_id: u8) {
+    let (header, _) = Header::mut_from_prefix(datagram).expect("a datagram begins with a header");
+    header.flags |= TAGGED;
+    header.key_id = key_id;
+}
+
 /// Decodes a datagram whose first byte is the magic.
-pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, Reject> {
     let (header, body) = Header::ref_from_prefix(datagram).map_err(|_| Reject::Runt)?;
     if header.version_and_kind >> 4 != VERSION {
         return Err(Reject::Version);
@@ -79,7 +100,17 @@ pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
     if header.flags & !(STATUS_BITS | TAGGED) != 0 || tagged != (header.key_id != 0) {
         return Err(Reject::Reserved);
     }
-    let body = if tagged { &Keyring.open(header.key_id, datagram)?[HEADER..] } else { body };
+    let (body, key_id) = if tagged {
+        let (covered, key_id) = guard.open(header.key_id, datagram)?;
+        (&covered[HEADER..], key_id)
+    } else {
+        // A probe proves itself by its secret.
+        if kind != PROBE {
+            guard.untagged()?;
+        }
+        (body, 0)
+    };
+    let header = &Header { key_id, ..*header };
     match kind {
         BEAT => header.alone(Kind::Beat, body).map(Form::Beat),
         BYE => header.alone(Kind::Bye, body).map(Form::Beat),

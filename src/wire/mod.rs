@@ -15,7 +15,7 @@
 //! - Whatever bytes come, [`decode`] neither panics nor allocates: it answers with a [`Form`] that
 //!   borrows from the datagram, or with the one [`Reject`] that is counted.
 //! - Whatever decodes has been checked to its last byte, so that nothing behind [`Form`] can fail.
-//! - No cryptographic hash is computed for a binary form. Whether a name belongs to the id in the
+//! - No cryptographic hash is computed for a binary form but for its tag. Whether a name belongs to the id in the
 //!   header is [`Profile::matches`], which the caller asks only when the profile is new to it. The
 //!   text form carries no id, so there the name is hashed.
 //!
@@ -39,6 +39,7 @@ pub use header::{encode_beat, encode_hello, encode_probe};
 pub use heartbeat::{Heartbeat, Kind, Status, start_of};
 pub use id::{PeerId, steer};
 pub use interval::{MAX_INTERVAL_US, MIN_INTERVAL_US, decode_interval, encode_interval};
+pub use key::{Auth, Guard, Key, Keyring, SECRET};
 pub use profile::{MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile, Profile};
 
 use crate::metrics::Counter;
@@ -95,11 +96,17 @@ pub enum Reject {
     /// Tagged with a key that we do not have.
     #[error("unknown key")]
     UnknownKey,
+    /// The tag is not that of these bytes: forged, altered, or made with another secret.
+    #[error("wrong tag")]
+    BadTag,
+    /// Not tagged, where everything has to be.
+    #[error("not tagged")]
+    Unauthenticated,
 }
 
 impl Reject {
     /// All of them.
-    pub const ALL: [Reject; 11] = [
+    pub const ALL: [Reject; 13] = [
         Reject::Runt,
         Reject::Magic,
         Reject::Version,
@@ -111,6 +118,8 @@ impl Reject {
         Reject::Label,
         Reject::Text,
         Reject::UnknownKey,
+        Reject::BadTag,
+        Reject::Unauthenticated,
     ];
 
     /// The counter that it is counted by.
@@ -127,6 +136,8 @@ impl Reject {
             Reject::Label => Counter::DropLabel,
             Reject::Text => Counter::DropText,
             Reject::UnknownKey => Counter::DropKey,
+            Reject::BadTag => Counter::DropTag,
+            Reject::Unauthenticated => Counter::DropUnauthenticated,
         }
     }
 }
@@ -150,7 +161,8 @@ pub enum Form<'a> {
     },
 }
 
-/// Decodes a datagram.
+/// Decodes a datagram and believes it: a tag is cut off, not verified. [`Guard::decode`] is what a
+/// monitor does.
 ///
 /// Nearly all of them are plain BEATs, so that question comes first, small enough to be inlined into
 /// the caller's loop: the heartbeat is then built in place, where the general way would hand a large
@@ -161,17 +173,18 @@ pub enum Form<'a> {
 /// `docs/protocol.md` states.
 #[inline]
 pub fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+    static EVERYBODY: std::sync::LazyLock<Guard> = std::sync::LazyLock::new(Guard::default);
     match header::plain_beat(datagram) {
         Some(heartbeat) => Ok(Form::Beat(heartbeat)),
-        None => decode_any(datagram),
+        None => decode_any(datagram, &EVERYBODY),
     }
 }
 
 #[inline(never)]
-fn decode_any(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+fn decode_any<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, Reject> {
     match datagram.first() {
-        Some(&MAGIC) => header::decode(datagram),
-        Some(0x00..=0x7F | 0xC2..=0xF4) => text::decode(datagram),
+        Some(&MAGIC) => header::decode(datagram, guard),
+        Some(0x00..=0x7F | 0xC2..=0xF4) => text::decode(datagram, guard),
         Some(_) => Err(Reject::Magic),
         None => Err(Reject::Runt),
     }

@@ -7,6 +7,7 @@
 //! Strict on purpose: whoever mistypes a word sees the drop counter move, not a wrong fleet.
 
 use super::interval;
+use super::key::Guard;
 use super::{Form, Heartbeat, Kind, MAX_DATAGRAM, PeerId, Profile, Reject, Status, TAG};
 
 /// The words of a line.
@@ -19,11 +20,19 @@ struct Said<'a> {
     status: Option<Status>,
     group: Option<&'a str>,
     bye: bool,
-    tagged: bool,
+    tag: Option<Tagged<'a>>,
+}
+
+/// The last word of a line, `tag:KEY:HEX`.
+#[derive(Clone, Copy)]
+struct Tagged<'a> {
+    key_id: u8,
+    tag: [u8; TAG],
+    word: &'a str,
 }
 
 /// Decodes a datagram whose first byte can start UTF-8 text.
-pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
+pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, Reject> {
     if datagram.len() > MAX_DATAGRAM {
         return Err(Reject::Length);
     }
@@ -34,15 +43,18 @@ pub(super) fn decode(datagram: &[u8]) -> Result<Form<'_>, Reject> {
     words.try_for_each(|word| said.take(word))?;
     let profile =
         Profile::of_line(name, said.group.unwrap_or(""), line).map_err(|_| Reject::Text)?;
-    if said.tagged {
-        return Err(Reject::UnknownKey);
-    }
+    let key_id = match said.tag {
+        None => guard.untagged().map(|()| 0)?,
+        Some(Tagged { key_id, tag, word }) => {
+            guard.verify(key_id, before(line, word).as_bytes(), &tag)?
+        }
+    };
     let mut heartbeat = Heartbeat {
         peer: PeerId::of(name),
         kind: if said.bye { Kind::Bye } else { Kind::Beat },
         status: said.status.unwrap_or_default(),
         sequenced: false,
-        key_id: 0,
+        key_id,
         incarnation: 0,
         sequence: 0,
         interval_us: said.interval_us.unwrap_or(0),
@@ -76,7 +88,7 @@ fn line_of(datagram: &[u8]) -> Result<&str, Reject> {
 
 impl<'a> Said<'a> {
     fn take(&mut self, word: &'a str) -> Result<(), Reject> {
-        if self.tagged {
+        if self.tag.is_some() {
             return Err(Reject::Text);
         }
         match word.split_once('=') {
@@ -90,11 +102,10 @@ impl<'a> Said<'a> {
                 self.bye = true;
                 Ok(())
             }
-            None if is_tag(word) => {
-                self.tagged = true;
+            None => {
+                self.tag = Some(Tagged::parse(word).ok_or(Reject::Text)?);
                 Ok(())
             }
-            None => Err(Reject::Text),
         }
     }
 }
@@ -103,13 +114,26 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Reject> {
     if place.replace(value).is_some() { Err(Reject::Text) } else { Ok(()) }
 }
 
-/// Whether a word is `tag:KEY:HEX`, which authenticates the line once there are keys. It has no `=`,
-/// so no label is lost to it.
-fn is_tag(word: &str) -> bool {
-    let Some((key, tag)) = word.strip_prefix("tag:").and_then(|rest| rest.split_once(':')) else {
-        return false;
-    };
-    let digits = key.bytes().all(|b| b.is_ascii_digit()) && !key.starts_with('0');
-    let hex = tag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    digits && key.parse::<u8>().is_ok() && hex && tag.len() == 2 * TAG
+impl<'a> Tagged<'a> {
+    /// Reads `tag:KEY:HEX`. It has no `=`, so no label is lost to it.
+    fn parse(word: &'a str) -> Option<Tagged<'a>> {
+        let (key, hex) = word.strip_prefix("tag:")?.split_once(':')?;
+        let digits = key.bytes().all(|b| b.is_ascii_digit()) && !key.starts_with('0');
+        let key_id = key.parse().ok().filter(|_| digits)?;
+        let lower = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !lower || hex.len() != 2 * TAG {
+            return None;
+        }
+        let mut tag = [0; TAG];
+        for (byte, digits) in tag.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Tagged { key_id, tag, word })
+    }
+}
+
+/// What a line has before the space or tab in front of one of its words.
+fn before<'a>(line: &'a str, word: &str) -> &'a str {
+    let start = word.as_ptr().addr() - line.as_ptr().addr();
+    &line[..start - 1]
 }

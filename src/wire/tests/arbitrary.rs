@@ -1,7 +1,8 @@
 //! Generators: heartbeats, profiles, lines, and datagrams that are nearly right.
 
+use super::KEYS;
 use crate::wire::{
-    BatchEncoder, Heartbeat, Kind, PeerId, Profile, Status, decode_interval, encode_beat,
+    BatchEncoder, Heartbeat, Key, Kind, PeerId, Profile, Status, decode_interval, encode_beat,
     encode_hello, encode_probe,
 };
 use proptest::collection::vec;
@@ -126,8 +127,36 @@ pub(super) fn line() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A valid datagram of any form, or one that is wrong in its words only.
+/// A valid datagram of any form, or one that is wrong in its words only; every other one tagged, by
+/// a key that may be known.
 pub(super) fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let key = prop_oneof![
+        2 => Just(KEYS[0]),
+        1 => Just(KEYS[1]),
+        1 => (1..=u8::MAX, any::<[u8; 32]>()),
+    ];
+    (untagged(), prop::option::of(key)).prop_map(|(datagram, key)| match key {
+        None => datagram,
+        Some((id, secret)) => sealed(datagram, &Key::new(id, secret).expect("not 0")),
+    })
+}
+
+/// The same with a tag, where there can be one.
+fn sealed(mut datagram: Vec<u8>, key: &Key) -> Vec<u8> {
+    if datagram[0] == 0xBE {
+        key.seal(&mut datagram, 0);
+        return datagram;
+    }
+    match String::from_utf8(datagram) {
+        Ok(mut line) => {
+            key.seal_line(&mut line);
+            line.into_bytes()
+        }
+        Err(error) => error.into_bytes(),
+    }
+}
+
+fn untagged() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         heartbeat().prop_map(|heartbeat| encode_beat(&heartbeat).to_vec()),
         (heartbeat(), words()).prop_map(|(heartbeat, words)| hello_bytes(&heartbeat, &words)),
@@ -143,6 +172,6 @@ pub(super) fn datagram() -> impl Strategy<Value = Vec<u8>> {
         any::<[u64; 3]>().prop_map(|[token, secret, sent]| {
             encode_probe(PeerId(token), secret, sent).to_vec()
         }),
-        line(),
+        line().prop_filter("a line of text", |line| !line.is_empty()),
     ]
 }

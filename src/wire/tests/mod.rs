@@ -2,13 +2,16 @@
 //! specification's own vectors, and against every small damage to a valid datagram.
 
 mod arbitrary;
+mod keys;
 mod oracle;
 mod properties;
 mod speed;
 mod units;
 mod vectors;
 
-use super::{Form, Heartbeat, Profile, Reject};
+use super::{Auth, Form, Guard, Heartbeat, Key, Keyring, Profile, Reject};
+use oracle::Tags;
+use std::sync::LazyLock;
 
 /// What a datagram means, borrowed from nothing: what two decoders are compared by.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,6 +38,43 @@ impl From<Form<'_>> for Meaning {
             Form::Batch(batch) => Meaning::Batch(batch.relay(), batch.entries().collect()),
             Form::Probe { secret, sent_ns } => Meaning::Probe(secret, sent_ns),
         }
+    }
+}
+
+/// The secret of the test vectors in `docs/protocol.md`, that of BLAKE3's own.
+const SECRET: [u8; 32] = *b"whats the Elvish word for friend";
+/// The keys of the vectors and of everything drawn: two of three that are used exist.
+const KEYS: [(u8, [u8; 32]); 2] = [(1, SECRET), (255, [0xA5; 32])];
+
+/// Each rule, with these keys, and how the dumb decoder puts it: off, optional, required.
+fn guards() -> &'static [(Guard, Tags<'static>); 3] {
+    static GUARDS: LazyLock<[(Guard, Tags<'static>); 3]> = LazyLock::new(make_guards);
+    &GUARDS
+}
+
+fn make_guards() -> [(Guard, Tags<'static>); 3] {
+    let guard = |auth| {
+        let mut keys = Keyring::default();
+        for (id, secret) in KEYS {
+            assert!(keys.insert(Key::new(id, secret).expect("no zero"), None));
+        }
+        Guard { auth, keys }
+    };
+    let verified = |required| Tags::Verified { keys: &KEYS, required };
+    [
+        (guard(Auth::Off), Tags::Ignored),
+        (guard(Auth::Optional), verified(false)),
+        (guard(Auth::Required), verified(true)),
+    ]
+}
+
+/// Both decoders say the same, whatever the rule.
+#[track_caller]
+fn agree(datagram: &[u8]) {
+    assert_eq!(decode(datagram), oracle::decode(datagram, Tags::Ignored), "{datagram:02x?}");
+    for (guard, tags) in guards() {
+        let got = guard.decode(datagram).map(Meaning::from);
+        assert_eq!(got, oracle::decode(datagram, *tags), "{:?}: {datagram:02x?}", guard.auth);
     }
 }
 

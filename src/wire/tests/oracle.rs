@@ -5,14 +5,37 @@ use super::Meaning;
 use crate::wire::{Heartbeat, Kind, PeerId, Reject, Status};
 use sha2::{Digest, Sha256};
 
-pub(super) fn decode(datagram: &[u8]) -> Result<Meaning, Reject> {
+/// How tags are taken: not looked at, or verified with these keys.
+#[derive(Clone, Copy)]
+pub(super) enum Tags<'a> {
+    Ignored,
+    Verified { keys: &'a [(u8, [u8; 32])], required: bool },
+}
+
+impl Tags<'_> {
+    /// The key id that a tag proves.
+    fn proven(self, key_id: u8, covered: &[u8], tag: &[u8]) -> Result<u8, Reject> {
+        let Tags::Verified { keys, .. } = self else { return Ok(0) };
+        let key = keys.iter().find(|(id, _)| *id == key_id);
+        let (_, secret) = key.ok_or(Reject::UnknownKey)?;
+        let mut expected = [0; 16];
+        blake3::Hasher::new_keyed(secret).update(covered).finalize_xof().fill(&mut expected);
+        if tag == expected { Ok(key_id) } else { Err(Reject::BadTag) }
+    }
+
+    fn refuse_untagged(self) -> bool {
+        matches!(self, Tags::Verified { required: true, .. })
+    }
+}
+
+pub(super) fn decode(datagram: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
     if datagram.is_empty() {
         return Err(Reject::Runt);
     }
     match datagram[0] {
-        0xBE => binary(datagram),
+        0xBE => binary(datagram, tags),
         0x80..0xC2 | 0xF5..=0xFF => Err(Reject::Magic),
-        _ => text(datagram),
+        _ => text(datagram, tags),
     }
 }
 
@@ -31,7 +54,7 @@ fn status(code: u64) -> Status {
     [Status::Ok, Status::Warn, Status::Critical, Status::Maintenance][code as usize]
 }
 
-fn binary(d: &[u8]) -> Result<Meaning, Reject> {
+fn binary(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
     if d.len() < 32 {
         return Err(Reject::Runt);
     }
@@ -45,16 +68,24 @@ fn binary(d: &[u8]) -> Result<Meaning, Reject> {
     if (2..=6).any(|bit| d[2] & (1 << bit) != 0) || (d[2] >= 128) != (d[3] > 0) {
         return Err(Reject::Reserved);
     }
+    let (mut d, mut key_id) = (d, 0);
     if d[2] >= 128 {
-        return Err(if d.len() < 48 { Reject::Length } else { Reject::UnknownKey });
+        if d.len() < 48 {
+            return Err(Reject::Length);
+        }
+        let (covered, tag) = d.split_at(d.len() - 16);
+        key_id = tags.proven(d[3], covered, tag)?;
+        d = covered;
+    } else if tags.refuse_untagged() && kind != 15 {
+        return Err(Reject::Unauthenticated);
     }
     let heartbeat = || {
         Ok(Heartbeat {
             peer: PeerId(number(d, 8, 8)),
             kind: if kind == 3 { Kind::Bye } else { Kind::Beat },
-            status: status(number(d, 2, 1)),
+            status: status(number(d, 2, 1) % 4),
             sequenced: true,
-            key_id: 0,
+            key_id,
             incarnation: number(d, 16, 4) as u32,
             sequence: number(d, 20, 4) as u32,
             interval_us: interval_us(number(d, 4, 4))?,
@@ -71,7 +102,7 @@ fn binary(d: &[u8]) -> Result<Meaning, Reject> {
         1 | 3 if d.len() != 32 => Err(Reject::Length),
         1 | 3 => of_peer().map(Meaning::Beat),
         2 => hello(of_peer()?, d),
-        4 => batch(heartbeat, d),
+        4 => batch(heartbeat, d, key_id),
         _ if d.len() != 32 => Err(Reject::Length),
         _ if d[2] != 0 || number(d, 4, 4) != 0 => Err(Reject::Reserved),
         _ => Ok(Meaning::Probe(number(d, 16, 8), number(d, 24, 8))),
@@ -142,7 +173,11 @@ fn good_labels(labels: &[(String, String)]) -> bool {
     labels.len() <= 16 && keys.len() == labels.len() && labels.iter().all(good)
 }
 
-fn batch(relay: impl Fn() -> Result<Heartbeat, Reject>, d: &[u8]) -> Result<Meaning, Reject> {
+fn batch(
+    relay: impl Fn() -> Result<Heartbeat, Reject>,
+    d: &[u8],
+    key_id: u8,
+) -> Result<Meaning, Reject> {
     if d.len() < 36 {
         return Err(Reject::Runt);
     }
@@ -169,7 +204,7 @@ fn batch(relay: impl Fn() -> Result<Heartbeat, Reject>, d: &[u8]) -> Result<Mean
         kind: Kind::Beat,
         status: status(number(entry(i), 16, 4) >> 30),
         sequenced: true,
-        key_id: 0,
+        key_id,
         incarnation: number(entry(i), 8, 4) as u32,
         sequence: number(entry(i), 12, 4) as u32,
         interval_us: intervals[index(i)],
@@ -180,7 +215,7 @@ fn batch(relay: impl Fn() -> Result<Heartbeat, Reject>, d: &[u8]) -> Result<Mean
     Ok(Meaning::Batch((relay.peer.0 != 0).then_some(relay), beats.collect()))
 }
 
-fn text(d: &[u8]) -> Result<Meaning, Reject> {
+fn text(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
     if d.len() > 1_472 {
         return Err(Reject::Length);
     }
@@ -201,9 +236,9 @@ fn text(d: &[u8]) -> Result<Meaning, Reject> {
     }
     let name = words[0].clone();
     let (mut interval, mut state, mut group) = (vec![], vec![], vec![]);
-    let (mut labels, mut byes, mut tagged) = (vec![], 0, false);
+    let (mut labels, mut byes, mut tag) = (vec![], 0, None);
     for word in &words[1..] {
-        if tagged {
+        if tag.is_some() {
             return Err(Reject::Text);
         }
         let parts: Vec<&str> = word.splitn(2, '=').collect();
@@ -223,13 +258,14 @@ fn text(d: &[u8]) -> Result<Meaning, Reject> {
                 let hex = |tag: &str| {
                     tag.len() == 32 && tag.chars().all(|c| "0123456789abcdef".contains(c))
                 };
-                tagged = parts.len() == 3
+                let good = parts.len() == 3
                     && parts[0] == "tag"
                     && keys.contains(&parts[1].to_string())
                     && hex(parts[2]);
-                if !tagged {
+                if !good {
                     return Err(Reject::Text);
                 }
+                tag = Some(word.to_string());
             }
             _ => unreachable!("splitn gives one or two parts"),
         }
@@ -243,15 +279,24 @@ fn text(d: &[u8]) -> Result<Meaning, Reject> {
     if !good_name(&name) || !good_group(&group) || !good_labels(&labels) || !fits {
         return Err(Reject::Text);
     }
-    if tagged {
-        return Err(Reject::UnknownKey);
-    }
+    let key_id = match tag {
+        None if tags.refuse_untagged() => return Err(Reject::Unauthenticated),
+        None => 0,
+        Some(word) => {
+            let parts: Vec<&str> = word.split(':').collect();
+            let byte = |i: usize| u8::from_str_radix(&parts[2][2 * i..2 * i + 2], 16).unwrap();
+            let tag: Vec<u8> = (0..16).map(byte).collect();
+            let trimmed = line.trim_end_matches([' ', '\t']);
+            let covered = &trimmed.as_bytes()[..trimmed.len() - word.len() - 1];
+            tags.proven(parts[1].parse().unwrap(), covered, &tag)?
+        }
+    };
     let heartbeat = Heartbeat {
         peer: PeerId(number(&Sha256::digest(name.as_bytes()), 0, 8)),
         kind: if byes == 1 { Kind::Bye } else { Kind::Beat },
         status: state.pop().unwrap_or(Status::Ok),
         sequenced: false,
-        key_id: 0,
+        key_id,
         incarnation: 0,
         sequence: 0,
         interval_us: interval.pop().unwrap_or(0),

@@ -1,17 +1,12 @@
 //! What holds for every datagram.
 
 use super::arbitrary::{check, datagram, heartbeat, hello_bytes, line, words};
-use super::{Meaning, decode, oracle};
+use super::{Meaning, agree, decode};
 use crate::wire::{
     BatchEncoder, Heartbeat, Kind, OwnedProfile, Profile, encode_beat, encode_hello,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-/// Both decoders say the same.
-fn agree(datagram: &[u8]) {
-    assert_eq!(decode(datagram), oracle::decode(datagram), "{datagram:02x?}");
-}
 
 #[test]
 fn a_beat_comes_back() {

@@ -1,15 +1,17 @@
 //! What decoding costs. A test like any other, in a tiny size, so that it never rots; for figures:
 //! `SYSTOLE_BENCH=1 cargo test --release --lib wire::tests::speed -- --nocapture`.
 
+use super::{KEYS, guards};
 use crate::wire::{
-    BatchEncoder, Form, Heartbeat, Kind, PeerId, Profile, Status, decode, encode_beat, encode_hello,
+    BatchEncoder, Form, Guard, Heartbeat, Key, Kind, PeerId, Profile, Status, encode_beat,
+    encode_hello,
 };
 use std::hint::black_box;
 use std::time::Instant;
 
 /// Decodes the datagrams in turn and prints the best of many short runs (a long one would measure
 /// whoever else is on the core), in nanoseconds a heartbeat.
-fn time(what: &str, datagrams: &[Vec<u8>]) {
+fn time(what: &str, guard: &Guard, datagrams: &[Vec<u8>]) {
     let runs = if std::env::var_os("SYSTOLE_BENCH").is_some() { 5_000 } else { 2 };
     let beats = |form| match form {
         Ok(Form::Beat(beat) | Form::Hello(beat, _)) => (1, beat.peer.0),
@@ -22,7 +24,7 @@ fn time(what: &str, datagrams: &[Vec<u8>]) {
         let start = Instant::now();
         let (mut count, mut sum) = (0u64, 0);
         for datagram in datagrams.iter().cycle().take(640) {
-            let (n, id) = beats(decode(black_box(datagram)));
+            let (n, id) = beats(guard.decode(black_box(datagram)));
             count += n;
             sum ^= id;
         }
@@ -30,7 +32,7 @@ fn time(what: &str, datagrams: &[Vec<u8>]) {
         black_box(sum);
         start.elapsed().as_nanos() as f64 / count as f64
     });
-    println!("{what:>22}: {:6.1} ns a heartbeat", best.fold(f64::INFINITY, f64::min));
+    println!("{what:>29}: {:6.1} ns a heartbeat", best.fold(f64::INFINITY, f64::min));
 }
 
 #[test]
@@ -50,7 +52,17 @@ fn decoding() {
     };
     let beat = |n: u64| Heartbeat { peer: PeerId::of(&format!("web-{n}")), ..seed };
     let beats: Vec<_> = (0..64).map(|n| encode_beat(&beat(n)).to_vec()).collect();
-    time("BEAT", &beats);
+    let [(off, _), (optional, _), (required, _)] = guards();
+    let seal = |datagrams: &[Vec<u8>]| {
+        let key = Key::new(KEYS[0].0, KEYS[0].1).expect("not 0");
+        let mut sealed = datagrams.to_vec();
+        sealed.iter_mut().for_each(|datagram| key.seal(datagram, 0));
+        sealed
+    };
+    time("BEAT", &off, &beats);
+    time("BEAT, tag optional", &optional, &beats);
+    time("tagged BEAT, ignored", &off, &seal(&beats));
+    time("tagged BEAT", &required, &seal(&beats));
     let labels = [("rack", "r7"), ("os", "debian")];
     for (what, labels) in [("HELLO", &labels[..0]), ("HELLO with two labels", &labels)] {
         let hello = |n: u64| {
@@ -59,13 +71,16 @@ fn decoding() {
             encode_hello(&beat(n), &Profile::new(&name, "web", labels).unwrap(), &mut bytes);
             bytes
         };
-        time(what, &(0..64).map(hello).collect::<Vec<_>>());
+        let hellos = (0..64).map(hello).collect::<Vec<_>>();
+        time(what, &off, &hellos);
+        time(&format!("tagged {what}"), &required, &seal(&hellos));
     }
     let mut encoder = BatchEncoder::new();
     assert!((0..70).all(|n| encoder.push(&beat(n))));
     let mut batch = Vec::new();
     encoder.finish(Some(&seed), &mut batch);
-    time("BATCH of 70", &[batch]);
+    time("BATCH of 70", &off, &[batch.clone()]);
+    time("tagged BATCH of 70", &required, &seal(&[batch]));
     let text = |n| format!("web-{n} interval=500ms status=warn group=web rack=r7\n").into_bytes();
-    time("text", &(0..64).map(text).collect::<Vec<_>>());
+    time("text", &off, &(0..64).map(text).collect::<Vec<_>>());
 }
