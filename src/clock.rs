@@ -8,6 +8,12 @@
 pub trait Clock {
     /// Monotonic time in nanoseconds.
     fn now_ns(&self) -> u64;
+
+    /// What to add to a monotonic time to label it with wall time, in nanoseconds. A clock without
+    /// a wall has none.
+    fn wall_offset_ns(&self) -> i64 {
+        0
+    }
 }
 
 /// The machine's `CLOCK_MONOTONIC`.
@@ -18,6 +24,10 @@ impl Clock for Monotonic {
     #[inline]
     fn now_ns(&self) -> u64 {
         monotonic_ns()
+    }
+
+    fn wall_offset_ns(&self) -> i64 {
+        wall_offset_ns()
     }
 }
 

@@ -17,7 +17,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("reactor", &["clock", "wire", "metrics", "engine", "io"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io"]),
     ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
-    ("config", &["engine", "io", "reactor"]),
+    ("config", &["engine", "io", "reactor", "wire"]),
 ];
 /// These see everything.
 const SEE_ALL: &[&str] = &["cli", "lib", "main"];

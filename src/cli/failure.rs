@@ -54,3 +54,9 @@ impl From<crate::config::ConfigError> for Failure {
         Failure::usage(error.to_string())
     }
 }
+
+impl From<crate::config::keys_file::KeysError> for Failure {
+    fn from(error: crate::config::keys_file::KeysError) -> Failure {
+        Failure::usage(error.to_string())
+    }
+}

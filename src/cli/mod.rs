@@ -3,6 +3,7 @@
 //! ```text
 //!  serve ─▶ config ─▶ run           the monitor
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
+//!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up       clients ─▶ client, events ─▶ HTTP
 //! ```
 //!
@@ -19,6 +20,8 @@ pub mod hgrm;
 pub mod hist;
 pub mod incidents;
 pub mod is_up;
+pub mod keygen;
+pub mod keys;
 mod notes;
 pub mod run;
 pub mod serve;
@@ -61,6 +64,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Beat for this machine, a check, or a child process.
     Beat(beat::BeatArgs),
+    /// Make a key by which senders prove who they are.
+    Keygen(keygen::KeygenArgs),
     /// Exit 0 if a peer is up, 1 if it is not, 3 if it is unknown or no monitor answers.
     IsUp(is_up::IsUpArgs),
     /// Show who is not up, or everything about one peer.
@@ -81,6 +86,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args),
         Command::Beat(args) => beat::beat(args),
+        Command::Keygen(args) => keygen::keygen(args),
         Command::IsUp(args) => is_up::is_up(args),
         Command::Status(args) => status::status(args),
         Command::Incidents(args) => incidents::incidents(args),

@@ -7,8 +7,8 @@
 //! Nothing is started before everything is bound, so that a taken port costs nothing; and the end
 //! goes along the way of the data, so that a last transition still reaches whoever listens.
 
-use super::Failure;
 use super::terminal::colours_allowed;
+use super::{Failure, keys};
 use crate::clock;
 use crate::config::{ExpectSettings, GroupSettings, LogFormat, Settings};
 use crate::control::expect::{Expectation, Expected};
@@ -53,6 +53,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let (end, ends) = mpsc::channel();
     end_on_signal(end.clone())?;
 
+    let guard = keys::guard(&settings)?;
     let listener = bind_http(settings.http)?;
     let http_address = listener.local_addr().context("reading the HTTP address")?;
     let bound = bind_udp(&settings, reactors)?;
@@ -82,6 +83,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         groups,
         max_peers: settings.max_peers,
         cores,
+        guard: guard.clone(),
+        newcomers: settings.newcomers,
         probe_secret,
     };
     let sockets = sockets::by_reactor(bound.into_iter().map(|group| group.sockets));
@@ -98,6 +101,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let server =
         http::serve(listener, control.state(), shut_down).context("starting the HTTP server")?;
 
+    keys::read_again_on_hangup(&settings, guard)?;
     info!(address = %http_address, "serving HTTP");
     say_ready(&udp, http_address)?;
     let failure = match ends.recv().context("the signal thread ended")? {

@@ -18,6 +18,7 @@
 //! its own (`SYSTOLE_PORT`, `SYSTOLE_SERVICE_HOST`) for a service of that name.
 
 mod keys;
+pub mod keys_file;
 mod layers;
 mod sections;
 pub mod value;
@@ -27,10 +28,12 @@ pub use layers::{Layer, closest};
 pub use sections::{ExpectSettings, GroupSettings};
 
 use crate::engine::Policy;
+use crate::engine::admission::NewcomerLimits;
 use crate::engine::brake::BrakeSettings;
 use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
 use crate::reactor::IdleStrategy;
+use crate::wire::Auth;
 use layers::Given;
 use sections::Look;
 use std::net::SocketAddr;
@@ -67,6 +70,12 @@ pub struct Settings {
     pub metrics_groups: usize,
     /// Most peers over all shards, 1 to 2^27.
     pub max_peers: u32,
+    /// Whether senders have to prove who they are.
+    pub auth: Auth,
+    /// The file with their keys; there when `auth` is not off.
+    pub keys: Option<PathBuf>,
+    /// How many newcomers there may be.
+    pub newcomers: NewcomerLimits,
     /// Number of reactors, 1 to 256; `None` is one per core but one.
     pub reactors: Option<usize>,
     /// Receive path.
@@ -192,7 +201,11 @@ impl Settings {
         let udp = layer.given("udp");
         let http = layer.given("http");
         let receive_buffer = layer.given("receive-buffer");
+        let (auth, keys) = auth(layer)?;
         Ok(Settings {
+            auth,
+            keys,
+            newcomers: newcomers(layer)?,
             udp: udp.each(value::address)?,
             udp_is_default: udp.is_default(),
             http: http.one(value::address)?,
@@ -233,6 +246,36 @@ impl Settings {
             log_level: layer.given("log-level").one(value::log_filter)?,
         })
     }
+}
+
+fn auth(layer: &Layer) -> Result<(Auth, Option<PathBuf>), ConfigError> {
+    let keys = layer.text("keys").filter(|text| !text.is_empty()).map(PathBuf::from);
+    let given = layer.given("auth");
+    let silent = given.is_default();
+    let auth = given.one(|text| {
+        let auths = [Auth::Off, Auth::Optional, Auth::Required];
+        let auth = value::choice(text, &auths.map(|auth| (auth.as_str(), auth)))?;
+        match (auth, &keys) {
+            (Auth::Optional | Auth::Required, None) => Err("needs keys".into()),
+            // Who names keys and no rule would believe to be protected.
+            (_, Some(_)) if silent => Err("leaves --keys unused".into()),
+            _ => Ok(auth),
+        }
+    })?;
+    Ok((auth, keys))
+}
+
+fn newcomers(layer: &Layer) -> Result<NewcomerLimits, ConfigError> {
+    let rate = |name| layer.given(name).one(|t| value::rate(t, 1, 1_000_000));
+    let fresh = layer.given("newcomers-fresh").one(|text| match text {
+        "off" => Ok(None),
+        _ => value::duration(text, Duration::from_secs(1), Duration::from_secs(86_400)).map(Some),
+    })?;
+    Ok(NewcomerLimits {
+        per_source: rate("newcomers-per-source")?.map(|rate| rate as u32),
+        per_key: rate("newcomers-per-key")?.map(|rate| rate as u32),
+        fresh_ns: fresh.map(|fresh| fresh.as_nanos() as u64),
+    })
 }
 
 fn policy(layer: &Look<'_>) -> Result<Policy, ConfigError> {

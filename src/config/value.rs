@@ -74,6 +74,18 @@ pub fn choice<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Result<T, S
     })
 }
 
+/// A rate a second, `1000/s`; `None` for `off`. Both bounds included.
+///
+/// # Errors
+/// It is none, or out of range.
+pub fn rate(text: &str, least: u64, most: u64) -> Result<Option<u64>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let number = text.strip_suffix("/s").ok_or("is not a rate a second")?;
+    integer(number.trim(), least, most).map(Some)
+}
+
 /// An address to listen on. Names are not looked up: a listener's address should not depend on DNS.
 ///
 /// # Errors

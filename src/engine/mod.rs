@@ -1,4 +1,5 @@
 //! The engine: who is up, who fell silent. Sans-IO.
+pub mod admission;
 pub mod brake;
 mod conflict;
 pub mod detector;

@@ -15,6 +15,7 @@
 //! Absent on purpose: names, groups and addresses (the control plane knows those), and any notion
 //! of time but the `now` that comes in.
 
+use super::admission::{Admission, Source};
 use super::brake::Census;
 use super::conflict::Conflicts;
 use super::detector::Arrivals;
@@ -44,6 +45,10 @@ pub trait Outlet {
     /// Takes a finding that is no transition. May leave it out when there is no room; what it tells
     /// of can be asked for as well ([`Groups::census`], the counters).
     fn notice(&mut self, notice: Notice);
+    /// Where the heartbeat at this place of the batch came from, if that is known.
+    fn source(&self, _place: usize) -> Source {
+        0
+    }
 }
 
 /// Most heartbeats that [`Shard::observe`] looks up ahead of applying them.
@@ -59,6 +64,7 @@ pub struct Shard {
     peers: Peers,
     wheel: Wheel,
     conflicts: Conflicts,
+    admission: Admission,
     /// Number of the last transition.
     report_no: u32,
     shared: Surroundings,
@@ -142,6 +148,7 @@ impl Shard {
             peers: Peers { table, groups, views, sight: Sight::default(), horizon_ns: now_ns },
             wheel: Wheel::new(now_ns / 1_000),
             conflicts: Conflicts::default(),
+            admission: Admission::default(),
             report_no: 0,
             shared,
         }
@@ -169,8 +176,8 @@ impl Shard {
                     self.newcomer(place, beat, now_ns, outlet);
                     continue;
                 };
-                self.heard(index, beat, now_ns, outlet);
-                if beat.profile_digest != 0 {
+                // What is refused must not bring an old name back either.
+                if self.heard(index, beat, now_ns, outlet) && beat.profile_digest != 0 {
                     self.introduce(place, beat, outlet);
                 }
             }
@@ -265,28 +272,57 @@ impl Shard {
         outlet.notice(Notice::Blind { from_ns, to_ns, deaf: true });
     }
 
+    /// Who is let in.
+    pub fn admission(&mut self) -> &mut Admission {
+        &mut self.admission
+    }
+
     /// The peers, for their owner.
     pub fn table(&self) -> &Table {
         &self.peers.table
     }
 
-    /// A heartbeat of a peer that has a slot.
-    fn heard(&mut self, index: u32, beat: &Heartbeat, now_ns: u64, outlet: &mut impl Outlet) {
+    /// A heartbeat of a peer that has a slot. False when it is refused.
+    fn heard(
+        &mut self,
+        index: u32,
+        beat: &Heartbeat,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) -> bool {
         let slot = self.peers.table.slot(index);
+        let mut remember_key = false;
+        if beat.key_id != slot.key_id() {
+            match self.admission.other_key(slot.key_id(), beat) {
+                Ok(remember) => remember_key = remember,
+                Err(counter) => {
+                    self.shared.counters.add(counter, 1);
+                    return false;
+                }
+            }
+        }
         let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
         let mut order = Order::Newer { missing: 0 };
         let mut position = position(slot);
+        // What nobody has proven does not bind who can.
+        let proven = slot.key_id() != 0 || beat.key_id == 0;
         if beat.sequenced {
-            if slot.sequenced() {
+            if slot.sequenced() && proven {
                 order = position.take(beat.incarnation, beat.sequence);
             } else {
                 position = Position::start(beat.incarnation, beat.sequence);
             }
+        } else if slot.sequenced() && slot.key_id() != 0 && beat.key_id != 0 {
+            // A line may be as old as the key.
+            order = Order::Stale;
         }
         let missing = match order {
             Order::Newer { missing } => missing,
             Order::Restart => 0,
-            refused => return self.refuse(index, beat, position, refused, now_ns, outlet),
+            refused => {
+                self.refuse(index, beat, position, refused, now_ns, outlet);
+                return false;
+            }
         };
 
         let heartbeats = slot.heartbeats().wrapping_add(1);
@@ -339,7 +375,7 @@ impl Shard {
             if interval_changed {
                 write.set_interval_us(beat.interval_us);
             }
-            if beat.key_id != slot.key_id() {
+            if remember_key {
                 write.set_key_id(beat.key_id);
             }
             if missing > 0 {
@@ -360,9 +396,10 @@ impl Shard {
             if nearer {
                 self.arm(index);
             }
-            return;
+            return true;
         }
         self.heard_out_of_turn(index, beat.kind, order, now_ns, outlet);
+        true
     }
 
     /// The rare rest of [`heard`](Self::heard): the heartbeat changes the peer's state.
@@ -455,6 +492,10 @@ impl Shard {
     fn newcomer(&mut self, place: usize, beat: &Heartbeat, now_ns: u64, outlet: &mut impl Outlet) {
         if beat.kind == Kind::Bye {
             self.shared.counters.add(Counter::ByeUnknown, 1);
+            return;
+        }
+        if let Err(counter) = self.admission.newcomer(beat, outlet.source(place), now_ns) {
+            self.shared.counters.add(counter, 1);
             return;
         }
         let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
@@ -640,6 +681,8 @@ fn mass_silence(scope: Scope, held: bool, at_ns: u64, census: Census) -> Notice 
     Notice::MassSilence { scope, held, at_ns, silent: census.suspect, living: census.living }
 }
 
+#[cfg(test)]
+mod forgery;
 #[cfg(test)]
 mod guards;
 #[cfg(test)]

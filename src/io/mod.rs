@@ -18,12 +18,14 @@ mod meminfo;
 pub mod poll;
 mod select;
 pub mod sockets;
+mod source;
 pub mod steering;
 mod sys;
 pub mod uring;
 mod wake;
 
 pub use select::{AnyBackend, OpenError, Opened, TransportChoice, open};
+pub use source::SourceOf;
 pub use wake::Waker;
 
 use std::io;
@@ -99,6 +101,24 @@ pub trait Backend {
     /// # Errors
     /// Only what ends the transport for good.
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize>;
+
+    /// The same with each datagram's source: a number for its sender's address ([`SourceOf`]), 0
+    /// where that is not told.
+    ///
+    /// # Errors
+    /// As there.
+    fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        self.receive(&mut |datagram| sink(datagram, 0))
+    }
+
+    /// Whether [`receive_from`](Self::receive_from) is to tell sources, from one of the next calls
+    /// on. Until then, and where a transport cannot, they are 0.
+    ///
+    /// # Errors
+    /// Only what ends the transport for good.
+    fn tell_sources(&mut self, _wanted: bool) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Waits as `patience` says, or until a [`Waker`] fires. May return early for no reason.
     ///

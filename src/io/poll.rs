@@ -7,6 +7,7 @@
 
 use super::arena::Arena;
 use super::meminfo::QueueMeter;
+use super::source::{NAME_BYTES, SourceOf};
 use super::sys::check;
 use super::{Backend, LONGEST_DATAGRAM, Patience, Queues, Transport, TransportCounts, Waker};
 use crate::clock;
@@ -99,6 +100,15 @@ impl Backend for PollBackend {
     }
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
+        self.receive_from(&mut |datagram, _| sink(datagram))
+    }
+
+    fn tell_sources(&mut self, wanted: bool) -> io::Result<()> {
+        self.batch.tell_sources(wanted);
+        Ok(())
+    }
+
+    fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
         for _ in 0..ROUNDS {
             let mut handed = 0;
             let mut all_empty = true;
@@ -112,7 +122,7 @@ impl Backend for PollBackend {
                                 self.counts.overlong += 1;
                                 continue;
                             };
-                            sink(datagram);
+                            sink(datagram, self.batch.source(nth));
                             handed += 1;
                         }
                     }
@@ -192,6 +202,10 @@ fn is_passing(error: &io::Error) -> bool {
 struct Batch {
     data: Arena,
     headers: Box<[libc::mmsghdr]>,
+    /// Where the kernel writes addresses, [`NAME_BYTES`] each, when it is asked for them.
+    names: Arena,
+    source_of: SourceOf,
+    tells_sources: bool,
     /// Pointed to by `headers`; boxed, so it does not move with the batch.
     _vectors: Box<[libc::iovec]>,
 }
@@ -215,13 +229,46 @@ impl Batch {
                 header
             })
             .collect();
-        Self { data, headers, _vectors: vectors }
+        let names = Arena::zeroed(BATCH * NAME_BYTES);
+        let source_of = SourceOf::process();
+        Self { data, headers, names, source_of, tells_sources: false, _vectors: vectors }
+    }
+
+    /// Has the kernel tell addresses, or not.
+    fn tell_sources(&mut self, wanted: bool) {
+        if self.tells_sources == wanted {
+            return;
+        }
+        self.tells_sources = wanted;
+        for (nth, header) in self.headers.iter_mut().enumerate() {
+            let name = self.names.at(nth * NAME_BYTES).cast();
+            header.msg_hdr.msg_name = if wanted { name } else { ptr::null_mut() };
+            header.msg_hdr.msg_namelen = 0;
+        }
+    }
+
+    /// The source of the n-th datagram of the last fill, 0 when it was not asked for.
+    fn source(&self, nth: usize) -> u32 {
+        if !self.tells_sources {
+            return 0;
+        }
+        let length = (self.headers[nth].msg_hdr.msg_namelen as usize).min(NAME_BYTES);
+        // SAFETY: the name lies in the arena, zeroed and then filled by the kernel; nobody writes
+        // to it until the next fill.
+        let name = unsafe { std::slice::from_raw_parts(self.names.at(nth * NAME_BYTES), length) };
+        self.source_of.number(name)
     }
 
     /// Receives what the socket has, up to a batch, without waiting.
     fn fill(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        // SAFETY: the headers point to vectors, and these to buffers, that live as long as self;
-        // none of them is borrowed during the call. The kernel writes lengths and flags only.
+        if self.tells_sources {
+            // The kernel writes over it how long the address was.
+            let most = NAME_BYTES as libc::socklen_t;
+            self.headers.iter_mut().for_each(|header| header.msg_hdr.msg_namelen = most);
+        }
+        // SAFETY: the headers point to vectors, these to buffers, and names of NAME_BYTES, that live
+        // as long as self; none of them is borrowed during the call. The kernel writes lengths,
+        // flags and names only.
         let count = check(unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),

@@ -111,6 +111,14 @@ impl Backend for AnyBackend {
         either!(self, backend => backend.receive(sink))
     }
 
+    fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        either!(self, backend => backend.receive_from(sink))
+    }
+
+    fn tell_sources(&mut self, wanted: bool) -> io::Result<()> {
+        either!(self, backend => backend.tell_sources(wanted))
+    }
+
     fn wait(&mut self, patience: Patience) -> io::Result<()> {
         either!(self, backend => backend.wait(patience))
     }

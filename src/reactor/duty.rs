@@ -117,6 +117,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         }
         self.reports.announce();
         self.wake_others();
+        let wants_sources = self.shard.admission().wants_sources(horizon_ns);
+        self.backend.tell_sources(wants_sources)?;
         if horizon_ns >= self.housekeeping_ns {
             self.keep_house(horizon_ns);
         }
@@ -193,7 +195,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     fn receive(&mut self) -> io::Result<u64> {
         let (inbox, clock) = (&mut self.inbox, &self.clock);
         let (shard, reports) = (&mut self.shard, &mut self.reports);
-        let count = self.backend.receive(&mut |datagram: &[u8]| {
+        let count = self.backend.receive_from(&mut |datagram: &[u8], source| {
+            inbox.set_source(source);
             inbox.datagram(datagram, clock, shard, reports);
         })? as u64;
         if count > 0 {
@@ -314,6 +317,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     #[cold]
     fn keep_house(&mut self, now_ns: u64) {
         self.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        self.shard.admission().set_wall_offset_ns(self.clock.wall_offset_ns());
         let counts = self.backend.counts();
         self.look_at_queues();
         self.counters.set(Counter::KernelDrops, self.drops);

@@ -9,20 +9,29 @@
 use super::mailbox::{Mailbox, Parcel};
 use super::{Report, ReportSender};
 use crate::clock::Clock;
+use crate::engine::admission::{SharedGuard, Source};
 use crate::engine::notice::Notice;
 use crate::engine::shard::{BATCH, Outlet, Shard};
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters};
-use crate::wire::{self, Form, Heartbeat, OwnedProfile, Profile, Reject};
+use crate::wire::{self, Form, Guard, Heartbeat, OwnedProfile, Profile, Reject};
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
 use std::sync::Arc;
 
 /// Gathers heartbeats into batches for the shard.
 pub struct Inbox {
     me: u32,
     secret: u64,
+    /// The guard, without asking for it anew each time: one load tells whether it was replaced.
+    guard: Cache<Arc<ArcSwap<Guard>>, Arc<Guard>>,
+    /// Where the datagram at hand came from.
+    source: Source,
     beats: Vec<Heartbeat>,
+    /// Where each of them came from.
+    sources: Vec<Source>,
     profiles: Vec<(usize, OwnedProfile)>,
     /// When a probe in the batch was sent; recorded once the batch is applied.
     probe_sent_ns: Option<u64>,
@@ -45,7 +54,10 @@ impl Inbox {
         Inbox {
             me,
             secret,
+            guard: Cache::new(SharedGuard::default()),
+            source: 0,
             beats: Vec::with_capacity(BATCH),
+            sources: Vec::with_capacity(BATCH),
             profiles: Vec::with_capacity(BATCH),
             probe_sent_ns: None,
             counters,
@@ -53,6 +65,18 @@ impl Inbox {
             mailboxes,
             views,
         }
+    }
+
+    /// The same, behind a guard; without one everybody is let in.
+    pub fn guarded(mut self, guard: SharedGuard) -> Inbox {
+        self.guard = Cache::new(guard);
+        self
+    }
+
+    /// Says where the datagrams that follow came from; 0 is not known.
+    #[inline]
+    pub fn set_source(&mut self, source: Source) {
+        self.source = source;
     }
 
     /// Takes one datagram in, and applies the batch when it is full.
@@ -64,7 +88,7 @@ impl Inbox {
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
-        match wire::decode(datagram) {
+        match self.guard.load().decode(datagram) {
             Ok(Form::Beat(beat)) => self.beat(beat, None, clock, shard, reports),
             Ok(Form::Hello(beat, profile)) => self.beat(beat, Some(profile), clock, shard, reports),
             Ok(Form::Batch(batch)) => {
@@ -97,7 +121,9 @@ impl Inbox {
         if let Some(profile) = parcel.profile {
             self.profiles.push((self.beats.len(), profile));
         }
+        self.source = parcel.source;
         self.push(beat, clock, shard, reports);
+        self.source = 0;
     }
 
     /// Applies what has been gathered. Returns when the probe among it was sent, if one was.
@@ -108,9 +134,11 @@ impl Inbox {
         reports: &mut ReportSender,
     ) -> Option<u64> {
         if !self.beats.is_empty() {
-            let mut outlet = BatchOutlet { reports, profiles: &mut self.profiles };
+            let (sources, profiles) = (&self.sources[..], &mut self.profiles);
+            let mut outlet = BatchOutlet { reports, sources, profiles };
             shard.observe(&self.beats, clock.now_ns(), &mut outlet);
             self.beats.clear();
+            self.sources.clear();
             self.profiles.clear();
         }
         self.probe_sent_ns.take()
@@ -135,12 +163,13 @@ impl Inbox {
         let profile = match profile {
             Some(profile) => match self.unknown_profile(&mut beat, profile, owner, shard) {
                 Ok(profile) => profile,
-                Err(reject) => return self.reject(reject),
+                Err(counter) => return self.counters.add(counter, 1),
             },
             None => None,
         };
         if owner != self.me {
-            return self.hand_over(owner, Parcel { beat, arrived_ns: clock.now_ns(), profile });
+            let (arrived_ns, source) = (clock.now_ns(), self.source);
+            return self.hand_over(owner, Parcel { beat, arrived_ns, source, profile });
         }
         if let Some(profile) = profile {
             self.profiles.push((self.beats.len(), profile));
@@ -157,34 +186,43 @@ impl Inbox {
         reports: &mut ReportSender,
     ) {
         self.beats.push(beat);
+        self.sources.push(self.source);
         if self.beats.len() == BATCH {
             let probe_sent_ns = self.apply(clock, shard, reports);
             self.probe_sent_ns = probe_sent_ns;
         }
     }
 
-    /// Keeps a profile only if the owner's slot does not know it; checks the name only then, so
-    /// that the hash is not computed for every HELLO.
+    /// Keeps a profile only if the owner's slot does not know it, by the same key; checks the name
+    /// and the key's scope only then, so that the hash is not computed for every HELLO.
     #[cold]
     fn unknown_profile(
-        &self,
+        &mut self,
         beat: &mut Heartbeat,
         profile: Profile<'_>,
         owner: u32,
         shard: &Shard,
-    ) -> Result<Option<OwnedProfile>, Reject> {
+    ) -> Result<Option<OwnedProfile>, Counter> {
         let known = if owner == self.me {
             let table = shard.table();
-            table.find(beat.peer).map(|index| table.slot(index).profile_digest())
+            table.find(beat.peer).map(|index| {
+                let slot = table.slot(index);
+                (slot.profile_digest(), slot.key_id())
+            })
         } else {
-            self.views[owner as usize].find(beat.peer).map(|(_, slot)| slot.profile_digest)
+            let slot = self.views[owner as usize].find(beat.peer);
+            slot.map(|(_, slot)| (slot.profile_digest, slot.key_id))
         };
-        if known == Some(beat.profile_digest) {
+        if known == Some((beat.profile_digest, beat.key_id)) {
             beat.profile_digest = 0;
             return Ok(None);
         }
         if !profile.matches(beat.peer) {
-            return Err(Reject::Name);
+            return Err(Reject::Name.counter());
+        }
+        let guard = self.guard.load();
+        if beat.key_id != 0 && !guard.keys.admits(beat.key_id, profile.group) {
+            return Err(Counter::KeyScope);
         }
         Ok(Some(OwnedProfile::of(&profile)))
     }
@@ -210,12 +248,17 @@ impl Inbox {
 /// The shard's outlet while a batch is applied: it knows the batch's profiles.
 struct BatchOutlet<'a> {
     reports: &'a mut ReportSender,
+    sources: &'a [Source],
     profiles: &'a mut Vec<(usize, OwnedProfile)>,
 }
 
 impl Outlet for BatchOutlet<'_> {
     fn has_room(&self) -> bool {
         self.reports.has_room()
+    }
+
+    fn source(&self, place: usize) -> Source {
+        self.sources[place]
     }
 
     fn transition(&mut self, transition: Transition) {

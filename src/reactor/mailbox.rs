@@ -13,6 +13,7 @@
 //! before which everything that arrived at its sockets has been applied or handed over, and an
 //! owner that takes mail judges no deadline beyond the lowest of them.
 
+use crate::engine::admission::Source;
 use crate::io::Waker;
 use crate::wire::{Heartbeat, OwnedProfile};
 use crossbeam::queue::ArrayQueue;
@@ -28,6 +29,8 @@ pub struct Parcel {
     pub beat: Heartbeat,
     /// When it arrived at the reactor that received it, monotonic ns.
     pub arrived_ns: u64,
+    /// Where it came from, if that is known.
+    pub source: Source,
     /// The profile that came with it, if it is new.
     pub profile: Option<OwnedProfile>,
 }

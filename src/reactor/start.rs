@@ -8,6 +8,7 @@ use super::mailbox::Mailbox;
 use super::watch::Watch;
 use super::{COMMAND_CAPACITY, REPORT_CAPACITY, ReactorHandle, ReportSender};
 use crate::clock::{Clock, Monotonic};
+use crate::engine::admission::{Admission, NewcomerLimits, SharedGuard};
 use crate::engine::shard::{Shard, Surroundings};
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::engine::table::Table;
@@ -34,6 +35,10 @@ pub struct ReactorSettings {
     pub max_peers: u32,
     /// Which reactor runs on which core.
     pub cores: CorePlan,
+    /// Who is let in; may be replaced while the reactors run.
+    pub guard: SharedGuard,
+    /// How many newcomers there may be.
+    pub newcomers: NewcomerLimits,
     /// Known only to this process; a probe that does not carry it is dropped.
     pub probe_secret: u64,
 }
@@ -148,18 +153,23 @@ pub fn start(
                 let clock = Monotonic;
                 let now_ns = clock.now_ns();
                 let secret = settings.probe_secret;
+                let guard = settings.guard;
+                let mut shard = Shard::new(table, surroundings, now_ns);
+                *shard.admission() =
+                    Admission::new(guard.clone(), settings.newcomers, reactors as u32);
                 Reactor {
                     me,
                     backend,
                     clock,
-                    shard: Shard::new(table, surroundings, now_ns),
+                    shard,
                     inbox: Inbox::new(
                         me as u32,
                         secret,
                         counters.clone(),
                         mailboxes.clone(),
                         views,
-                    ),
+                    )
+                    .guarded(guard),
                     reports,
                     commands,
                     mailboxes,

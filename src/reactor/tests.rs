@@ -350,7 +350,7 @@ fn a_full_mailbox_may_have_lost_anybodys() {
     let heard_ns = silent_peer(&mut bench);
     bench.mailboxes[1].set_watermark_ns(u64::MAX);
     bench.run_until(heard_ns + 290 * MS);
-    let parcel = || Parcel { beat: beat(9, 1, 100), arrived_ns: 1, profile: None };
+    let parcel = || Parcel { beat: beat(9, 1, 100), arrived_ns: 1, source: 0, profile: None };
     while bench.mailboxes[0].push(parcel()).is_ok() {}
     let mut told = bench.run_until(heard_ns + 1_000 * MS);
     told.retain(|t| t.peer.0 == 1);
@@ -492,6 +492,7 @@ fn mail_is_waited_for_before_its_peer_is_judged() {
     let parcel = |sequence, arrived_ns| Parcel {
         beat: beat(mine.0, sequence, 100),
         arrived_ns,
+        source: 0,
         profile: None,
     };
     assert!(bench.mailboxes[0].push(parcel(0, start_ns)).is_ok());

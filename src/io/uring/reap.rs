@@ -12,6 +12,10 @@ use io_uring::cqueue;
 pub(super) enum Operation {
     /// The multishot receive of our n-th socket.
     Receive(u32),
+    /// The same with the sender's address.
+    ReceiveFrom(u32),
+    /// Our cancelling of one of these, to arm the other.
+    Cancel,
     /// The multishot poll of the waker's eventfd.
     Event,
     /// A message from another ring: it wakes us.
@@ -24,12 +28,16 @@ const RECEIVE: u64 = 1;
 const EVENT: u64 = 2;
 const MESSAGE: u64 = 3;
 const TOLD: u64 = 4;
+const RECEIVE_FROM: u64 = 5;
+const CANCEL: u64 = 6;
 
 impl Operation {
     /// As user data: the kind in the upper half, the socket in the lower.
     pub(super) fn to_user_data(self) -> u64 {
         match self {
             Self::Receive(socket) => RECEIVE << 32 | u64::from(socket),
+            Self::ReceiveFrom(socket) => RECEIVE_FROM << 32 | u64::from(socket),
+            Self::Cancel => CANCEL << 32,
             Self::Event => EVENT << 32,
             Self::Message => MESSAGE << 32,
             Self::Told => TOLD << 32,
@@ -40,6 +48,8 @@ impl Operation {
     pub(super) fn from_user_data(data: u64) -> Option<Self> {
         Some(match data >> 32 {
             RECEIVE => Self::Receive(data as u32),
+            RECEIVE_FROM => Self::ReceiveFrom(data as u32),
+            CANCEL => Self::Cancel,
             EVENT => Self::Event,
             MESSAGE => Self::Message,
             TOLD => Self::Told,
@@ -92,10 +102,14 @@ pub(super) fn decide(
         Decision { buffer, outcome, rearm }
     };
     match operation {
-        Operation::Receive(_) => decision(receive_outcome(result, buffer, buffer_bytes)),
+        Operation::Receive(_) | Operation::ReceiveFrom(_) => {
+            decision(receive_outcome(result, buffer, buffer_bytes))
+        }
         Operation::Event => decision(failure(result).unwrap_or(Outcome::Nothing)),
-        // Messages are single requests: they are never armed anew.
-        Operation::Message => Decision { buffer, outcome: Outcome::Nothing, rearm: false },
+        // Single requests: they are never armed anew. What was to be cancelled may have ended before.
+        Operation::Message | Operation::Cancel => {
+            Decision { buffer, outcome: Outcome::Nothing, rearm: false }
+        }
         Operation::Told if result < 0 => {
             Decision { buffer, outcome: Outcome::Untold, rearm: false }
         }
@@ -193,6 +207,8 @@ mod tests {
         check(Operation::Event, -libc::ECANCELED, 0, Outcome::Nothing, true);
         check(Operation::Event, -libc::EBADF, 0, Outcome::Fatal(libc::EBADF), false);
         check(Operation::Message, 0, 0, Outcome::Nothing, false);
+        check(Operation::Cancel, 0, 0, Outcome::Nothing, false);
+        check(Operation::Cancel, -libc::ENOENT, 0, Outcome::Nothing, false);
         check(Operation::Told, 0, 0, Outcome::Nothing, false);
         check(Operation::Told, -libc::EBADFD, 0, Outcome::Untold, false);
     }
@@ -201,7 +217,8 @@ mod tests {
     fn every_ended_request_is_armed_anew_or_fatal() {
         for errno in 1..134 {
             for flags in [0, MORE, with_buffer(5), with_buffer(5) | MORE] {
-                for operation in [Operation::Receive(0), Operation::Event] {
+                let from = Operation::ReceiveFrom(0);
+                for operation in [Operation::Receive(0), from, Operation::Event] {
                     let decision = decide(operation, -errno, flags, BYTES);
                     let fatal = matches!(decision.outcome, Outcome::Fatal(_));
                     assert_eq!(decision.rearm || fatal, flags & MORE == 0 || fatal);
@@ -216,6 +233,8 @@ mod tests {
         let operations = [
             Operation::Receive(0),
             Operation::Receive(u32::MAX),
+            Operation::ReceiveFrom(7),
+            Operation::Cancel,
             Operation::Event,
             Operation::Message,
             Operation::Told,

@@ -1,0 +1,59 @@
+//! The keys of a running monitor: read at the start, and again whenever SIGHUP says so.
+//!
+//! Keys are changed without a restart: new ones are put into the file beside the old, the monitor is
+//! told, then the senders, then the old ones are taken out. A file that cannot be read leaves the
+//! keys as they were.
+
+use super::Failure;
+use crate::config::{Settings, keys_file};
+use crate::engine::admission::SharedGuard;
+use crate::wire::{Auth, Guard};
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use signal_hook::consts::SIGHUP;
+use signal_hook::iterator::Signals;
+use std::path::Path;
+use std::sync::Arc;
+use tracing::{error, info};
+
+/// The guard that the settings ask for.
+///
+/// # Errors
+/// The file of keys cannot be used (exit code 2).
+pub fn guard(settings: &Settings) -> Result<SharedGuard, Failure> {
+    let guard = match &settings.keys {
+        Some(path) => read(settings.auth, path)?,
+        None => Guard::default(),
+    };
+    Ok(Arc::new(ArcSwap::from_pointee(guard)))
+}
+
+/// Reads the file of keys again on each SIGHUP. Without such a file the signal stays what it is.
+///
+/// # Errors
+/// The system refuses the signal or a thread.
+pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::Result<()> {
+    let Some(path) = settings.keys.clone() else { return Ok(()) };
+    let auth = settings.auth;
+    let mut signals = Signals::new([SIGHUP]).context("taking over SIGHUP")?;
+    let body = move || {
+        for _ in signals.forever() {
+            match read(auth, &path) {
+                Ok(new) => guard.store(Arc::new(new)),
+                Err(error) => error!("the keys stay as they were: {error}"),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("systole-keys".into())
+        .spawn(body)
+        .context("starting the thread that reads keys again")?;
+    Ok(())
+}
+
+fn read(auth: Auth, path: &Path) -> Result<Guard, keys_file::KeysError> {
+    let keys = keys_file::keyring(path)?;
+    let ids: Vec<String> = keys.keys().map(|key| key.id().to_string()).collect();
+    info!(path = %path.display(), auth = auth.as_str(), ids = ids.join(","), "keys read");
+    Ok(Guard { auth, keys })
+}
