@@ -18,6 +18,7 @@
 mod agenda;
 mod bare;
 mod brake;
+mod flood;
 mod follow;
 mod monitor;
 mod options;

@@ -5,6 +5,8 @@ use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
+use systole::config::keys_file;
+use systole::wire::Key;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -121,6 +123,17 @@ pub struct Flags {
     /// Group of the peers
     #[arg(long, value_name = "TEXT", default_value = "load")]
     group: String,
+    /// Tag every heartbeat with the key in this file, as `systole keygen` makes it
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Which key of that file, when it has several
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(requires = "key")]
+    key_id: Option<u8>,
+    /// Beside the load, as an attacker would, so many heartbeats of peers that do not exist, evenly
+    /// over the load, untagged, from an address of their own
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    flood: u32,
     /// Seed of everything random; the same seed makes the same schedule [default: drawn]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -199,6 +212,10 @@ pub struct Options {
     pub prefix: String,
     /// Group of the peers.
     pub group: String,
+    /// What heartbeats are tagged with.
+    pub key: Option<Key>,
+    /// Heartbeats of made-up peers.
+    pub flood: u32,
     /// Seed of everything random.
     pub seed: u64,
     /// Where JSON goes.
@@ -253,6 +270,20 @@ impl Flags {
         if self.spread_addresses && !matches!(to, SocketAddr::V4(v4) if v4.ip().is_loopback()) {
             bail!("--spread-addresses: needs --to in 127.0.0.0/8, and {to} is not; leave it out");
         }
+        let key = match &self.key {
+            Some(path) => {
+                let found = keys_file::sender_key(path, self.key_id).context("--key")?;
+                if let Some(groups) = found.groups.filter(|groups| !groups.contains(&self.group)) {
+                    let (id, groups) = (found.key.id(), groups.join(", "));
+                    bail!(
+                        "--key: key {id} speaks for {groups} only, not for --group {:?}",
+                        self.group
+                    );
+                }
+                Some(found.key)
+            }
+            None => None,
+        };
         // More than 2^32 heartbeats between two HELLOs is never, and never is a fine answer.
         let beats = (self.hello.as_secs_f64() / interval.as_secs_f64()).clamp(1.0, 4e9);
         Ok(Options {
@@ -280,6 +311,8 @@ impl Flags {
             hello_every: beats as u32,
             prefix: self.prefix,
             group: self.group,
+            key,
+            flood: self.flood,
             seed: self.seed.unwrap_or_else(drawn_seed),
             json: self.json,
             hgrm: self.hgrm,

@@ -75,6 +75,8 @@ pub struct Report {
     pub stall_alarms: u64,
     /// BYEs sent at the end.
     pub byes: u64,
+    /// Heartbeats of made-up peers, sent beside the load.
+    pub flooded: u64,
     /// Peers that the monitor called left.
     pub left: u64,
     /// Heartbeats left out on purpose.
@@ -253,6 +255,10 @@ impl Report {
         let stalled = format!("{} alarms, rightly given", count(self.stall_alarms));
         let optional = [
             (total, ("refused by the monitor", count(total), dropped.join(", "))),
+            (
+                self.flooded,
+                ("flood", count(self.flooded), "heartbeats of made-up peers".to_owned()),
+            ),
             (self.refused, ("refused by our kernel", count(self.refused), String::new())),
             (self.lapses, ("silences that ended", count(self.lapses), found)),
             (

@@ -2,6 +2,7 @@
 
 use crate::bare::{BareTimers, Lateness};
 use crate::brake;
+use crate::flood::Flood;
 use crate::follow::follow;
 use crate::monitor::Monitor;
 use crate::options::Options;
@@ -56,6 +57,9 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
         .collect::<Result<_, _>>()
         .map_err(Failure::Usage)?;
 
+    let flood = (options.flood > 0).then(|| Flood::open(run.clone())).transpose();
+    let flood = flood.map_err(Failure::Usage)?;
+
     let (notes, heard) = mpsc::channel();
     let (listener, epoch, after) = (monitor.clone(), before.epoch, before.last_seq);
     // Never joined: it may sit in a read for as long as the monitor is silent.
@@ -64,10 +68,13 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     let senders = senders.into_iter().map(|sender| spawn("load-send", move || sender.run()));
     let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
 
+    let flood = flood.map(|flood| spawn("load-flood", move || flood.run()));
+    let flood = flood.transpose().map_err(Failure::Usage)?;
     let timers = BareTimers::start().context("starting a thread").map_err(Failure::Usage)?;
     let mut watch = Watch::new(&run, heard, before.last_seq);
     watch.until_sent(&monitor, &senders);
-    let sent = merge(senders);
+    let mut sent = merge(senders);
+    sent.flooded = flood.map_or(0, |flood| flood.join().unwrap_or(0));
     watch.until_left(sent.byes);
     watch.until_ns(last_deadline(&run.rules, &sent.silences));
     let after = monitor.summary();
@@ -159,6 +166,8 @@ fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow
         sources: options.sources,
         spread_addresses: options.spread_addresses,
         segments: options.gso,
+        key: options.key.clone(),
+        flood: options.flood,
         stop,
         sent: AtomicU64::new(0),
     })
@@ -255,6 +264,7 @@ fn compose(
         generator_stalls: verdict.generator_stalls,
         stall_alarms: verdict.stall_alarms,
         byes: sent.byes,
+        flooded: sent.flooded,
         left: watch.left,
         lost: sent.mischief.lost,
         reordered: sent.mischief.reordered,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use systole::clock;
 use systole::metrics::Histogram;
 use systole::metrics::histogram::Snapshot;
-use systole::wire::{self, Heartbeat, Kind, Profile, Status};
+use systole::wire::{self, Heartbeat, Key, Kind, Profile, Status};
 
 /// From one turn to the next, at least, nanoseconds.
 const SLICE_NS: u64 = 500_000;
@@ -56,6 +56,10 @@ pub struct Run {
     pub spread_addresses: bool,
     /// Let the kernel cut up bunches of datagrams.
     pub segments: bool,
+    /// What heartbeats are tagged with.
+    pub key: Option<Key>,
+    /// Heartbeats of made-up peers.
+    pub flood: u32,
     /// Set to end the load early.
     pub stop: Arc<AtomicBool>,
     /// Datagrams sent so far, for the progress bar.
@@ -71,6 +75,8 @@ pub struct Sent {
     pub refused: u64,
     /// BYEs among those sent.
     pub byes: u64,
+    /// Heartbeats of made-up peers.
+    pub flooded: u64,
     /// What was done to the heartbeats on purpose.
     pub mischief: Mischief,
     /// Every silence that came near the timeout.
@@ -235,6 +241,7 @@ impl Run {
             age_us: 0,
             profile_digest: 0,
         };
+        let start = out.len();
         if due.form == Form::Hello {
             let name = self.peers.name(due.peer);
             let profile = Profile::new(&name, &self.peers.group, &[])
@@ -242,6 +249,9 @@ impl Run {
             wire::encode_hello(&heartbeat, &profile, out);
         } else {
             out.extend_from_slice(&wire::encode_beat(&heartbeat));
+        }
+        if let Some(key) = &self.key {
+            key.seal(out, start);
         }
     }
 }

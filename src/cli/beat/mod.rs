@@ -18,10 +18,11 @@ pub mod send;
 
 use super::{Failure, terminal};
 use crate::clock;
+use crate::config::keys_file::{self, FileKey};
 use crate::config::value;
 use crate::wire::{
-    Kind, MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile, PeerId, Profile,
-    Reject, Status, encode_beat, encode_hello,
+    Heartbeat, Key, Kind, MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile,
+    PeerId, Profile, Reject, Status, encode_beat, encode_hello,
 };
 use check::{Checker, Verdict};
 use child::{Child, Farewell};
@@ -29,6 +30,7 @@ use schedule::{Form, Numbers, Schedule};
 use send::{Address, Datagrams, Targets};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -38,6 +40,7 @@ Examples:
   systole beat --to 10.0.0.1:4600 --name web-1
   systole beat --to monitor-a --to monitor-b --group web --label rack=r7 --interval 500ms
   systole beat --to 10.0.0.1 --name db-1 --check 'pg_isready -q'
+  systole beat --to 10.0.0.1 --name db-2 --key /etc/systole/key
   systole beat --to 10.0.0.1 --name nightly-backup -- ./backup.sh /srv
 ";
 
@@ -91,6 +94,13 @@ pub struct BeatArgs {
     /// Longest run of the check, 10ms to 1h; then it is ended and counts as critical.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     check_timeout: Duration,
+    /// File with the key to tag beats with, as `systole keygen` makes it; not open to everybody.
+    #[arg(long, value_name = "FILE", env = "SYSTOLE_KEY")]
+    key: Option<PathBuf>,
+    /// Which key of that file, when it has several.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(requires = "key")]
+    key_id: Option<u8>,
     /// Command to run and to beat for as long as it lives.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -123,6 +133,7 @@ pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
         None => host_name()?,
     };
     let profile = profile(&name, &args.group, &args.label)?;
+    let key = args.key.as_deref().map(|path| key(path, args.key_id, &args.group)).transpose()?;
     let refused =
         |error: std::io::Error| Failure::failed(format!("the system refuses a thread: {error}"));
     let (notices, received) = channel();
@@ -150,6 +161,8 @@ pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
         profile,
         status: args.status,
         targets,
+        key,
+        due: Vec::new(),
         hello: Vec::new(),
     };
     let now_ns = clock::monotonic_ns();
@@ -222,18 +235,21 @@ struct Agent {
     profile: OwnedProfile,
     status: Status,
     targets: Targets,
+    /// What they are tagged with.
+    key: Option<Key>,
     /// Kept to be used again: a beat allocates nothing.
+    due: Vec<u8>,
     hello: Vec<u8>,
 }
 
 impl Agent {
     fn beat(&mut self, form: Form) {
         let heartbeat = self.numbers.next(Kind::Beat, self.status, clock::wall_ns());
-        let beat = encode_beat(&heartbeat);
         self.hello.clear();
         encode_hello(&heartbeat, &self.profile.profile(), &mut self.hello);
+        self.tag(&heartbeat);
         let due: &[u8] = match form {
-            Form::Beat => &beat,
+            Form::Beat => &self.due,
             Form::Hello => &self.hello,
         };
         self.targets.send(Datagrams { due, hello: &self.hello }, |text| say(&text));
@@ -241,8 +257,21 @@ impl Agent {
 
     fn bye(&mut self) {
         let heartbeat = self.numbers.next(Kind::Bye, self.status, clock::wall_ns());
-        let bye = encode_beat(&heartbeat);
-        self.targets.send(Datagrams { due: &bye, hello: &[] }, |text| say(&text));
+        self.hello.clear();
+        self.tag(&heartbeat);
+        self.targets.send(Datagrams { due: &self.due, hello: &[] }, |text| say(&text));
+    }
+
+    /// Encodes the heartbeat's short form, and tags it and the HELLO, if there is one.
+    fn tag(&mut self, heartbeat: &Heartbeat) {
+        self.due.clear();
+        self.due.extend_from_slice(&encode_beat(heartbeat));
+        if let Some(key) = &self.key {
+            key.seal(&mut self.due, 0);
+            if !self.hello.is_empty() {
+                key.seal(&mut self.hello, 0);
+            }
+        }
     }
 
     /// Gives the first look-up of the monitors' names a moment: a job that failed at once must not
@@ -332,6 +361,21 @@ fn profile(name: &str, group: &str, labels: &[(String, String)]) -> Result<Owned
         })
     })?;
     Ok(OwnedProfile::of(&profile))
+}
+
+/// The key to tag with. That it may speak for the group is found out here, where somebody sees it,
+/// rather than by the monitor, which would drop every beat.
+fn key(path: &Path, id: Option<u8>, group: &str) -> Result<Key, Failure> {
+    let FileKey { key, groups } = keys_file::sender_key(path, id)?;
+    match groups {
+        Some(groups) if !groups.iter().any(|may| may == group) => Err(Failure::usage(format!(
+            "--key: key {} in {} speaks for {} only; give one of these as --group, or another key",
+            key.id(),
+            path.display(),
+            groups.join(", ")
+        ))),
+        _ => Ok(key),
+    }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
