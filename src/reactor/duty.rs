@@ -260,7 +260,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if !self.gets_mail || self.mailboxes.len() == 1 {
             return horizon_ns;
         }
-        let due_ns = self.shard.next_deadline_ns(horizon_ns).unwrap_or(horizon_ns);
+        // Only who has something to judge asks: two that were merely asked would ask each other,
+        // and neither would ever sleep again.
+        let Some(due_ns) = self.shard.next_deadline_ns(horizon_ns).filter(|due| *due <= horizon_ns)
+        else {
+            return horizon_ns;
+        };
         let mut judged_ns = horizon_ns;
         for (other, mailbox) in self.mailboxes.iter().enumerate() {
             if other == self.me {

@@ -509,3 +509,18 @@ fn mail_is_waited_for_before_its_peer_is_judged() {
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].to, told[0].reason), (PeerState::Down, Reason::Silence));
 }
+
+#[test]
+fn who_is_only_asked_asks_nobody() {
+    let mut bench = Bench::new(2, 64);
+    let mine = PeerId::steered_to(0, 2);
+    let arrived_ns = bench.now_ns();
+    let parcel = Parcel { beat: beat(mine.0, 0, 1_000), arrived_ns, profile: None };
+    assert!(bench.mailboxes[0].push(parcel).is_ok());
+    bench.turn();
+    // Nothing is due for seconds, but the other one wants to know how far we have read.
+    bench.mailboxes[0].ask();
+    bench.turn();
+    assert!(bench.mailboxes[0].watermark_ns() > arrived_ns);
+    assert!(!bench.mailboxes[1].take_asked(), "they would ask each other for ever");
+}
