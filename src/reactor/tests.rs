@@ -515,7 +515,7 @@ fn who_is_only_asked_asks_nobody() {
     let mut bench = Bench::new(2, 64);
     let mine = PeerId::steered_to(0, 2);
     let arrived_ns = bench.now_ns();
-    let parcel = Parcel { beat: beat(mine.0, 0, 1_000), arrived_ns, profile: None };
+    let parcel = Parcel { beat: beat(mine.0, 0, 1_000), arrived_ns, profile: None, source: 0 };
     assert!(bench.mailboxes[0].push(parcel).is_ok());
     bench.turn();
     // Nothing is due for seconds, but the other one wants to know how far we have read.
