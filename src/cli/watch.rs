@@ -47,9 +47,12 @@ pub struct WatchArgs {
     /// Every transition on a line of its own, however many there are.
     #[arg(long)]
     all: bool,
-    /// One JSON object a line, as the monitor sends it; notes have an `event` that says what they are.
+    /// One JSON object a line for each transition, as the monitor sends it.
     #[arg(long)]
     json: bool,
+    /// With --json: incidents and other notes, too; they have an `event` that says what they are.
+    #[arg(long, requires = "json")]
+    notes: bool,
     #[command(flatten)]
     monitor: MonitorArgs,
 }
@@ -65,6 +68,7 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
         ("to", args.to.as_deref()),
         ("group", args.group.as_deref()),
         ("peer", args.peer.as_deref()),
+        ("notes", (!args.json || args.notes).then_some("1")),
     ]);
     let base = client.base().to_owned();
     let updates = read(EventStream::new(client, filters, args.after))?;

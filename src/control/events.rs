@@ -1,4 +1,4 @@
-//! The latest transitions and notes, numbered: one appends, any number follow at their own pace.
+//! The latest transitions, numbered: one appends, any number follow at their own pace.
 //!
 //! ```text
 //!            oldest                                   newest
@@ -15,9 +15,8 @@
 //! An entry keeps the name that the peer had then: later the peer may be forgotten or renamed.
 
 use super::alarms::Marks;
-use super::notes::Note;
 use crate::engine::transition::Transition;
-use crate::wire::{PeerId, Profile};
+use crate::wire::Profile;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLock};
@@ -59,46 +58,21 @@ impl Names {
     }
 }
 
-/// What an entry tells; its times are monotonic.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum What {
-    /// A peer changed its state.
-    Transition(Transition, Marks),
-    /// Something else.
-    Note(Note),
-}
-
-/// What happened as it is kept: the evidence, and what labels it for people.
-#[derive(Clone, PartialEq, Debug)]
+/// A transition as it is kept: the evidence, and what labels it for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// What happened.
-    pub what: What,
-    /// What turns its times into wall time, nanoseconds; sampled when it was published.
+    /// What happened; its times are monotonic.
+    pub transition: Transition,
+    /// What turns those into wall time, nanoseconds; sampled when it was published.
     pub wall_offset_ns: i64,
-    /// The names of the peer, or of the group, that it is about.
+    /// The peer's name and group.
     pub names: Names,
-}
-
-impl Entry {
-    /// The transition, if it is one.
-    pub fn transition(&self) -> Option<&Transition> {
-        match &self.what {
-            What::Transition(transition, _) => Some(transition),
-            What::Note(_) => None,
-        }
-    }
-
-    /// The peer that it is about, if it is about one.
-    pub fn peer(&self) -> Option<PeerId> {
-        match &self.what {
-            What::Transition(transition, _) => Some(transition.peer),
-            What::Note(note) => note.peer(),
-        }
-    }
+    /// In what light it is seen.
+    pub marks: Marks,
 }
 
 /// What a follower reads at once.
-#[derive(PartialEq, Debug, Default)]
+#[derive(PartialEq, Eq, Debug, Default)]
 pub struct Chunk {
     /// Numbers behind the cursor that the ring no longer holds.
     pub missing: Option<RangeInclusive<u64>>,
@@ -232,13 +206,14 @@ mod tests {
     use super::*;
     use crate::control::testing::{Random, entry, seeds};
     use crate::engine::transition::PeerState;
+    use crate::wire::PeerId;
 
     fn numbered(ids: impl IntoIterator<Item = u64>) -> Vec<Entry> {
         ids.into_iter().map(|id| entry(id, PeerState::Down, None)).collect()
     }
 
     fn ids(entries: &[Entry]) -> Vec<u64> {
-        entries.iter().filter_map(|entry| entry.peer()).map(|peer| peer.0).collect()
+        entries.iter().map(|entry| entry.transition.peer.0).collect()
     }
 
     /// The entry with sequence number n is that of peer n, so a log can be checked without another.
@@ -306,19 +281,19 @@ mod tests {
             let log = EventLog::new(capacity);
             log.append(&mut numbered(1..=total));
             let oldest = total.saturating_sub(capacity as u64) + 1;
-            let every_97th = |e: &Entry| e.peer().is_some_and(|peer| peer.0.is_multiple_of(97));
+            let every_97th = |e: &Entry| e.transition.peer.0.is_multiple_of(97);
             let expected: Vec<u64> = (oldest..=total).rev().filter(|seq| seq % 97 == 0).collect();
             let all: Vec<u64> = log.latest(usize::MAX, every_97th).iter().map(|e| e.0).collect();
             assert_eq!(all, expected, "{total} in {capacity}");
             let three: Vec<u64> = log.latest(3, every_97th).iter().map(|e| e.0).collect();
             assert_eq!(three, expected.into_iter().take(3).collect::<Vec<_>>());
-            assert_eq!(log.latest(1, |e| e.peer() == Some(PeerId(total)))[0].0, total);
+            assert_eq!(log.latest(1, |e| e.transition.peer == PeerId(total))[0].0, total);
         }
     }
 
     #[test]
     fn an_entry_stays_compact() {
-        // 65,536 of them are kept by default: 8.5 MiB, and the names.
-        assert!(size_of::<Entry>() <= 136, "{}", size_of::<Entry>());
+        // 65,536 of them are kept by default: 7.5 MiB, and the names.
+        assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
     }
 }

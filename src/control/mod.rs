@@ -49,7 +49,7 @@ use events::{EventLog, Names};
 use expect::{Expectation, Expectations, Expected};
 use figures::Baseline;
 use groups::{GroupTable, Rule};
-use notes::Note;
+use notes::{Note, NoteLog};
 use publisher::Publisher;
 use registry::Registry;
 use std::io;
@@ -152,6 +152,8 @@ pub struct ControlState {
     pub registry: Registry,
     /// The latest transitions.
     pub events: EventLog,
+    /// What was told beside them.
+    pub notes: NoteLog,
     /// Transitions since the start, by their two ends.
     pub transitions: TransitionCounts,
     /// The groups by name and number.
@@ -182,6 +184,7 @@ impl ControlState {
             alarms: Mutex::new(Alarms::new(expect)),
             registry: Registry::default(),
             events: EventLog::new(config.ring_capacity),
+            notes: NoteLog::default(),
             transitions: TransitionCounts::default(),
             histograms: Histograms::default(),
             baseline: Mutex::new(Baseline::start(config.epoch_ns)),

@@ -5,7 +5,6 @@
 //! whatever comes and goes meanwhile. No lock outlasts the look at one peer.
 
 use super::ControlState;
-use super::events::{Entry, What};
 use super::present::{self, Now};
 use crate::api::{PeerDetail, PeerPage, PeerSummary};
 use crate::engine::slot::SlotData;
@@ -159,14 +158,9 @@ impl ControlState {
         let mut detail = self.registry.with(slot.peer, |profile| {
             present::peer_detail(&self.config, &now, slot, profile.as_ref(), reactor)
         });
-        let own = self
-            .events
-            .latest(DETAIL_TRANSITIONS, |e| e.transition().is_some_and(|t| t.peer == slot.peer));
-        let in_words = |(seq, entry): &(u64, Entry)| match &entry.what {
-            What::Transition(t, marks) => Some(present::event(&self.config, *seq, entry, t, marks)),
-            What::Note(_) => None,
-        };
-        detail.transitions = own.iter().filter_map(in_words).collect();
+        let own = self.events.latest(DETAIL_TRANSITIONS, |e| e.transition.peer == slot.peer);
+        detail.transitions =
+            own.iter().map(|(seq, entry)| present::event(&self.config, *seq, entry)).collect();
         self.add_alarms(&mut detail, slot, &now);
         detail
     }

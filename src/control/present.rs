@@ -1,14 +1,13 @@
 //! From the engine's values to the words of [`crate::api`]: monotonic to wall time, ids to names.
 
 use super::ControlConfig;
-use super::alarms::Marks;
 use super::events::{Entry, Names};
 use super::incidents::{self, Cause, Step};
-use super::notes::Note;
+use super::notes::{Note, NoteEntry};
 use crate::api::{self, Event, NoteHead, PeerDetail, PeerSummary};
 use crate::clock;
 use crate::engine::slot::SlotData;
-use crate::engine::transition::{PeerState, Transition};
+use crate::engine::transition::PeerState;
 use crate::wire::{PeerId, Profile};
 use jiff::Timestamp;
 
@@ -46,14 +45,8 @@ fn wall(monotonic_ns: u64, offset_ns: i64) -> u64 {
 }
 
 /// A transition as subscribers see it.
-pub fn event(
-    config: &ControlConfig,
-    seq: u64,
-    entry: &Entry,
-    t: &Transition,
-    marks: &Marks,
-) -> Event {
-    let Entry { wall_offset_ns, names, .. } = entry;
+pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
+    let Entry { transition: t, wall_offset_ns, names, marks } = entry;
     let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
     let id = t.peer.to_string();
     let returns = t.from == PeerState::Down && t.to == PeerState::Up;
@@ -87,11 +80,11 @@ pub fn event(
 }
 
 /// A note as subscribers see it.
-pub fn note(config: &ControlConfig, seq: u64, entry: &Entry, note: &Note) -> api::Note {
-    let Entry { wall_offset_ns, names, .. } = entry;
+pub fn note(config: &ControlConfig, entry: &NoteEntry) -> api::Note {
+    let NoteEntry { note, seq, wall_offset_ns, names } = entry;
     let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
     let head = NoteHead {
-        seq,
+        seq: *seq,
         monitor: format!("{:016x}", config.monitor_id),
         epoch: config.epoch_ns,
         time: stamp(note.at_ns()),

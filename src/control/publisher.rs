@@ -4,9 +4,9 @@
 //! loop {
 //!     take up to 256 reports of each reactor in turn      lock-free queues
 //!     a profile     → registry; its group and parent, in numbers, back to the reactor
-//!     a transition  → its name; judged by the alarms, whose notes follow it; its number, into the
-//!                     log; the followers are woken once a round
-//!     a notice      → the alarms, whose notes go into the log
+//!     a transition  → its name; judged by the alarms; its number, into the log
+//!     a notice      → the alarms
+//!     what the alarms note goes into the log of notes; the followers are woken once a round
 //!     count heartbeats
 //!     nothing taken → sleep until a reactor unparks us, or 100 ms
 //! }
@@ -19,8 +19,8 @@
 use super::ControlState;
 use super::alarms::Marks;
 use super::assign::Assignments;
-use super::events::{Entry, Names, What};
-use super::notes::Note;
+use super::events::{Entry, Names};
+use super::notes::{Note, NoteEntry};
 use super::rate::Rate;
 use super::registry;
 use crate::clock;
@@ -44,14 +44,22 @@ pub(super) struct Publisher {
     rate: Rate,
     /// Groups and parents on their way to the reactors.
     assignments: Assignments,
-    /// This round's entries, until they are appended.
+    /// This round's transitions, until they are appended.
     batch: Vec<Entry>,
+    /// This round's notes, until they are appended.
+    notes: Vec<NoteEntry>,
 }
 
 impl Publisher {
     pub(super) fn new(state: Arc<ControlState>) -> Publisher {
         let batch = Vec::with_capacity(BURST);
-        Publisher { state, rate: Rate::default(), assignments: Assignments::default(), batch }
+        Publisher {
+            state,
+            rate: Rate::default(),
+            assignments: Assignments::default(),
+            batch,
+            notes: Vec::new(),
+        }
     }
 
     /// Publishes until it is told to stop *and* every queue is empty.
@@ -96,45 +104,45 @@ impl Publisher {
         self.assignments.send(&state);
         // A newcomer's profile follows its first transition: it may have come in this round.
         for entry in self.batch.iter_mut().filter(|entry| entry.names.name().is_none()) {
-            entry.names = state.names_of_peer(entry.peer());
+            entry.names = state.names_of_peer(Some(entry.transition.peer));
         }
         self.judge(notices, wall_offset_ns);
         self.publish();
         taken
     }
 
-    /// Marks the transitions of this round, and puts what is to be said of them behind each.
+    /// Marks the transitions of this round, and notes what is to be said of them.
     fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
-        let state = self.state.clone();
+        let Publisher { state, batch, notes, .. } = self;
         let mut alarms = state.alarms();
-        let mut judged = Vec::with_capacity(self.batch.len());
-        let note = |note: Note| Entry {
-            what: What::Note(note),
-            wall_offset_ns,
-            names: state.names_of(&note),
+        let mut seq = state.events.newest();
+        let mut take = |seq: u64, made: Vec<Note>| {
+            notes.extend(made.into_iter().map(|note| {
+                let names = state.names_of(&note);
+                NoteEntry { note, seq, wall_offset_ns, names }
+            }));
         };
         for notice in notices {
             alarms.notice(notice, &state.groups);
         }
-        judged.extend(alarms.take_notes().into_iter().map(note));
-        for mut entry in self.batch.drain(..) {
-            if let What::Transition(transition, marks) = &mut entry.what {
-                *marks = alarms.judge(transition, entry.names.group(), &state.surroundings());
-            }
-            judged.push(entry);
-            judged.extend(alarms.take_notes().into_iter().map(note));
+        take(seq, alarms.take_notes());
+        for entry in batch {
+            let group = entry.names.group();
+            entry.marks = alarms.judge(&entry.transition, group, &state.surroundings());
+            seq += 1;
+            take(seq, alarms.take_notes());
         }
         alarms.advance(clock::monotonic_ns());
-        judged.extend(alarms.take_notes().into_iter().map(note));
-        self.batch = judged;
+        take(seq, alarms.take_notes());
     }
 
     fn publish(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.notes.is_empty() {
             return;
         }
-        let transitions = self.batch.iter().filter_map(Entry::transition);
-        let fired: Vec<u64> = transitions.map(|transition| transition.fired_ns).collect();
+        let fired: Vec<u64> = self.batch.iter().map(|e| e.transition.fired_ns).collect();
+        // The notes first: who is woken by the transitions finds them.
+        self.state.notes.append(&mut self.notes);
         self.state.events.append(&mut self.batch);
         let visible_ns = clock::monotonic_ns();
         let histogram = self.state.histograms.of(HistogramKind::Publish);
@@ -157,7 +165,7 @@ fn entry(state: &ControlState, transition: Transition, wall_offset_ns: i64) -> E
         state.registry.remove(transition.peer);
     }
     state.transitions.count(transition.from, transition.to);
-    Entry { what: What::Transition(transition, Marks::default()), wall_offset_ns, names }
+    Entry { transition, wall_offset_ns, names, marks: Marks::default() }
 }
 
 /// Keeps a profile. Never more of them than there are slots, though profiles may come whose peers

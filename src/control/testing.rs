@@ -1,7 +1,7 @@
 //! A monitor without reactors' threads: real tables and queues, filled by hand.
 
 use super::alarms::Marks;
-use super::events::{Entry, Names, What};
+use super::events::{Entry, Names};
 use super::publisher::Publisher;
 use super::survey::Survey;
 use super::{ControlConfig, ControlState};
@@ -70,7 +70,8 @@ pub(crate) fn transition(peer: PeerId, from: PeerState, to: PeerState) -> Transi
 pub(crate) fn entry(id: u64, to: PeerState, names: Option<(&str, &str)>) -> Entry {
     let owned = names.map(|(name, group)| profile(name, group, &[]));
     Entry {
-        what: What::Transition(transition(PeerId(id), PeerState::Suspect, to), Marks::default()),
+        transition: transition(PeerId(id), PeerState::Suspect, to),
+        marks: Marks::default(),
         wall_offset_ns: clock::wall_offset_ns(),
         names: Names::of(owned.as_ref().map(OwnedProfile::profile)),
     }

@@ -135,7 +135,7 @@ fn numbers_have_no_holes_and_each_reactor_keeps_its_order() {
     let chunk = monitor.state.events.read(0, 1_000);
     assert_eq!((chunk.first_seq, chunk.entries.len()), (1, 120));
     for &peer in &peers {
-        let own = chunk.entries.iter().filter_map(|e| e.transition()).filter(|t| t.peer == peer);
+        let own = chunk.entries.iter().map(|e| &e.transition).filter(|t| t.peer == peer);
         let path: Vec<PeerState> = own.map(|t| t.to).collect();
         assert_eq!(path, steps[1..]);
     }

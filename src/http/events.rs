@@ -1,4 +1,6 @@
-//! `/api/v1/events`: the transitions and notes as server-sent events, live and from the past.
+//! `/api/v1/events`: the transitions as server-sent events, live and from the past; with `?notes=1`
+//! also what is told beside them, each note behind the transition that it follows and under that
+//! one's number, so that resuming needs no other.
 //!
 //! ```text
 //! loop {
@@ -17,9 +19,11 @@ use super::query::{Pairs, bad_value, number, unknown_key};
 use super::subscribers::Place;
 use crate::api::EventGap;
 use crate::api::{EPOCH_HEADER, SEQ_HEADER};
-use crate::control::events::{Chunk, Entry, What};
-use crate::control::{ControlConfig, ControlState, STATES, present};
+use crate::control::events::{Chunk, Entry, Names};
+use crate::control::notes::NoteEntry;
+use crate::control::{ControlState, STATES, present};
 use crate::engine::transition::PeerState;
+use crate::wire::PeerId;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -36,7 +40,7 @@ const FRAME: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A browser that lost us tries again after a second.
 const GREETING: &[u8] = b"retry: 1000\n\n";
-const KEYS: &str = "after, epoch, group, peer, to";
+const KEYS: &str = "after, epoch, group, notes, peer, to";
 
 /// What a subscriber wants.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -48,6 +52,8 @@ struct Subscription {
     group: Option<String>,
     peer: Option<String>,
     to: Option<PeerState>,
+    /// Whether notes are wanted, too.
+    notes: bool,
 }
 
 impl Subscription {
@@ -61,6 +67,14 @@ impl Subscription {
                 "epoch" => wanted.epoch = Some(number(&key, &value)?),
                 "group" => wanted.group = Some(value),
                 "peer" => wanted.peer = Some(value),
+                "notes" => {
+                    let words = "must be 1 or 0";
+                    wanted.notes = match value.as_str() {
+                        "1" | "true" => true,
+                        "0" | "false" => false,
+                        _ => return Err(bad_value(&key, &value, words)),
+                    }
+                }
                 "to" => {
                     let state = STATES.into_iter().find(|state| state.as_str() == value);
                     let words = "must be up, suspect, down, unreachable, left or forgotten";
@@ -87,13 +101,21 @@ impl Subscription {
     }
 
     fn wants(&self, entry: &Entry) -> bool {
-        let is_peer = |wanted: &str| match entry.names.name() {
+        self.to.is_none_or(|to| to == entry.transition.to)
+            && self.is_about(&entry.names, Some(entry.transition.peer))
+    }
+
+    /// Who asks for transitions to a state asks for no notes.
+    fn wants_note(&self, entry: &NoteEntry) -> bool {
+        self.notes && self.to.is_none() && self.is_about(&entry.names, entry.note.peer())
+    }
+
+    fn is_about(&self, names: &Names, peer: Option<PeerId>) -> bool {
+        let is_peer = |wanted: &str| match names.name() {
             Some(name) => name == wanted,
-            None => entry.peer().is_some_and(|peer| peer.to_string() == wanted),
+            None => peer.is_some_and(|peer| peer.to_string() == wanted),
         };
-        // Who asks for transitions to a state asks for no notes.
-        self.to.is_none_or(|to| entry.transition().is_some_and(|t| t.to == to))
-            && self.group.as_deref().is_none_or(|group| group == entry.names.group())
+        self.group.as_deref().is_none_or(|group| group == names.group())
             && self.peer.as_deref().is_none_or(is_peer)
     }
 }
@@ -128,6 +150,7 @@ struct Follower {
     state: Arc<ControlState>,
     wanted: Subscription,
     cursor: u64,
+    note_cursor: u64,
     bell: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     greeted: bool,
@@ -139,7 +162,9 @@ impl Follower {
         let Monitor { state, shutdown, .. } = monitor;
         let bell = state.events.bell();
         let cursor = wanted.start(&state);
-        Follower { state, wanted, cursor, bell, shutdown, greeted: false, _place: place }
+        let note_cursor = state.notes.start(cursor);
+        let greeted = false;
+        Follower { state, wanted, cursor, note_cursor, bell, shutdown, greeted, _place: place }
     }
 
     /// The next frame of the body; `None` ends it.
@@ -154,7 +179,9 @@ impl Follower {
             let stop = *self.shutdown.borrow_and_update();
             self.bell.mark_unchanged();
             let chunk = self.state.events.read(self.cursor, FRAME);
-            if let Some(frame) = self.take(&chunk) {
+            let (notes, first) = self.state.notes.read(self.note_cursor, FRAME);
+            self.note_cursor = first;
+            if let Some(frame) = self.take(&chunk, &notes) {
                 return Some(frame);
             }
             if !chunk.entries.is_empty() {
@@ -175,32 +202,38 @@ impl Follower {
         }
     }
 
-    /// Moves the cursor behind the chunk and writes what the subscriber wants of it, if anything.
-    fn take(&mut self, chunk: &Chunk) -> Option<Bytes> {
+    /// Moves the cursors behind the chunk and its notes, and writes what the subscriber wants of
+    /// them, if anything. Notes of transitions that are still to be read stay for the next time.
+    fn take(&mut self, chunk: &Chunk, notes: &[NoteEntry]) -> Option<Bytes> {
         self.cursor = chunk.first_seq + chunk.entries.len() as u64 - 1;
+        let of_chunk = notes.partition_point(|note| note.seq <= self.cursor);
+        self.note_cursor += of_chunk as u64;
+        let mut notes = notes[..of_chunk].iter().peekable();
         let mut frame = Vec::new();
         if let Some(missing) = &chunk.missing {
             write_gap(&mut frame, *missing.start(), *missing.end());
         }
-        for (seq, entry) in chunk.numbered().filter(|(_, entry)| self.wanted.wants(entry)) {
+        for (seq, entry) in chunk.numbered() {
+            while let Some(note) = notes.next_if(|note| note.seq < seq) {
+                self.write_note(&mut frame, note);
+            }
+            if !self.wanted.wants(entry) {
+                continue;
+            }
             if frame.capacity() == 0 {
                 frame.reserve(chunk.entries.len() * 640);
             }
-            write_entry(&mut frame, &self.state.config, seq, entry);
+            let event = present::event(&self.state.config, seq, entry);
+            write_event(&mut frame, "transition", seq, &event);
         }
+        notes.for_each(|note| self.write_note(&mut frame, note));
         (!frame.is_empty()).then(|| frame.into())
     }
-}
 
-fn write_entry(frame: &mut Vec<u8>, config: &ControlConfig, seq: u64, entry: &Entry) {
-    match &entry.what {
-        What::Transition(transition, marks) => {
-            let event = present::event(config, seq, entry, transition, marks);
-            write_event(frame, "transition", seq, &event);
-        }
-        What::Note(note) => {
-            let note = present::note(config, seq, entry, note);
-            write_event(frame, note.event(), seq, &note);
+    fn write_note(&self, frame: &mut Vec<u8>, entry: &NoteEntry) {
+        if self.wanted.wants_note(entry) {
+            let note = present::note(&self.state.config, entry);
+            write_event(frame, note.event(), entry.seq, &note);
         }
     }
 }
@@ -221,7 +254,6 @@ fn write_event(frame: &mut Vec<u8>, event: &str, id: u64, data: &impl serde::Ser
 mod tests {
     use super::*;
     use crate::api::Event;
-    use crate::control::alarms::Marks;
     use crate::control::testing::{FakeMonitor, config, entry};
     use crate::wire::PeerId;
 
@@ -291,7 +323,7 @@ mod tests {
     fn an_event_is_three_lines_and_its_data_reads_back() {
         let entry = entry(5, PeerState::Down, Some(("a\"b", "g")));
         let mut frame = Vec::new();
-        write_entry(&mut frame, &config(), 41, &entry);
+        write_event(&mut frame, "transition", 41, &present::event(&config(), 41, &entry));
         write_gap(&mut frame, 3, 9);
         let text = String::from_utf8(frame).unwrap();
         let events: Vec<Vec<&str>> =
@@ -300,8 +332,7 @@ mod tests {
         assert_eq!(events[0][..2], ["id: 41", "event: transition"]);
         let data: Event =
             serde_json::from_str(events[0][2].strip_prefix("data: ").unwrap()).unwrap();
-        let (transition, marks) = (entry.transition().unwrap(), Marks::default());
-        assert_eq!(data, present::event(&config(), 41, &entry, transition, &marks));
+        assert_eq!(data, present::event(&config(), 41, &entry));
         assert_eq!(data.peer, "a\"b");
         assert_eq!(events[1], ["id: 9", "event: gap", "data: {\"from_seq\":3,\"to_seq\":9}"]);
     }

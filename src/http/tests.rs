@@ -175,21 +175,24 @@ fn incidents_silences_expectations_and_quality_are_served() {
     let mut site = Site::open(fleet());
     site.monitor.obey();
     site.monitor.survey();
-    let mut stream = site.follow("?after=0");
+    let mut stream = site.follow("?after=0&notes=1");
+    let mut transitions = site.follow("?after=0");
     for i in 0..4 {
         let peer = PeerId::of(&format!("web-{i}"));
         site.monitor.report_transition(peer, PeerState::Suspect, PeerState::Down);
     }
     site.monitor.publish();
-    // Two downs, a third that makes a crowd, the incident, a fourth: in the same numbers.
+    // Two downs, a third that makes a crowd, the incident behind it, a fourth.
     assert_eq!((0..3).map(|_| stream.sequence()).collect::<Vec<_>>(), [1, 2, 3]);
     match stream.next() {
         Some(Heard::Note(note)) => {
-            assert_eq!((note.event(), note.head().seq), ("incident", 4));
+            assert_eq!((note.event(), note.head().seq), ("incident", 3));
         }
         other => panic!("an incident was due: {other:?}"),
     }
-    assert_eq!(stream.sequence(), 5);
+    assert_eq!(stream.sequence(), 4);
+    let plain: Vec<u64> = (0..4).map(|_| transitions.sequence()).collect();
+    assert_eq!(plain, [1, 2, 3, 4], "who asks for transitions alone gets just these");
     let incidents: api::Incidents = site.get("/api/v1/incidents?closed=1");
     assert_eq!((incidents.open.len(), incidents.open[0].down), (1, 4));
     assert_eq!(incidents.open[0].first, ["web-0", "web-1", "web-2", "web-3"]);

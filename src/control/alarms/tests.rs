@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::api;
-use crate::control::events::{Entry, What};
 use crate::control::expect::{Expectation, Expected};
 use crate::control::groups::Rule;
 use crate::control::testing::{FakeMonitor, config, profile, transition};
@@ -31,21 +30,23 @@ fn web(i: u32) -> PeerId {
     PeerId::of(&format!("web-{i}"))
 }
 
-/// Everything in the log, transitions as `peer: state marks`, notes as what they are.
+/// Everything in the logs, transitions as `peer: state marks`, notes as what they are, in order.
 fn told(monitor: &FakeMonitor) -> Vec<String> {
     let chunk = monitor.state.events.read(0, usize::MAX);
+    let (notes, _) = monitor.state.notes.read(0, usize::MAX);
     let config = &monitor.state.config;
-    let one = |(seq, entry): (u64, &Entry)| match &entry.what {
-        What::Transition(t, marks) => {
-            let event = present::event(config, seq, entry, t, marks);
-            let mut text = format!("{}: {}", event.peer, event.to);
-            let incident = event.incident.map(|id| format!(" #{id}"));
-            text.push_str(&incident.unwrap_or_default());
-            text.push_str(if event.silenced { " silenced" } else { "" });
-            text.push_str(if event.flapping { " flapping" } else { "" });
-            text
-        }
-        What::Note(note) => match present::note(config, seq, entry, note) {
+    let mut told: Vec<(u64, String)> = Vec::new();
+    for (seq, entry) in chunk.numbered() {
+        let event = present::event(config, seq, entry);
+        let mut text = format!("{}: {}", event.peer, event.to);
+        let incident = event.incident.map(|id| format!(" #{id}"));
+        text.push_str(&incident.unwrap_or_default());
+        text.push_str(if event.silenced { " silenced" } else { "" });
+        text.push_str(if event.flapping { " flapping" } else { "" });
+        told.push((seq, text));
+    }
+    for entry in &notes {
+        let text = match present::note(config, entry) {
             api::Note::Incident(note) => {
                 let api::Incident { id, kind, group, parent, .. } = note.incident;
                 let of = parent.unwrap_or(group);
@@ -58,9 +59,12 @@ fn told(monitor: &FakeMonitor) -> Vec<String> {
                 let api::Expected { peer, group, known, missing, .. } = note.expected;
                 format!("missing {peer}{group} {known} {missing}")
             }
-        },
-    };
-    chunk.numbered().map(one).collect()
+        };
+        told.push((entry.seq, text));
+    }
+    // Stable: a note stands behind the transition whose number it has.
+    told.sort_by_key(|(seq, _)| *seq);
+    told.into_iter().map(|(_, text)| text).collect()
 }
 
 fn slot(monitor: &FakeMonitor, peer: PeerId) -> SlotData {
