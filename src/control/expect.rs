@@ -223,7 +223,7 @@ mod tests {
                         true => drop(unmet.remove(&i)),
                         false => drop(unmet.entry(i).or_insert(at)),
                     }
-                    let late = unmet.get(&i).is_some_and(|since| at - since >= u64::from(i) + 1);
+                    let late = unmet.get(&i).is_some_and(|since| at - since > u64::from(i));
                     assert_eq!(missing[i as usize], late, "seed {seed} at {at}: {i}");
                 }
                 let count = missing.iter().filter(|missing| **missing).count();

@@ -93,7 +93,7 @@ impl GroupTable {
     }
 
     /// How many have a number, the nameless one included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.names.read().expect(UNPOISONED).by_number.len()
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
         assert_eq!([place(""), place("web"), place("db"), place("web")], [0, 1, 2, 1]);
         assert_eq!((&*groups.name(2), &*groups.name(0), &*groups.name(9)), ("db", "", ""));
-        assert_eq!((groups.number("db"), groups.number("ops"), groups.len()), (Some(2), None, 3));
+        assert_eq!((groups.number("db"), groups.number("ops"), groups.count()), (Some(2), None, 3));
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         for i in 0..MOST_GROUPS + 3 {
             groups.place(&profile("x", &format!("g{i}"), &[]).profile());
         }
-        assert_eq!((groups.len(), groups.refused()), (MOST_GROUPS, 4));
+        assert_eq!((groups.count(), groups.refused()), (MOST_GROUPS, 4));
         assert_eq!(groups.place(&profile("x", "g0", &[]).profile()).group, 1);
     }
 }

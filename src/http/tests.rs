@@ -88,7 +88,7 @@ pub(super) struct Stream(BufReader<Box<dyn Read + Send>>);
 pub(super) enum Heard {
     Transition(Box<Event>),
     Gap(EventGap),
-    Note(api::Note),
+    Note(Box<api::Note>),
 }
 
 impl Iterator for Stream {
@@ -108,7 +108,7 @@ impl Iterator for Stream {
                 }
                 Some(("data", data)) if kind != "transition" => {
                     let note = api::Note::parse(&kind, data).expect("a note's name");
-                    return Some(Heard::Note(note.unwrap()));
+                    return Some(Heard::Note(Box::new(note.unwrap())));
                 }
                 Some(("data", data)) => {
                     return Some(Heard::Transition(serde_json::from_str(data).unwrap()));
