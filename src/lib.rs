@@ -33,6 +33,7 @@ pub mod io;
 pub mod metrics;
 pub mod reactor;
 pub mod sync;
+pub mod trace;
 pub mod wire;
 
 #[cfg(test)]

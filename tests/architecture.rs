@@ -17,7 +17,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("reactor", &["clock", "wire", "metrics", "engine", "io"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io"]),
     ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
+<<<<<<< HEAD
     ("config", &["engine", "io", "reactor", "wire"]),
+=======
+    ("config", &["engine", "io", "reactor"]),
+    ("trace", &["wire", "metrics", "engine"]),
+>>>>>>> 87683e7 (replay: any setting over a recording or a CSV, offline)
 ];
 /// These see everything.
 const SEE_ALL: &[&str] = &["cli", "lib", "main"];

@@ -5,6 +5,7 @@
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up       clients ─▶ client, events ─▶ HTTP
+//!  replay                           setting ─▶ trace; asks nobody
 //! ```
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 checked and not so (or failed
@@ -26,6 +27,10 @@ mod notes;
 pub mod run;
 pub mod serve;
 pub mod silence;
+pub mod replay;
+pub mod run;
+pub mod serve;
+pub mod setting;
 pub mod status;
 pub mod terminal;
 pub mod watch;
@@ -78,6 +83,8 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Show the monitor's latency histograms.
     Hist(hist::HistArgs),
+    /// Run a setting over recorded arrivals, and count its mistakes.
+    Replay(replay::ReplayArgs),
 }
 
 /// Parses the command line, runs the command, says what went wrong on stderr and returns the code
@@ -93,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Silence(args) => silence::silence(args),
         Command::Watch(args) => watch::watch(args),
         Command::Hist(args) => hist::hist(args),
+        Command::Replay(args) => replay::replay(args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

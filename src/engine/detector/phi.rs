@@ -48,6 +48,11 @@ impl Phi {
         }
     }
 
+    /// Sets the threshold, above 0.
+    pub fn set_threshold(&mut self, threshold: f64) {
+        (self.threshold, self.deviations) = (threshold, deviations(threshold));
+    }
+
     /// φ at which a peer is called down.
     pub fn threshold(&self) -> f64 {
         self.threshold

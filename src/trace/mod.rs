@@ -1,0 +1,203 @@
+//! Recorded arrivals, and what a setting would have made of them.
+//!
+//! ```text
+//!  reactors ─▶ recorder ─▶ FILE (format) ─┐
+//!                                          ├─▶ Trace ─▶ replay ─▶ Quality ─▶ tune ─▶ svg
+//!                          CSV (csv)  ────┘             policy
+//! ```
+//!
+//! A trace is held in memory, peer by peer: peers do not touch each other, so each is replayed on
+//! its own, straight through its arrivals. The replay runs the engine's own [`Policy`] and sequence
+//! rules, so that what it finds is what the monitor would have done.
+//!
+//! Absent on purpose: names other than those in the trace, guards against the monitor's own trouble,
+//! and the wheel (whose microsecond the replay does not round to).
+//!
+//! [`Policy`]: crate::engine::Policy
+
+pub mod csv;
+pub mod format;
+pub mod quality;
+pub mod replay;
+
+pub use quality::{Percentiles, Quality};
+pub use replay::{Replay, replay};
+
+use crate::engine::sequence::{Order, Position};
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::Path;
+
+/// One heartbeat as it arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Arrival {
+    /// When it arrived, nanoseconds of the monitor's monotonic clock, or of the CSV's.
+    pub arrived_ns: u64,
+    /// When it was sent by the sender's clock, nanoseconds; 0 is "not stated".
+    pub sent_ns: u64,
+    /// Sequence number within the incarnation.
+    pub sequence: u32,
+    /// The sender's start.
+    pub incarnation: u32,
+    /// The sender's interval, as [`encode_interval`](crate::wire::encode_interval) codes it; 0 is
+    /// "not stated".
+    pub interval: u32,
+    /// Whether it says BYE.
+    pub bye: bool,
+    /// Whether the sender is in maintenance.
+    pub maintenance: bool,
+    /// Whether it has no sequence number (the text form).
+    pub unsequenced: bool,
+}
+
+/// All that arrived of one peer, in the order of arrival.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct PeerTrace {
+    /// Its name, or its id in hex digits.
+    pub name: String,
+    /// Its heartbeats.
+    pub arrivals: Vec<Arrival>,
+}
+
+/// A trace: what arrived of all peers.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Trace {
+    /// The peers, in the order of their first arrival in the file.
+    pub peers: Vec<PeerTrace>,
+    /// Heartbeats that the recorder had no room for.
+    pub dropped: u64,
+    /// Bytes at the end that are no whole block: the recording was cut off.
+    pub torn_bytes: u64,
+}
+
+/// Why a trace cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {cause}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// It is no recording.
+    #[error("{path} {cause}")]
+    Format {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        cause: format::FormatError,
+    },
+    /// It is no CSV either.
+    #[error("{path}: {cause}")]
+    Csv {
+        /// The file.
+        path: String,
+        /// What is wrong, and in which line.
+        cause: csv::CsvError,
+    },
+}
+
+impl Trace {
+    /// Reads a file, whether a recording or CSV; its first bytes tell.
+    ///
+    /// # Errors
+    /// It cannot be read, or is neither.
+    pub fn open(path: &Path) -> Result<Trace, TraceError> {
+        let name = || path.display().to_string();
+        let bytes =
+            std::fs::read(path).map_err(|cause| TraceError::Unreadable { path: name(), cause })?;
+        if format::is_recording(&bytes) {
+            format::decode(&bytes).map_err(|cause| TraceError::Format { path: name(), cause })
+        } else {
+            csv::read(Cursor::new(bytes)).map_err(|cause| TraceError::Csv { path: name(), cause })
+        }
+    }
+
+    /// Puts another trace's heartbeats to this one's: peers of the same name are the same.
+    pub fn append(&mut self, other: Trace) {
+        let mut places: HashMap<String, usize> =
+            self.peers.iter().enumerate().map(|(place, peer)| (peer.name.clone(), place)).collect();
+        for mut peer in other.peers {
+            match places.get(&peer.name) {
+                Some(&place) => self.peers[place].arrivals.append(&mut peer.arrivals),
+                None => {
+                    places.insert(peer.name.clone(), self.peers.len());
+                    self.peers.push(peer);
+                }
+            }
+        }
+        self.dropped += other.dropped;
+        self.torn_bytes += other.torn_bytes;
+        self.sort();
+    }
+
+    /// Heartbeats of all peers.
+    pub fn arrivals(&self) -> u64 {
+        self.peers.iter().map(|peer| peer.arrivals.len() as u64).sum()
+    }
+
+    /// Puts each peer's heartbeats in the order of arrival; those of one instant stay as they are.
+    pub fn sort(&mut self) {
+        for peer in &mut self.peers {
+            if !peer.arrivals.is_sorted_by_key(|arrival| arrival.arrived_ns) {
+                peer.arrivals.sort_by_key(|arrival| arrival.arrived_ns);
+            }
+        }
+    }
+}
+
+/// Follows one peer's sequence: which of its heartbeats prove that it lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Follower(Option<Position>);
+
+impl Follower {
+    /// What a heartbeat is in the light of those before it, as the shard takes it.
+    #[inline]
+    pub(crate) fn take(&mut self, arrival: &Arrival) -> Order {
+        if arrival.unsequenced {
+            return Order::Newer { missing: 0 };
+        }
+        match &mut self.0 {
+            Some(position) => position.take(arrival.incarnation, arrival.sequence),
+            none => {
+                *none = Some(Position::start(arrival.incarnation, arrival.sequence));
+                Order::Newer { missing: 0 }
+            }
+        }
+    }
+}
+
+impl PeerTrace {
+    /// The interval at which the peer beats, microseconds, as its arrivals show it: the median time
+    /// from one heartbeat to the next, a gap divided by the numbers that it spans. 0 when there are
+    /// not two heartbeats.
+    pub fn estimate_interval_us(&self) -> u64 {
+        let mut follower = Follower::default();
+        let mut last_ns = None;
+        let mut steps_ns = Vec::new();
+        for arrival in &self.arrivals {
+            match follower.take(arrival) {
+                Order::Newer { missing } => {
+                    if let Some(last_ns) = last_ns {
+                        let elapsed_ns = arrival.arrived_ns.saturating_sub(last_ns);
+                        steps_ns.push(elapsed_ns / (u64::from(missing) + 1));
+                    }
+                }
+                Order::Restart => {}
+                Order::Duplicate | Order::Late | Order::Stale => continue,
+            }
+            last_ns = Some(arrival.arrived_ns);
+        }
+        if steps_ns.is_empty() {
+            return 0;
+        }
+        let middle = (steps_ns.len() - 1) / 2;
+        let (_, median_ns, _) = steps_ns.select_nth_unstable(middle);
+        (median_ns.saturating_add(500) / 1_000).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests;
