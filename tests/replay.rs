@@ -97,7 +97,7 @@ fn people_get_a_table() {
 #[test]
 fn every_detector_runs_and_an_option_must_be_its_own() {
     let file = TempFile::new("detectors.csv", CSV);
-    for detector in ["fixed", "chen", "bertier", "phi"] {
+    for detector in ["fixed", "chen", "bertier", "phi", "blend"] {
         let answer = json(&["replay", file.path(), "--detector", detector, "--json"]);
         assert_eq!((&answer["detector"], &answer["arrivals"]), (&detector.into(), &8.into()));
     }

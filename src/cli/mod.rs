@@ -5,7 +5,7 @@
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up       clients ─▶ client, events ─▶ HTTP
-//!  replay                           setting ─▶ trace; asks nobody
+//!  replay, tune                     setting ─▶ trace; asks nobody
 //! ```
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 checked and not so (or failed
@@ -33,6 +33,7 @@ pub mod serve;
 pub mod setting;
 pub mod status;
 pub mod terminal;
+pub mod tune;
 pub mod watch;
 pub mod words;
 
@@ -85,6 +86,8 @@ enum Command {
     Hist(hist::HistArgs),
     /// Run a setting over recorded arrivals, and count its mistakes.
     Replay(replay::ReplayArgs),
+    /// Find the setting that meets a demand on recorded arrivals.
+    Tune(tune::TuneArgs),
 }
 
 /// Parses the command line, runs the command, says what went wrong on stderr and returns the code
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Watch(args) => watch::watch(args),
         Command::Hist(args) => hist::hist(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Tune(args) => tune::tune(args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

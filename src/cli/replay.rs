@@ -160,6 +160,9 @@ pub fn describe(policy: &Policy) -> String {
         Detector::Bertier(bertier) => {
             format!("bertier, {}", missed(format!("β {} φ {}", bertier.beta, bertier.phi)))
         }
+        Detector::Blend(blend) => {
+            format!("blend, {}", missed(format!("{} mean errors", blend.deviations)))
+        }
         Detector::Phi(phi) => format!("phi, {}", missed(format!("threshold {}", phi.threshold()))),
     };
     if policy.grace_ns > 0 {

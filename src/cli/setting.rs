@@ -59,7 +59,7 @@ impl TraceArgs {
 /// How deadlines are found.
 #[derive(clap::Args, Debug)]
 pub struct SettingArgs {
-    /// The detector: fixed, chen, bertier, phi.
+    /// The detector: fixed, chen, bertier, phi, blend.
     #[arg(long, value_name = "NAME")]
     detector: Option<Detector>,
     /// Intervals that a peer may miss.
@@ -74,6 +74,9 @@ pub struct SettingArgs {
     /// The constant margin of `chen`, after the expected arrival and what may be missed.
     #[arg(long, value_name = "DURATION", value_parser = any_duration)]
     margin: Option<Duration>,
+    /// The margin of `blend`, in mean errors of its forecast.
+    #[arg(long, value_name = "N", value_parser = threshold)]
+    deviations: Option<f64>,
     /// Added to every timeout.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = any_duration)]
     grace: Duration,
@@ -98,6 +101,7 @@ impl SettingArgs {
             ("--timeout", "fixed", self.timeout.is_some()),
             ("--threshold", "phi", self.threshold.is_some()),
             ("--margin", "chen", self.margin.is_some()),
+            ("--deviations", "blend", self.deviations.is_some()),
         ];
         // An option that only one detector has names it.
         let implied = belongs.iter().find(|(_, _, given)| *given).map(|(_, word, _)| *word);
@@ -123,6 +127,11 @@ impl SettingArgs {
             Detector::Phi(phi) => {
                 if let Some(threshold) = self.threshold {
                     phi.set_threshold(threshold);
+                }
+            }
+            Detector::Blend(blend) => {
+                if let Some(deviations) = self.deviations {
+                    blend.deviations = deviations as f32;
                 }
             }
             Detector::Bertier(_) => {}

@@ -15,10 +15,13 @@
 //!
 //! [`Policy`]: crate::engine::Policy
 
+pub mod configure;
 pub mod csv;
 pub mod format;
+pub mod plot;
 pub mod quality;
 pub mod replay;
+pub mod tune;
 
 pub use quality::{Percentiles, Quality};
 pub use replay::{Replay, replay};

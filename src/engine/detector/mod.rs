@@ -11,7 +11,8 @@
 //! Like waiting for a bus: `fixed` gives up so many minutes after the last one, whatever the
 //! timetable says. `chen` knows the timetable: a bus that came late does not make the next one late,
 //! so the wait begins at the *expected* arrival. `bertier` and `phi` moreover learn how punctual the
-//! line is, and wait the longer the less it is.
+//! line is, and wait the longer the less it is. `blend` asks besides whether there is a timetable
+//! at all.
 //!
 //! Each is a function from a few learnt words ([`Arrivals`]) to the next deadline, so all cost the
 //! same: a heartbeat updates the words in a few nanoseconds, and the deadline is computed only when
@@ -23,10 +24,12 @@
 //! restart, another interval, an outage or maintenance begins anew with `Arrivals::default()`.
 
 pub mod bertier;
+pub mod blend;
 pub mod chen;
 pub mod phi;
 
 pub use bertier::Bertier;
+pub use blend::Blend;
 pub use chen::Chen;
 pub use phi::Phi;
 
@@ -98,6 +101,8 @@ pub enum Detector {
     Bertier(Bertier),
     /// The φ accrual detector of Hayashibara et al. (2004).
     Phi(Phi),
+    /// The better of two forecasts, with a margin after its error.
+    Blend(Blend),
 }
 
 impl Default for Detector {
@@ -108,7 +113,7 @@ impl Default for Detector {
 
 impl Detector {
     /// All words that [`FromStr`] takes.
-    pub const WORDS: [&'static str; 4] = ["fixed", "chen", "bertier", "phi"];
+    pub const WORDS: [&'static str; 5] = ["fixed", "chen", "bertier", "phi", "blend"];
 
     /// Whether its deadlines depend on what was learnt.
     #[inline]
@@ -123,6 +128,7 @@ impl Detector {
             Detector::Chen(_) => "chen",
             Detector::Bertier(_) => "bertier",
             Detector::Phi(_) => "phi",
+            Detector::Blend(_) => "blend",
         }
     }
 
@@ -138,6 +144,7 @@ impl Detector {
             Detector::Chen(chen) => chen.learn(arrivals, late_ns),
             Detector::Bertier(bertier) => bertier.learn(arrivals, late_ns, steps),
             Detector::Phi(phi) => phi.learn(arrivals, late_ns, steps),
+            Detector::Blend(blend) => blend.learn(arrivals, late_ns, steps),
         }
         arrivals.samples = arrivals.samples.saturating_add(1);
     }
@@ -154,6 +161,7 @@ impl Detector {
             Detector::Chen(chen) => Some(chen.forecast(arrivals, interval_ns)),
             Detector::Bertier(bertier) => Some(bertier.forecast(arrivals, interval_ns)),
             Detector::Phi(phi) => Some(phi.forecast(arrivals, interval_ns)),
+            Detector::Blend(blend) => Some(blend.forecast(arrivals, interval_ns)),
         }
     }
 }
@@ -179,6 +187,7 @@ impl FromStr for Detector {
             "chen" => Ok(Detector::Chen(Chen::default())),
             "bertier" => Ok(Detector::Bertier(Bertier::default())),
             "phi" => Ok(Detector::Phi(Phi::default())),
+            "blend" => Ok(Detector::Blend(Blend::default())),
             _ => Err(UnknownDetector(word.to_owned())),
         }
     }

@@ -8,7 +8,7 @@ fn every_word_is_read_and_written() {
         assert_eq!(word.parse::<Detector>().unwrap().to_string(), word);
     }
     let error = "ch".parse::<Detector>().unwrap_err().to_string();
-    assert_eq!(error, "`ch` is no detector; there are fixed, chen, bertier, phi");
+    assert_eq!(error, "`ch` is no detector; there are fixed, chen, bertier, phi, blend");
 }
 
 /// Akka, `AccrualFailureDetectorSpec`: its table of φ, its cumulative distribution, its outliers.
@@ -123,7 +123,7 @@ fn bertier_follows_his_recursion() {
 
 #[test]
 fn a_loss_is_not_taken_for_jitter() {
-    for word in ["bertier", "phi"] {
+    for word in ["bertier", "phi", "blend"] {
         let detector: Detector = word.parse().unwrap();
         let mut arrivals = Arrivals::default();
         (0..50).for_each(|i| detector.learn(&mut arrivals, [1e6, -1e6][i % 2], 1));

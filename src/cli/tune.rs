@@ -1,0 +1,258 @@
+//! `systole tune`: which detector, with which constants, meets a demand on a trace.
+
+use super::replay::{describe, warn_of};
+use super::setting::{TraceArgs, any_duration};
+use super::terminal::{self, Severity, Terminal};
+use super::{Failure, words};
+use crate::engine::{Detector, Policy};
+use crate::trace::configure::{interval_for, late_by_moments};
+use crate::trace::plot::{self, Curve};
+use crate::trace::tune::{self, Demand, Judgement, Point};
+use comfy_table::Cell;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  systole tune fleet.rec --detect-within 2s --mistakes 1/30d
+  systole tune trace.csv --detect-within 500ms --mistakes 1/1d --csv curve.csv --svg curve.svg
+";
+
+const AFTER: &str = "\
+The detection time of a setting is its 99th percentile; mistakes are counted for one peer, on average. \
+A trace proves no rarer mistakes than it is long: peers × hours of it are said beside the verdict. The \
+exit code is 1 when the demand cannot be met.";
+
+const DAY_NS: f64 = 86_400e9;
+
+/// What was given as flags.
+#[derive(clap::Args, Debug)]
+#[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    trace: TraceArgs,
+    /// How soon a crash is to be found.
+    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
+    detect_within: Duration,
+    /// How many mistakes a peer may make, like 1/30d.
+    #[arg(long, value_name = "N/DURATION", value_parser = rate)]
+    mistakes: Rate,
+    /// Write all settings that were tried to this file, as CSV.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draw the curves into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// So many in so long.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Rate {
+    count: f64,
+    per: Duration,
+}
+
+impl Rate {
+    fn per_ns(self) -> f64 {
+        self.count / self.per.as_nanos() as f64
+    }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let wrong = || "is no rate; give a number and a duration, like 1/30d".to_owned();
+    let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+    let count: f64 = count.trim().parse().map_err(|_| wrong())?;
+    let per = any_duration(per.trim())?;
+    if !(count.is_finite() && count > 0.0) || per.is_zero() {
+        return Err(wrong());
+    }
+    Ok(Rate { count, per })
+}
+
+/// Sweeps the settings and says which one to take.
+///
+/// # Errors
+/// The trace cannot be read or is none, or a file cannot be written.
+pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
+    let (trace, intervals) = args.trace.open()?;
+    warn_of(&trace);
+    let base = Policy { grace_ns: 0, ..Policy::default() };
+    let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
+    if let Some(path) = &args.csv {
+        write(path, &csv(&points))?;
+    }
+    if let Some(path) = &args.svg {
+        let title = "Detection time against mistakes";
+        write(path, &plot::svg(title, X_NAME, Y_NAME, &curves(&points)))?;
+    }
+    let demand = Demand {
+        within_ns: u64::try_from(args.detect_within.as_nanos()).unwrap_or(u64::MAX),
+        mistakes_per_ns: args.mistakes.per_ns(),
+    };
+    let judgement = tune::judge(&points, &demand);
+    let watched_ns = trace.peers.iter().map(|peer| match peer.arrivals[..] {
+        [first, .., last] => (last.arrived_ns - first.arrived_ns) as f64,
+        _ => 0.0,
+    });
+    let watched_ns: f64 = watched_ns.sum();
+    let mut text = table(&points, Terminal::detect());
+    let _ = write!(text, "\n\n{}", verdict(&judgement, &demand, watched_ns));
+    if let Judgement::Missed { .. } = judgement {
+        let network = tune::network(&trace, &intervals);
+        let late = late_by_moments(network.loss, network.variance);
+        let recurrence_ns = 1.0 / demand.mistakes_per_ns;
+        let _ = match interval_for(demand.within_ns as f64, recurrence_ns, late) {
+            Some(ns) => write!(
+                text,
+                "\nBy Chen's procedure, with {:.3} % lost and a delay that deviates by {}, an interval \
+                 of {} and `--detector chen` with a margin of {} would meet it.",
+                network.loss * 100.0,
+                words::duration(network.variance.sqrt() as u64),
+                words::duration(ns as u64),
+                words::duration((demand.within_ns as f64 - ns) as u64)
+            ),
+            None => write!(
+                text,
+                "\nBy Chen's procedure, no interval would meet it with {:.3} % lost and a delay that \
+                 deviates by {}.",
+                network.loss * 100.0,
+                words::duration(network.variance.sqrt() as u64)
+            ),
+        };
+    }
+    terminal::print(&text)?;
+    Ok(u8::from(!matches!(judgement, Judgement::Met(_))))
+}
+
+const X_NAME: &str = "detection time, 99th percentile, s";
+const Y_NAME: &str = "mistakes of a peer in a day";
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|error| Failure::usage(format!("cannot write {}: {error}", path.display())))
+}
+
+fn time(point: &Point) -> f64 {
+    point.p99_ns as f64
+}
+
+fn curves(points: &[Point]) -> Vec<Curve> {
+    let of = |word: &&str| {
+        let own = points.iter().filter(|point| point.policy.detector.as_str() == *word);
+        let xy = |point: &&Point| (time(point) / 1e9, point.mistakes_per_ns * DAY_NS);
+        Curve { name: (*word).to_owned(), points: tune::pareto(own, time).iter().map(xy).collect() }
+    };
+    Detector::WORDS.iter().map(of).collect()
+}
+
+fn csv(points: &[Point]) -> String {
+    let mut text = String::from(
+        "detector,missed,setting,t_d_p50_ns,t_d_p99_ns,t_d_mean_ns,mistakes,mistakes_per_day,\
+         query_accuracy\n",
+    );
+    for point in points {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{},{},\"{}\",{},{},{:.0},{},{},{}",
+            point.policy.detector,
+            point.policy.missed,
+            describe(&point.policy),
+            point.p50_ns,
+            point.p99_ns,
+            point.mean_ns,
+            point.mistakes,
+            point.mistakes_per_ns * DAY_NS,
+            point.query_accuracy
+        );
+    }
+    text
+}
+
+fn recurrence(point: &Point) -> String {
+    match point.mistakes {
+        0 => "-".into(),
+        _ => words::duration((1.0 / point.mistakes_per_ns) as u64),
+    }
+}
+
+fn table(points: &[Point], terminal: Terminal) -> String {
+    let header = ["SETTING", "T_D P50", "P99", "MISTAKES", "ONE IN", "ACCURACY"];
+    let mut table = terminal.table(&header, &[1, 2, 3, 4, 5]);
+    for point in tune::pareto(points, time) {
+        table.add_row([
+            Cell::new(describe(&point.policy)),
+            Cell::new(words::duration(point.p50_ns)),
+            Cell::new(words::duration(point.p99_ns)),
+            Cell::new(words::count(point.mistakes)),
+            Cell::new(recurrence(point)),
+            Cell::new(format!("{:.7}", point.query_accuracy)),
+        ]);
+    }
+    let note = format!("the best of {} settings, from the quickest on", points.len());
+    format!("{}\n{}", terminal::render(&table), terminal.paint(Severity::Quiet, &note))
+}
+
+fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> String {
+    let wanted_ns = 1.0 / demand.mistakes_per_ns;
+    let wanted = words::duration(wanted_ns as u64);
+    let within = words::duration(demand.within_ns);
+    let mut text = match judgement {
+        Judgement::Met(point) => format!(
+            "{}: finds a crash within {} and made {} here.",
+            describe(&point.policy),
+            words::duration(point.p99_ns),
+            words::plural(point.mistakes, "mistake")
+        ),
+        Judgement::Missed { in_time, right } => {
+            let mut text =
+                format!("Nothing finds a crash within {within} with one mistake in {wanted}.");
+            if let Some(point) = in_time {
+                let times = point.mistakes_per_ns / demand.mistakes_per_ns;
+                let _ = write!(
+                    text,
+                    "\nWithin {within} the best is one in {}, {times:.3} times too many: {}.",
+                    recurrence(point),
+                    describe(&point.policy)
+                );
+            }
+            if let Some(point) = right {
+                let _ = write!(
+                    text,
+                    "\nWith so few mistakes the quickest takes {}, {:.3} times too long: {}.",
+                    words::duration(point.p99_ns),
+                    point.p99_ns as f64 / demand.within_ns as f64,
+                    describe(&point.policy)
+                );
+            }
+            text
+        }
+    };
+    // Of an event that was never seen, three a watch are the most to be feared (95 %).
+    if watched_ns < 3.0 * wanted_ns {
+        let _ = write!(
+            text,
+            "\nThe trace is {} of one peer: without a single mistake it proves no more than one in {} \
+             (95 %).",
+            words::duration(watched_ns as u64),
+            words::duration((watched_ns / 3.0) as u64)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_in_a_duration() {
+        let thirty = rate("1/30d").unwrap();
+        assert_eq!((thirty.count, thirty.per), (1.0, Duration::from_secs(30 * 86_400)));
+        assert_eq!(rate("2.5 / 1h").unwrap().count, 2.5);
+        for wrong in ["1", "x/1d", "0/1d", "1/0s", "1/d", "-1/1d", "inf/1d"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Sweeps detectors and their constants over a trace, and judges them by a demand.
+
+use super::replay::replay_peer;
+use super::{Follower, Quality, Trace};
+use crate::engine::detector::{Bertier, Blend, Chen, Phi};
+use crate::engine::sequence::Order;
+use crate::engine::{Detector, Policy};
+use crate::wire;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+/// One setting and what it made of the trace.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Point {
+    /// The setting.
+    pub policy: Policy,
+    /// Mistakes of all peers.
+    pub mistakes: u64,
+    /// Mistakes of a peer in a nanosecond (λ_M).
+    pub mistakes_per_ns: f64,
+    /// Share of the time in which the verdict was right.
+    pub query_accuracy: f64,
+    /// Detection time: median, nanoseconds.
+    pub p50_ns: u64,
+    /// Detection time: 99th percentile, nanoseconds; what a demand is held against.
+    pub p99_ns: u64,
+    /// Detection time: mean, nanoseconds.
+    pub mean_ns: f64,
+}
+
+/// What an operator wants.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Demand {
+    /// Detection time at the 99th percentile, nanoseconds.
+    pub within_ns: u64,
+    /// Mistakes of a peer in a nanosecond.
+    pub mistakes_per_ns: f64,
+}
+
+/// The settings that are tried: the detectors with one constant at forty values, those with two at some
+/// thirty pairs. All are relative to the interval, so that they suit a fleet of many.
+pub fn candidates(base: &Policy) -> Vec<Policy> {
+    let mut all = Vec::new();
+    let mut add = |detector, missed| all.push(Policy { detector, missed, ..*base });
+    for step in 0..40 {
+        // From a thousandth of an interval to ten.
+        let beyond = 0.001 * 10f64.powf(f64::from(step) / 39.0 * 4.0);
+        add(Detector::Fixed { timeout_ns: None }, 1.0 + beyond);
+        add(Detector::Chen(Chen::default()), 1.0 + beyond);
+    }
+    for missed in [1.0, 1.5, 2.0, 3.0, 4.0, 6.0] {
+        for phi in [2.0, 4.0, 8.0, 16.0, 32.0] {
+            add(Detector::Bertier(Bertier { phi, ..Bertier::default() }), missed);
+        }
+        for threshold in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0] {
+            let mut phi = Phi::new(threshold);
+            // The sweep is to find what the spread is worth, not what its least value is.
+            phi.least_deviation_ns = 100_000;
+            add(Detector::Phi(phi), missed);
+        }
+        for deviations in [2.0, 4.0, 8.0, 16.0, 32.0, 64.0] {
+            add(Detector::Blend(Blend { deviations, ..Blend::default() }), missed);
+        }
+    }
+    all
+}
+
+/// Tries the settings, on all cores. `interval_us` as in [`replay`](super::replay()).
+pub fn sweep(trace: &Trace, settings: &[Policy], interval_us: &[u64]) -> Vec<Point> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // Relaxed: it only deals out places; the points come back over a channel.
+    let next = AtomicUsize::new(0);
+    let (done, points) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(settings.len()) {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(policy) = settings.get(place) else { break };
+                    let _ = done.send((place, try_out(trace, policy, interval_us)));
+                }
+            });
+        }
+    });
+    drop(done);
+    let mut points: Vec<(usize, Point)> = points.iter().collect();
+    points.sort_by_key(|(place, _)| *place);
+    points.into_iter().map(|(_, point)| point).collect()
+}
+
+fn try_out(trace: &Trace, policy: &Policy, interval_us: &[u64]) -> Point {
+    let mut overall = Quality::default();
+    for (peer, us) in trace.peers.iter().zip(interval_us) {
+        overall.add(&replay_peer(peer, policy, *us));
+    }
+    let [p50_ns, p99_ns] = overall.detection.at([50.0, 99.0]);
+    Point {
+        policy: *policy,
+        mistakes: overall.mistakes,
+        mistakes_per_ns: overall.mistakes_per_ns(),
+        query_accuracy: overall.query_accuracy(),
+        p50_ns,
+        p99_ns,
+        mean_ns: overall.detection.mean(),
+    }
+}
+
+/// Those that none of the others beats in detection time (`time`) and mistakes at once, from the
+/// quickest to the one with the fewest mistakes.
+pub fn pareto<'a>(
+    points: impl IntoIterator<Item = &'a Point>,
+    time: impl Fn(&Point) -> f64,
+) -> Vec<&'a Point> {
+    let mut sorted: Vec<&Point> = points.into_iter().collect();
+    sorted.sort_by(|a, b| time(a).total_cmp(&time(b)).then(a.mistakes.cmp(&b.mistakes)));
+    let mut front: Vec<&Point> = Vec::new();
+    for point in sorted {
+        if front.last().is_none_or(|last| point.mistakes < last.mistakes) {
+            front.push(point);
+        }
+    }
+    front
+}
+
+/// The setting that meets a demand, or what comes nearest to it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Judgement<'a> {
+    /// It is met.
+    Met(&'a Point),
+    /// It is not.
+    Missed {
+        /// The fewest mistakes within the time; `None` when nothing is that quick.
+        in_time: Option<&'a Point>,
+        /// The quickest with no more mistakes; `None` when all make more.
+        right: Option<&'a Point>,
+    },
+}
+
+/// Judges the points by a demand. Of those that meet it, the one with the fewest mistakes, and of these
+/// the one that waits longest: the future may be rougher than the trace.
+pub fn judge<'a>(points: &'a [Point], demand: &Demand) -> Judgement<'a> {
+    let quick = |point: &&Point| point.p99_ns <= demand.within_ns;
+    let right = |point: &&Point| point.mistakes_per_ns <= demand.mistakes_per_ns;
+    let in_time = points
+        .iter()
+        .filter(quick)
+        .min_by_key(|point| (point.mistakes, std::cmp::Reverse(point.p99_ns)));
+    match in_time {
+        Some(point) if right(&point) => Judgement::Met(point),
+        in_time => {
+            let right = points.iter().filter(right).min_by_key(|point| point.p99_ns);
+            Judgement::Missed { in_time, right }
+        }
+    }
+}
+
+/// What Chen's procedure has to know of a network.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Network {
+    /// Share of the heartbeats that are lost.
+    pub loss: f64,
+    /// Variance of the delay, squared nanoseconds: half that of the time from a heartbeat to its
+    /// neighbour.
+    pub variance: f64,
+}
+
+/// Estimates the network from a trace.
+pub fn network(trace: &Trace, interval_us: &[u64]) -> Network {
+    let (mut heard, mut missing, mut neighbours, mut squares) = (0u64, 0u64, 0u64, 0.0);
+    for (peer, us) in trace.peers.iter().zip(interval_us) {
+        let mut follower = Follower::default();
+        let mut last_ns: Option<u64> = None;
+        for arrival in &peer.arrivals {
+            let gap = match follower.take(arrival) {
+                Order::Newer { missing } => missing,
+                Order::Restart => {
+                    last_ns = None;
+                    0
+                }
+                Order::Duplicate | Order::Late | Order::Stale => continue,
+            };
+            heard += 1;
+            missing += u64::from(gap);
+            if let (Some(last_ns), 0) = (last_ns, gap) {
+                let stated_us = wire::decode_interval(arrival.interval).unwrap_or(0);
+                let interval_us = if stated_us == 0 { *us } else { stated_us };
+                let elapsed_ns = arrival.arrived_ns.saturating_sub(last_ns);
+                neighbours += 1;
+                squares += (elapsed_ns as f64 - interval_us as f64 * 1e3).powi(2);
+            }
+            last_ns = Some(arrival.arrived_ns);
+        }
+    }
+    Network {
+        loss: missing as f64 / (heard + missing).max(1) as f64,
+        variance: squares / neighbours.max(1) as f64 / 2.0,
+    }
+}
