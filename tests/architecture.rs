@@ -14,15 +14,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("wire", &["metrics"]),
     ("engine", &["wire", "metrics", "sync"]),
     ("io", &["clock", "wire"]),
-    ("reactor", &["clock", "wire", "metrics", "engine", "io"]),
+    ("reactor", &["clock", "wire", "metrics", "engine", "io", "trace"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io"]),
     ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
-<<<<<<< HEAD
-    ("config", &["engine", "io", "reactor", "wire"]),
-=======
-    ("config", &["engine", "io", "reactor"]),
-    ("trace", &["wire", "metrics", "engine"]),
->>>>>>> 87683e7 (replay: any setting over a recording or a CSV, offline)
+    ("config", &["engine", "io", "reactor", "trace", "wire"]),
+    ("trace", &["clock", "wire", "engine"]),
 ];
 /// These see everything.
 const SEE_ALL: &[&str] = &["cli", "lib", "main"];

@@ -22,6 +22,8 @@ use crate::reactor::cores::CorePlan;
 use crate::reactor::probe::Prober;
 use crate::reactor::start::StartError;
 use crate::reactor::{self, Fleet, ReactorSettings};
+use crate::trace::recorder::RecordSettings;
+use crate::trace::{Recorder, Tap};
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -76,6 +78,10 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         metrics_groups: settings.metrics_groups,
     })
     .context("starting the control plane")?;
+    let (recorder, taps) = match &settings.record {
+        Some(record) => record_to(record, reactors)?,
+        None => (None, Vec::new()),
+    };
     let probe_secret = random();
     let reactor_settings = ReactorSettings {
         transport: settings.transport,
@@ -85,6 +91,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         cores,
         guard: guard.clone(),
         newcomers: settings.newcomers,
+        taps,
         probe_secret,
     };
     let sockets = sockets::by_reactor(bound.into_iter().map(|group| group.sockets));
@@ -115,6 +122,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
     drop(prober);
     fleet.stop();
+    drop(recorder);
     control.shutdown();
     shutdown.send_replace(true);
     server.join().context("the HTTP server")?;
@@ -298,6 +306,19 @@ fn say_what_started(fleet: &Fleet) {
     if cores.contains(&None) {
         warn!("a reactor could not be pinned to a core; it runs, with less even latency");
     }
+}
+
+/// Begins the recording.
+fn record_to(
+    record: &RecordSettings,
+    reactors: usize,
+) -> anyhow::Result<(Option<Recorder>, Vec<Tap>)> {
+    let (recorder, taps) = Recorder::start(record.clone(), reactors).map_err(|error| {
+        let path = record.path.display();
+        Failure::usage(format!("cannot record to {path}: {error}; correct --record"))
+    })?;
+    info!(file = %record.path.display(), "recording arrivals");
+    Ok((Some(recorder), taps))
 }
 
 /// The one line on standard output: what a script waits for.

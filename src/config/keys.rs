@@ -222,6 +222,27 @@ pub const KEYS: &[Key] = &[
         "groups with metrics of their own, the largest; the others are one, `other`",
     ),
     key(
+        "record",
+        "FILE",
+        "",
+        "the path of a file to write",
+        "record every arrival there, for `systole replay` and `systole tune`",
+    ),
+    key(
+        "record-size",
+        "SIZE",
+        "256MiB",
+        "a size from 64KiB to 1024GiB, like 256MiB",
+        "begin a new file when the recording has this size; the old one becomes FILE.1",
+    ),
+    key(
+        "record-files",
+        "N",
+        "4",
+        "a whole number from 1 to 1000",
+        "files of the recording to keep, this one included",
+    ),
+    key(
         "monitor-id",
         "HEX",
         "random",

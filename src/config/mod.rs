@@ -33,6 +33,7 @@ use crate::engine::brake::BrakeSettings;
 use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
 use crate::reactor::IdleStrategy;
+use crate::trace::recorder::RecordSettings;
 use crate::wire::Auth;
 use layers::Given;
 use sections::Look;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub receive_buffer_bytes: usize,
     /// Transitions kept for subscribers that resume, 1 to 2^24.
     pub events: usize,
+    /// Where to record arrivals, if anywhere.
+    pub record: Option<RecordSettings>,
     /// The monitor's id; `None` draws one at random.
     pub monitor_id: Option<u64>,
     /// How log lines look.
@@ -239,6 +242,7 @@ impl Settings {
             receive_buffer_bytes: receive_buffer.one(|t| value::size(t, 4 << 10, 1 << 30))?
                 as usize,
             events: layer.given("events").one(|t| value::integer(t, 1, 1 << 24))? as usize,
+            record: record(layer)?,
             monitor_id: layer.given("monitor-id").one(value::monitor_id)?,
             log_format: layer.given("log-format").one(|text| {
                 value::choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
@@ -263,6 +267,13 @@ fn auth(layer: &Layer) -> Result<(Auth, Option<PathBuf>), ConfigError> {
         }
     })?;
     Ok((auth, keys))
+}
+
+fn record(layer: &Layer) -> Result<Option<RecordSettings>, ConfigError> {
+    let file_bytes = layer.given("record-size").one(|t| value::size(t, 64 << 10, 1 << 40))?;
+    let files = layer.given("record-files").one(|t| value::integer(t, 1, 1_000))? as u32;
+    let path = layer.text("record").filter(|text| !text.is_empty());
+    Ok(path.map(|path| RecordSettings { path: path.into(), file_bytes, files }))
 }
 
 fn newcomers(layer: &Layer) -> Result<NewcomerLimits, ConfigError> {

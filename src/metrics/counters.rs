@@ -85,6 +85,8 @@ counters! {
     HandedOver = "handed_over",
     /// Heartbeats lost because the owner's hand-over ring was full.
     HandOverFull = "hand_over_full",
+    /// Heartbeats left out of the recording (`--record`): its ring was full, or its file failed.
+    RecordDropped = "record_dropped",
     /// Transitions put off because the report ring was full; made later, none is lost.
     ReportsDeferred = "reports_deferred",
     /// Profiles put off because the report ring was full; the next HELLO brings them again.

@@ -16,6 +16,7 @@ use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters};
+use crate::trace::Tap;
 use crate::wire::{self, Form, Guard, Heartbeat, OwnedProfile, Profile, Reject};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -40,6 +41,8 @@ pub struct Inbox {
     views: Arc<[TableView]>,
     /// Reactors that were asleep when they were handed something.
     sleepers: Vec<Waker>,
+    /// Where what is applied is recorded, if it is.
+    tap: Option<Tap>,
 }
 
 impl Inbox {
@@ -62,6 +65,7 @@ impl Inbox {
             probe_sent_ns: None,
             counters,
             sleepers: Vec::with_capacity(mailboxes.len()),
+            tap: None,
             mailboxes,
             views,
         }
@@ -70,6 +74,12 @@ impl Inbox {
     /// The same, behind a guard; without one everybody is let in.
     pub fn guarded(mut self, guard: SharedGuard) -> Inbox {
         self.guard = Cache::new(guard);
+        self
+    }
+
+    /// The same, recorded.
+    pub fn recorded(mut self, tap: Option<Tap>) -> Inbox {
+        self.tap = tap;
         self
     }
 
@@ -136,7 +146,11 @@ impl Inbox {
         if !self.beats.is_empty() {
             let (sources, profiles) = (&self.sources[..], &mut self.profiles);
             let mut outlet = BatchOutlet { reports, sources, profiles };
-            shard.observe(&self.beats, clock.now_ns(), &mut outlet);
+            let now_ns = clock.now_ns();
+            if let Some(tap) = &self.tap {
+                self.counters.add(Counter::RecordDropped, tap.take(&self.beats, now_ns));
+            }
+            shard.observe(&self.beats, now_ns, &mut outlet);
             self.beats.clear();
             self.sources.clear();
             self.profiles.clear();

@@ -15,6 +15,7 @@ use crate::engine::table::Table;
 use crate::engine::{Budget, Groups, StateCounts};
 use crate::io::{self as transport, AnyBackend, Backend, OpenError, Transport, TransportChoice};
 use crate::metrics::{Counters, Histograms};
+use crate::trace::Tap;
 use crossbeam::queue::ArrayQueue;
 use std::hash::{BuildHasher, RandomState};
 use std::net::UdpSocket;
@@ -39,6 +40,8 @@ pub struct ReactorSettings {
     pub guard: SharedGuard,
     /// How many newcomers there may be.
     pub newcomers: NewcomerLimits,
+    /// Where each reactor's heartbeats are recorded; empty when they are not.
+    pub taps: Vec<Tap>,
     /// Known only to this process; a probe that does not carry it is dropped.
     pub probe_secret: u64,
 }
@@ -149,6 +152,7 @@ pub fn start(
                 histograms: histograms.clone(),
             };
             let reports = ReportSender::new(reports.clone(), listener.clone());
+            let tap = settings.taps.get(me).cloned();
             move |backend: AnyBackend| {
                 let clock = Monotonic;
                 let now_ns = clock.now_ns();
@@ -169,7 +173,8 @@ pub fn start(
                         mailboxes.clone(),
                         views,
                     )
-                    .guarded(guard),
+                    .guarded(guard)
+                    .recorded(tap),
                     reports,
                     commands,
                     mailboxes,

@@ -20,10 +20,12 @@ pub mod csv;
 pub mod format;
 pub mod plot;
 pub mod quality;
+pub mod recorder;
 pub mod replay;
 pub mod tune;
 
 pub use quality::{Percentiles, Quality};
+pub use recorder::{Recorder, Tap};
 pub use replay::{Replay, replay};
 
 use crate::engine::sequence::{Order, Position};

@@ -44,8 +44,9 @@ pub fn replay(trace: &Trace, policy: &Policy, interval_us: impl Fn(usize) -> u64
 pub fn replay_peer(peer: &PeerTrace, policy: &Policy, interval_us: u64) -> Quality {
     let mut quality = Quality { arrivals: peer.arrivals.len() as u64, ..Quality::default() };
     let mut follower = Follower::default();
-    let mut learnt = Arrivals::default();
+    let mut learnt = Arrivals::NONE;
     let mut interval = (0, interval_us);
+    let mut maintenance = false;
     // The last heartbeat that counted, and the deadlines that it left behind. None: no silence is
     // judged, as the peer is not known or has left.
     let mut last: Option<(u64, Deadlines)> = None;
@@ -70,22 +71,30 @@ pub fn replay_peer(peer: &PeerTrace, policy: &Policy, interval_us: u64) -> Quali
             let us = if stated_us == 0 { interval_us } else { stated_us };
             interval = (arrival.interval, us);
         }
-        let mut was_down = false;
-        if let Some((last_ns, deadlines)) = last {
+        let judged = last.take();
+        if let Some((last_ns, deadlines)) = judged {
             let elapsed_ns = arrival.arrived_ns - last_ns;
             quality.observed_ns += u128::from(elapsed_ns);
             quality.suspicions += u64::from(elapsed_ns > deadlines.suspect_ns);
-            was_down = elapsed_ns > deadlines.down_ns;
+            let was_down = elapsed_ns > deadlines.down_ns;
             if was_down {
                 quality.mistakes += 1;
                 quality.mistake_duration_ns += u128::from(elapsed_ns - deadlines.down_ns);
-            } else if !interval_changed && !arrival.maintenance {
+            }
+            // As the shard does: `Shard::heard`.
+            if was_down || interval_changed {
+                learnt = Arrivals::NONE;
+            } else if arrival.maintenance || maintenance {
+                learnt.resume();
+            } else {
                 policy.learn(&mut learnt, elapsed_ns, steps, interval.1);
             }
+        } else if interval_changed || order == Order::Restart {
+            learnt = Arrivals::NONE;
+        } else {
+            learnt.resume();
         }
-        if last.is_none() || was_down || interval_changed || arrival.maintenance {
-            learnt = Arrivals::default();
-        }
+        maintenance = arrival.maintenance;
         let deadlines = policy.deadlines(&learnt, interval.1);
         quality.detection.push(deadlines.down_ns);
         last = (!arrival.bye).then_some((arrival.arrived_ns, deadlines));
