@@ -286,3 +286,39 @@ fn sizes_and_durations_as_people_write_them() {
     assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
     assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
 }
+
+#[test]
+fn a_rule_for_tags_and_the_file_of_keys_belong_together() {
+    let both = resolve(&[("auth", "optional"), ("keys", "/k")], &[], "").unwrap();
+    assert_eq!((both.auth, both.keys), (Auth::Optional, Some("/k".into())));
+    let off = resolve(&[("auth", "off")], &[("SYSTOLE_KEYS", "/k")], "").unwrap();
+    assert_eq!((off.auth, off.keys), (Auth::Off, Some("/k".into())), "taken back for a while");
+    let none = resolve(&[], &[], "").unwrap();
+    assert_eq!((none.auth, none.keys), (Auth::Off, None));
+    assert_eq!(
+        complaint(&[("auth", "required")], &[], ""),
+        "--auth: `required` needs keys; give one of off, optional, required; the latter two need \
+         --keys"
+    );
+    assert_eq!(
+        complaint(&[], &[], "keys = \"/k\""),
+        "default of --auth: `off` leaves --keys unused; give one of off, optional, required; the \
+         latter two need --keys"
+    );
+}
+
+#[test]
+fn newcomers_may_be_limited() {
+    assert_eq!(resolve(&[], &[], "").unwrap().newcomers, NewcomerLimits::default());
+    let file = "newcomers-per-source = \"1000/s\"\nnewcomers_per_key = \"5/s\"";
+    let limits = resolve(&[("newcomers-fresh", "30s")], &[], file).unwrap().newcomers;
+    assert_eq!((limits.per_source, limits.per_key), (Some(1_000), Some(5)));
+    assert_eq!(limits.fresh_ns, Some(30_000_000_000));
+    for (text, why) in [("1000", "is not a rate a second"), ("0/s", "is out of range")] {
+        let expected = format!(
+            "--newcomers-per-key: `{text}` {why}; give `off` or a rate from 1/s to 1000000/s, like \
+             1000/s"
+        );
+        assert_eq!(complaint(&[("newcomers-per-key", text)], &[], ""), expected);
+    }
+}

@@ -114,6 +114,8 @@ over_both_transports! {
     a_wait_ends_by_its_timeout
     a_batching_wait_ends_by_traffic_and_by_timeout
     the_sockets_are_free_when_the_transport_is_gone
+    sources_are_told_while_they_are_wanted_and_nothing_is_lost
+    a_datagram_of_any_length_has_its_source
     a_burst_costs_few_system_calls
     waits_that_race_with_arrivals_cost_few_system_calls
 }
@@ -226,6 +228,90 @@ fn the_backlog_is_an_upper_bound(choice: TransportChoice) {
     }
     assert_eq!(rig.drain().len(), 300);
     assert_eq!(rig.backend.queues().waiting, 0);
+}
+
+impl Rig {
+    /// Everything that there is now, with its source.
+    fn drain_from(&mut self) -> Vec<(Vec<u8>, u32)> {
+        let mut all = Vec::new();
+        let mut sink = |bytes: &[u8], source| all.push((bytes.to_vec(), source));
+        while self.backend.receive_from(&mut sink).expect("receive") > 0 {}
+        all
+    }
+
+    /// Has sources told, or no longer told; the switch may take a few looks.
+    fn tell_sources(&mut self, wanted: bool, sender: &UdpSocket) {
+        self.backend.tell_sources(wanted).expect("switch");
+        for _ in 0..1_000 {
+            sender.send_to(&[9], self.addresses[0]).expect("send");
+            if self.drain_from().iter().all(|(_, source)| (*source != 0) == wanted) {
+                return;
+            }
+        }
+        panic!("sources are not {wanted} after a thousand looks");
+    }
+}
+
+fn sources_are_told_while_they_are_wanted_and_nothing_is_lost(choice: TransportChoice) {
+    for seed in seeds() {
+        let Some(mut rig) = rig(choice, &["127.0.0.1", "127.0.0.1"], LARGE) else { return };
+        let mut random = Random(seed);
+        // Two of one machine, one of another.
+        let from = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0"];
+        let senders = from.map(|from| UdpSocket::bind(from).expect("loopback is 127.0.0.0/8"));
+        let mut sources = [0; 3];
+        let mut next = [[0u32; 2]; 3];
+        let mut expected = [[0u32; 2]; 3];
+        for _ in 0..200 {
+            // At any moment, with datagrams queued and receives in flight.
+            let wanted = random.below(2) == 0;
+            rig.backend.tell_sources(wanted).expect("switch");
+            for _ in 0..random.below(150) {
+                let (who, to) = (random.below(3) as usize, random.below(2) as usize);
+                let number = next[who][to].to_le_bytes();
+                let bytes = [&[who as u8, to as u8], &number[..]].concat();
+                senders[who].send_to(&bytes, rig.addresses[to]).expect("send");
+                next[who][to] += 1;
+            }
+            if random.below(3) == 0 {
+                continue;
+            }
+            for (bytes, source) in rig.drain_from() {
+                let (who, to) = (usize::from(bytes[0]), usize::from(bytes[1]));
+                let number = u32::from_le_bytes(bytes[2..].try_into().expect("four bytes"));
+                assert_eq!(number, expected[who][to], "seed {seed}: in order, none lost");
+                expected[who][to] += 1;
+                if source != 0 {
+                    let known = std::mem::replace(&mut sources[who], source);
+                    assert!(known == 0 || known == source, "seed {seed}: one number each");
+                }
+            }
+        }
+        rig.tell_sources(false, &senders[0]);
+        rig.tell_sources(true, &senders[0]);
+        assert_eq!(sources[0], sources[1], "seed {seed}: a port says nothing");
+        assert_ne!(sources[0], sources[2], "seed {seed}");
+        assert_eq!(rig.backend.counts().errors, 0);
+    }
+}
+
+fn a_datagram_of_any_length_has_its_source(choice: TransportChoice) {
+    let Some(mut rig) = Rig::one(choice) else { return };
+    let sender = sender();
+    rig.tell_sources(true, &sender);
+    let lengths = [0, 1, 32, 1_472, 9_000, 48, 0, 5];
+    for length in lengths {
+        sender.send_to(&vec![7; length], rig.addresses[0]).expect("send");
+    }
+    let got = rig.drain_from();
+    let expected = lengths.into_iter().filter(|&length| length != 9_000);
+    assert!(got.iter().map(|(bytes, _)| bytes.len()).eq(expected), "{got:?}");
+    assert!(got.iter().all(|(bytes, source)| *source != 0 && bytes.iter().all(|&b| b == 7)));
+    assert_eq!(rig.backend.counts().overlong, 1);
+    if let Ok(v6) = UdpSocket::bind("[::1]:0") {
+        let Some(mut rig) = self::rig(choice, &["::1"], LARGE) else { return };
+        rig.tell_sources(true, &v6);
+    }
 }
 
 /// Sleeps until something happens; a lost wake-up hangs the test.

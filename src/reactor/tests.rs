@@ -53,6 +53,9 @@ struct Scripted {
     burst: usize,
     /// How late a wait ends.
     late_ns: u64,
+    /// Where all of it comes from, and whether that is told.
+    source: u32,
+    tells_sources: bool,
     /// Datagrams that the kernel dropped.
     drops: Rc<Cell<u64>>,
     /// Draws when the reactor is interrupted on its way to the sockets, and for how long.
@@ -69,6 +72,16 @@ impl Scripted {
 impl Backend for Scripted {
     fn transport(&self) -> Transport {
         Transport::Poll
+    }
+
+    fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        let source = if self.tells_sources { self.source } else { 0 };
+        self.receive(&mut |datagram| sink(datagram, source))
+    }
+
+    fn tell_sources(&mut self, wanted: bool) -> io::Result<()> {
+        self.tells_sources = wanted;
+        Ok(())
     }
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
@@ -145,6 +158,8 @@ impl Bench {
             script: script.clone(),
             burst: 7,
             late_ns: 0,
+            source: 0,
+            tells_sources: false,
             drops: Rc::default(),
             interrupts: None,
         };
@@ -524,3 +539,4 @@ fn who_is_only_asked_asks_nobody() {
     assert!(bench.mailboxes[0].watermark_ns() > arrived_ns);
     assert!(!bench.mailboxes[1].take_asked(), "they would ask each other for ever");
 }
+mod guarded;
