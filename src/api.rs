@@ -152,6 +152,9 @@ pub struct PeerSummary {
     pub interval_ns: u64,
     /// Since when it is in this state.
     pub since: String,
+    /// Id of the key that it is bound to; absent when it has not authenticated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<u8>,
 }
 
 /// `GET /api/v1/peers/{name}`: everything known of one peer.

@@ -339,9 +339,10 @@ fn detail(peer: &PeerDetail, terminal: Terminal) -> String {
         ("reactor", peer.reactor.to_string()),
     ];
     let quality = [("verdicts", quality(&peer.qos))];
+    let key = summary.key.map(|id| ("key", id.to_string()));
     let jitter = peer.qos.jitter_ns.map(|ns| ("jitter", words::duration(ns)));
     let more = circumstances(peer, now);
-    for (name, value) in rows.into_iter().chain(quality).chain(jitter).chain(more) {
+    for (name, value) in rows.into_iter().chain(quality).chain(jitter).chain(key).chain(more) {
         text.push_str(&format!("  {name:<12} {value}\n"));
     }
     if !peer.transitions.is_empty() {

@@ -184,6 +184,7 @@ pub fn peer_summary(
         silent_ns: now.monotonic_ns.saturating_sub(slot.last_seen_ns),
         interval_ns: config.groups.policy(slot.group).interval_us(slot.interval_us) * 1_000,
         since: now.stamp(slot.since_ns),
+        key: (slot.key_id != 0).then_some(slot.key_id),
     }
 }
 

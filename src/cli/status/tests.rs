@@ -18,6 +18,7 @@ pub fn peer(state: &str) -> PeerDetail {
         silent_ns: 400_000_000,
         interval_ns: 1_000_000_000,
         since: "2026-11-23T10:00:00.523456000Z".into(),
+        key: None,
     };
     PeerDetail {
         summary,

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use systole::clock::Clock;
+use systole::engine::admission::{Admission, NewcomerLimits, SharedGuard};
 use systole::engine::shard::{Shard, Surroundings};
 use systole::engine::slot::{SlotRegion, Slots};
 use systole::engine::table::Table;
@@ -15,6 +16,7 @@ use systole::metrics::{Counters, Histograms};
 use systole::reactor::inbox::Inbox;
 use systole::reactor::mailbox::Mailbox;
 use systole::reactor::{Report, ReportSender};
+use systole::wire::Auth;
 
 const CAPACITY: u32 = 16;
 
@@ -54,7 +56,15 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let ring = Arc::new(crossbeam::queue::ArrayQueue::new(4));
     let mut reports = ReportSender::new(ring.clone(), None);
     let mailboxes = [Mailbox::default()].into();
-    let mut inbox = Inbox::new(0, 42, counters.clone(), mailboxes, views);
+    let inbox = Inbox::new(0, 42, counters.clone(), mailboxes, views);
+    // The first bit says whether there has to be a tag.
+    let required = input.first().is_some_and(|first| first & 1 != 0);
+    let guard = systole_fuzz::guard(if required { Auth::Required } else { Auth::Optional });
+    let shared_guard = SharedGuard::default();
+    shared_guard.store(Arc::new(guard.clone()));
+    let mut inbox = inbox.guarded(shared_guard.clone());
+    let limits = NewcomerLimits { per_source: Some(4), per_key: Some(2), fresh_ns: None };
+    *shard.admission() = Admission::new(shared_guard, limits, 1);
 
     let mut left = input;
     let mut datagrams = 0;
@@ -64,6 +74,9 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let (datagram, rest) = rest.split_at(len);
         left = rest;
         let _ = systole_fuzz::check(datagram);
+        let mut datagram = datagram.to_vec();
+        systole_fuzz::repair(&mut datagram, &guard.keys);
+        let datagram = &datagram[..];
         inbox.datagram(datagram, &At(now_ns), &mut shard, &mut reports);
         inbox.apply(&At(now_ns), &mut shard, &mut reports);
         datagrams += 1;
@@ -77,6 +90,11 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
                     assert!(transition.fired_ns >= transition.deadline_ns);
                 }
             }
+        }
+        if required {
+            let slots = shard.table().view();
+            let all = (0..CAPACITY).filter_map(|index| slots.read(index));
+            all.for_each(|slot| assert_ne!(slot.key_id, 0, "{slot:?} came in without a key"));
         }
         let kept = [PeerState::Up, PeerState::Suspect, PeerState::Down, PeerState::Left];
         let counted: u64 = kept.iter().map(|state| states.get(*state)).sum();
