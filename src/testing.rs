@@ -37,3 +37,31 @@ pub fn seeds() -> Vec<u64> {
         Err(_) => (1..=8).collect(),
     }
 }
+
+/// A directory of its own for a test, removed with all that is in it.
+pub struct TempDir(std::path::PathBuf);
+
+impl TempDir {
+    /// A fresh directory.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> TempDir {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("systole-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a name that nobody has");
+        TempDir(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

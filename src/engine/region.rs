@@ -61,13 +61,26 @@ impl<T> Region<T> {
         let too_long = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_long)?;
         let mapping = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        Ok(Region::mapped(mapping, len))
+    }
+
+    /// The first `len` values of a mapping that the caller hands in, whatever bytes they are.
+    ///
+    /// # Panics
+    /// When the mapping is shorter than that.
+    pub(super) fn mapped(mapping: memmap2::MmapMut, len: usize) -> Region<T>
+    where
+        T: Words,
+    {
+        let bytes = len.checked_mul(size_of::<T>()).expect("a region fits the address space");
+        assert!(bytes <= mapping.len(), "{} bytes are mapped, {bytes} wanted", mapping.len());
         // Only advice: a kernel without huge pages serves small ones.
         #[cfg(target_os = "linux")]
         let _ = mapping.advise(memmap2::Advice::HugePage);
         let first = NonNull::new(mapping.as_ptr().cast_mut().cast::<T>())
             .expect("a mapping is not at address 0");
         assert!(first.is_aligned(), "a mapping starts at a page");
-        Ok(Region { first, len, memory: Memory::Mapped { _mapping: mapping } })
+        Region { first, len, memory: Memory::Mapped { _mapping: mapping } }
     }
 }
 
@@ -86,8 +99,8 @@ impl<T> Deref for Region<T> {
     #[inline]
     fn deref(&self) -> &[T] {
         // SAFETY: `first` is the start of `len` values, aligned, that live as long as `self`: a
-        // leaked box of so many, or a mapping of so many times the size, whose zero bytes are
-        // values by the contract of `Words`. Nobody makes an exclusive reference to them.
+        // leaked box of so many, or a mapping of so many times the size, whose bytes are
+        // values whatever they are, by the contract of `Words`. Nobody makes an exclusive reference to them.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }

@@ -232,6 +232,13 @@ impl Shard {
         true
     }
 
+    /// Takes a peer's profile for unknown, so that its next HELLO is passed on.
+    pub fn ask_for_name(&mut self, peer: PeerId) {
+        if let Some(index) = self.peers.table.find(peer) {
+            self.peers.table.slot(index).write().set_profile_digest(0);
+        }
+    }
+
     /// Puts a peer into a group, and names its parent, by their numbers in [`Groups`]. Nothing when it
     /// is not here.
     pub fn assign(&mut self, peer: PeerId, group: u16, parent: u32, now_ns: u64) {
@@ -502,7 +509,8 @@ impl Shard {
         let data = SlotData {
             peer: beat.peer,
             state: PeerState::Up,
-            pending: None,
+            // Until it is told: a process that is killed in between leaves a newcomer.
+            pending: Some(Reason::FirstBeat),
             status: beat.status,
             sequenced: beat.sequenced,
             key_id: beat.key_id,
@@ -680,6 +688,8 @@ impl Shard {
 fn mass_silence(scope: Scope, held: bool, at_ns: u64, census: Census) -> Notice {
     Notice::MassSilence { scope, held, at_ns, silent: census.suspect, living: census.living }
 }
+
+mod resume;
 
 #[cfg(test)]
 mod forgery;

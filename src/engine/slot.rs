@@ -24,13 +24,13 @@
 use super::detector::Arrivals;
 #[cfg(not(loom))]
 use super::region::Words;
-pub use super::slots::{SlotRegion, Slots};
+pub use super::slots::{Kept, Reserve, ShardMemory, SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
 use super::wheel::Link;
 use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// A peer's record as a plain value.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -240,35 +240,18 @@ impl Slot {
     /// The peer's state; `Unknown` when the slot is free.
     #[inline]
     pub fn state(&self) -> PeerState {
-        match self.state.load(Ordering::Relaxed) {
-            1 => PeerState::Up,
-            2 => PeerState::Suspect,
-            3 => PeerState::Down,
-            4 => PeerState::Left,
-            6 => PeerState::Unreachable,
+        match PeerState::from_code(self.state.load(Ordering::Relaxed)) {
             // `Forgotten` is never stored; whatever else a damaged file says is no peer.
-            _ => PeerState::Unknown,
+            None | Some(PeerState::Forgotten) => PeerState::Unknown,
+            Some(state) => state,
         }
     }
 
     /// A change of state that is decided but could not be reported yet.
     #[inline]
     pub fn pending(&self) -> Option<Reason> {
-        const REASONS: [Reason; 8] = [
-            Reason::FirstBeat,
-            Reason::Silence,
-            Reason::Beat,
-            Reason::Restart,
-            Reason::Bye,
-            Reason::Expired,
-            Reason::Removed,
-            Reason::Parent,
-        ];
         // One more than the reason, so that zero is none.
-        match self.pending.load(Ordering::Relaxed) {
-            0 => None,
-            code => REASONS.get(code as usize - 1).copied(),
-        }
+        Reason::from_code(self.pending.load(Ordering::Relaxed).checked_sub(1)?)
     }
 
     /// What the sender last said of itself.
@@ -398,6 +381,12 @@ impl Slot {
         (data.state != PeerState::Unknown).then_some(data)
     }
 
+    /// Ends a write that was cut off by the end of an earlier process; true when there was one. The
+    /// words are then old and new ones side by side, each whole.
+    pub(super) fn repair(&self) -> bool {
+        self.version.repair()
+    }
+
     /// The wheel's links; the owner's only.
     #[inline]
     pub(super) fn link(&self) -> Link {
@@ -427,9 +416,15 @@ pub struct SlotWriter<'a> {
 
 impl SlotWriter<'_> {
     /// Sets the whole record, also to [`SlotData::FREE`]; for the table.
+    ///
+    /// The state is emptied first and set last, so that a process that is killed in between leaves
+    /// a free slot and never a record of two peers.
     pub(super) fn set_data(&mut self, data: &SlotData) {
+        self.slot.state.store(PeerState::Unknown as u8, Ordering::Relaxed);
+        // Release fence, and the Release store at the end: no partner in this process. They keep the
+        // stores in this order for who finds the memory after a kill.
+        fence(Ordering::Release);
         self.set_peer(data.peer);
-        self.slot.state.store(data.state as u8, Ordering::Relaxed);
         self.set_pending(data.pending);
         self.set_status(data.status);
         self.set_sequenced(data.sequenced);
@@ -452,6 +447,27 @@ impl SlotWriter<'_> {
         self.set_group(data.group);
         self.set_parent(data.parent);
         self.set_report_no(data.report_no);
+        self.slot.state.store(data.state as u8, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+impl Slot {
+    /// Fills all words with numbers from `draw`, as a damaged file may hold them.
+    pub(super) fn scramble(&self, mut draw: impl FnMut() -> u64) {
+        let wide = [&self.peer, &self.last_seen_ns];
+        wide.into_iter().for_each(|word| word.store(draw(), Ordering::Relaxed));
+        let more = [&self.since_ns, &self.first_seen_ns, &self.not_armed_us];
+        more.into_iter().for_each(|word| word.store(draw() >> 2, Ordering::Relaxed));
+        let narrow = [&self.not_prev, &self.not_next, &self.last_sequence, &self.stale];
+        let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);
+        narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
+        [&self.state, &self.pending, &self.status, &self.sequenced, &self.key_id]
+            .into_iter()
+            .for_each(|word| word.store(draw() as u8 & 7, Ordering::Relaxed));
+        if draw() & 1 == 0 {
+            std::mem::forget(self.write());
+        }
     }
 }
 

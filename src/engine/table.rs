@@ -58,6 +58,8 @@ pub struct Table {
     /// Slots given back, the last one on top. Never grows beyond its first allocation.
     free: Vec<u32>,
     len: u32,
+    /// Slots from here on have no memory yet.
+    reserved: u32,
     /// Not `Sync`: a second thread with `&Table` would be a second writer.
     one_owner: PhantomData<Cell<()>>,
 }
@@ -74,14 +76,50 @@ impl Table {
 
     fn with_hash(slots: Arc<Slots>, hash: KeyedHash) -> Table {
         assert!(slots.claim(), "these slots have an owner already");
-        let capacity = slots.capacity();
+        let (capacity, reserved) = (slots.capacity(), slots.reserved());
         let index = Index::new(capacity, hash);
         Table {
             shared: Arc::new(Shared { slots, index, high_water: AtomicU32::new(0) }),
             free: Vec::with_capacity(capacity as usize),
             len: 0,
+            reserved,
             one_owner: PhantomData,
         }
+    }
+
+    /// A table over slots that may hold peers already. `keep` is shown each slot that has memory,
+    /// and whether its peer is in no slot before it; it leaves a slot that it does not keep free.
+    pub(super) fn adopt(
+        slots: Arc<Slots>,
+        seed: [u64; 2],
+        mut keep: impl FnMut(&Slot, bool) -> bool,
+    ) -> Table {
+        /// Index lines asked for ahead of time.
+        const AHEAD: usize = 16;
+        let mut table = Table::new(slots, seed);
+        let mut high_water = 0;
+        for index in 0..table.reserved {
+            if let Some(slot) = table.shared.slots.all().get(index as usize + AHEAD) {
+                table.prefetch(slot.peer());
+            }
+            let slot = table.slot(index);
+            if slot.link() != Link::UNARMED {
+                slot.set_link(Link::UNARMED);
+            }
+            if keep(slot, table.find(slot.peer()).is_none()) {
+                table.shared.index.insert(slot.peer(), index);
+                table.len += 1;
+                high_water = index + 1;
+            } else {
+                table.free.push(index);
+            }
+        }
+        // The lowest on top.
+        table.free.truncate((high_water - table.len) as usize);
+        table.free.reverse();
+        // Relaxed: nobody reads yet.
+        table.shared.high_water.store(high_water, Ordering::Relaxed);
+        table
     }
 
     /// The index of a peer's slot.
@@ -161,8 +199,12 @@ impl Table {
     fn take_unused(&mut self) -> Option<u32> {
         // Relaxed: only the owner writes it.
         let index = self.shared.high_water.load(Ordering::Relaxed);
-        if index == self.capacity() {
-            return None;
+        if index >= self.reserved {
+            self.reserved =
+                if index < self.capacity() { self.shared.slots.reserve(index) } else { 0 };
+            if index >= self.reserved {
+                return None;
+            }
         }
         // Relaxed: it only bounds a walk over the slots; each slot's own seqlock says what is in it.
         self.shared.high_water.store(index + 1, Ordering::Relaxed);
@@ -201,6 +243,12 @@ impl Table {
         self.len
     }
 
+    /// Slots below this index have been used at some time; those above never.
+    pub(super) fn high_water(&self) -> u32 {
+        // Relaxed: the owner's own.
+        self.shared.high_water.load(Ordering::Relaxed)
+    }
+
     /// Whether no peer is in the table.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -214,6 +262,12 @@ impl Table {
     /// A reader for any thread.
     pub fn view(&self) -> TableView {
         TableView { shared: self.shared.clone() }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.shared.slots.give_up();
     }
 }
 

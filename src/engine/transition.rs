@@ -37,6 +37,21 @@ pub enum PeerState {
 }
 
 impl PeerState {
+    /// The state that a number stands for.
+    #[inline]
+    pub fn from_code(code: u8) -> Option<PeerState> {
+        const STATES: [PeerState; 7] = [
+            PeerState::Unknown,
+            PeerState::Up,
+            PeerState::Suspect,
+            PeerState::Down,
+            PeerState::Left,
+            PeerState::Forgotten,
+            PeerState::Unreachable,
+        ];
+        STATES.get(code as usize).copied()
+    }
+
     /// The word used in JSON, tables and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,6 +89,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The reason that a number stands for.
+    #[inline]
+    pub fn from_code(code: u8) -> Option<Reason> {
+        const REASONS: [Reason; 8] = [
+            Reason::FirstBeat,
+            Reason::Silence,
+            Reason::Beat,
+            Reason::Restart,
+            Reason::Bye,
+            Reason::Expired,
+            Reason::Removed,
+            Reason::Parent,
+        ];
+        REASONS.get(code as usize).copied()
+    }
+
     /// The word used in JSON and tables.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -38,6 +38,15 @@ impl Version {
         Write { version: self, next: at_rest.wrapping_add(2) }
     }
 
+    /// Ends a write that its writer did not live to end, as the memory of a killed process has it.
+    /// True when there was one. Only the new owner of the guarded words calls this.
+    pub fn repair(&self) -> bool {
+        // Relaxed: nobody reads yet; the words are handed to readers by what shares them.
+        let seen = self.0.load(Ordering::Relaxed);
+        self.0.store(seen.wrapping_add(seen & 1), Ordering::Relaxed);
+        seen & 1 == 1
+    }
+
     /// The version before a read; `None` while a write is under way.
     #[inline]
     pub fn at_rest(&self) -> Option<u32> {

@@ -1,0 +1,234 @@
+//! A shard's journal: its latest transitions, written before they are made, in memory that may
+//! outlive the process; and until when the process was looking.
+//!
+//! ```text
+//!  words  0 newest    1 looked_ns    2 reserved    …             one page
+//!         512 ┌────────────────┬────────────────┬─────┬──────────────────┐
+//!             │ number, record │ number, record │  …  │ 32,768 of them   │   a ring, 16 words each
+//!             └────────────────┴────────────────┴─────┴──────────────────┘
+//! ```
+//!
+//! A transition is written here first, then to the peer's slot, then told. So after a kill at any
+//! moment the journal knows every transition that could have been told: the slot is brought up to
+//! its peer's last record, and what had not been told is told. Which ones had been is known to whom
+//! they were told: the control plane keeps the number of the last one with what it published.
+//!
+//! **Order is everything, and nothing waits.** A killed process has made its stores in program
+//! order up to some instruction. A Release store behind them keeps the compiler from moving them;
+//! no flush, no fence of the processor, no system call.
+//!
+//! The ring holds more transitions than can be untold at once (a full report queue and what the
+//! publisher has in its hands), so none is overwritten before it was told.
+
+use super::region::Region;
+use super::sight::Extensions;
+use super::transition::{PeerState, Reason, Transition};
+use crate::wire::{PeerId, Status};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fmt, io};
+
+/// Words of a transition as it is kept.
+pub const TRANSITION_WORDS: usize = 12;
+/// What a transition looks like where it is kept.
+pub type TransitionWords = [u64; TRANSITION_WORDS];
+
+const HEADER_WORDS: usize = 512;
+const RECORD_WORDS: usize = 16;
+const NEWEST: usize = 0;
+const LOOKED_NS: usize = 1;
+const RESERVED: usize = 2;
+
+/// The journal. One writer, the shard's owner.
+pub struct Journal {
+    words: Region<AtomicU64>,
+}
+
+impl Journal {
+    /// Transitions that it holds.
+    pub const CAPACITY: u64 = 32_768;
+    /// Bytes that it takes.
+    pub const BYTES: usize = (HEADER_WORDS + Self::CAPACITY as usize * RECORD_WORDS) * 8;
+
+    /// An empty journal in memory of its own.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn anonymous() -> io::Result<Journal> {
+        Region::anonymous(Self::BYTES / 8).map(|words| Journal { words })
+    }
+
+    /// The journal in a mapping, whatever bytes it holds.
+    ///
+    /// # Panics
+    /// When the mapping has fewer than [`BYTES`](Self::BYTES).
+    #[cfg(not(any(loom, miri)))]
+    pub fn mapped(mapping: memmap2::MmapMut) -> Journal {
+        Journal { words: Region::mapped(mapping, Self::BYTES / 8) }
+    }
+
+    /// Writes a transition down, before it is made. Returns its number; the first is 1.
+    pub fn append(&self, transition: &Transition) -> u64 {
+        let number = self.newest().wrapping_add(1);
+        let record = self.record(number);
+        // Relaxed, as the owner's alone; the Release store below comes after them.
+        for (word, value) in record[1..].iter().zip(to_words(transition)) {
+            word.store(value, Ordering::Relaxed);
+        }
+        record[0].store(number, Ordering::Relaxed);
+        // Release: keeps the record's words before it, for who reads the memory after a kill.
+        self.words[NEWEST].store(number, Ordering::Release);
+        number
+    }
+
+    /// The last number given; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.words[NEWEST].load(Ordering::Relaxed)
+    }
+
+    /// The transitions behind number `after` that are still held, in order, with their numbers. What
+    /// is not a record, in a damaged file, is left out.
+    pub fn behind(&self, after: u64) -> impl Iterator<Item = (u64, Transition)> + '_ {
+        let newest = self.newest();
+        let oldest = newest.saturating_sub(Self::CAPACITY - 1).max(1);
+        let first = after.saturating_add(1).max(oldest);
+        (first..=newest).filter_map(|number| {
+            let record = self.record(number);
+            // Relaxed: read before the shard's owner is at work.
+            let word = |i: usize| record[i].load(Ordering::Relaxed);
+            let words = std::array::from_fn(|i| word(i + 1));
+            (word(0) == number).then(|| from_words(&words)).flatten().map(|t| (number, t))
+        })
+    }
+
+    fn record(&self, number: u64) -> &[AtomicU64] {
+        let first = HEADER_WORDS + (number % Self::CAPACITY) as usize * RECORD_WORDS;
+        &self.words[first..first + RECORD_WORDS]
+    }
+
+    /// Until when everything that had arrived was applied, monotonic ns; 0 before the first time.
+    pub fn looked_ns(&self) -> u64 {
+        self.words[LOOKED_NS].load(Ordering::Relaxed)
+    }
+
+    /// Everything that arrived before `now_ns` has been applied. The owner says so once a turn.
+    #[inline]
+    pub fn looked(&self, now_ns: u64) {
+        // Release: keeps what was applied before it, for who reads the memory after a kill.
+        self.words[LOOKED_NS].store(now_ns, Ordering::Release);
+    }
+
+    /// How many slots from the first on have memory behind them.
+    pub fn reserved(&self) -> u32 {
+        self.words[RESERVED].load(Ordering::Relaxed).try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Notes how many slots have memory behind them, before one of the new ones is written.
+    pub fn set_reserved(&self, slots: u32) {
+        // Release: what is stored to those slots comes behind it.
+        self.words[RESERVED].store(slots as u64, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("newest", &self.newest()).finish_non_exhaustive()
+    }
+}
+
+/// A transition as words.
+pub fn to_words(t: &Transition) -> TransitionWords {
+    let kinds = [t.from as u8, t.to as u8, t.reason as u8, t.status as u8];
+    [
+        t.peer.0,
+        u32::from_le_bytes(kinds) as u64 | (t.index as u64) << 32,
+        t.fired_ns,
+        t.last_seen_ns,
+        t.deadline_ns,
+        t.incarnation as u64 | (t.last_sequence as u64) << 32,
+        t.gaps,
+        t.in_from_ns,
+        t.extended_ns,
+        t.group as u64 | (t.extended_by.bits() as u64) << 16 | (t.report_no as u64) << 32,
+        0,
+        0,
+    ]
+}
+
+/// Back from words; `None` when they are no transition's.
+pub fn from_words(words: &TransitionWords) -> Option<Transition> {
+    let [from, to, reason, status] = (words[1] as u32).to_le_bytes();
+    Some(Transition {
+        peer: PeerId(words[0]),
+        from: PeerState::from_code(from)?,
+        to: PeerState::from_code(to).filter(|to| *to != PeerState::Unknown)?,
+        reason: Reason::from_code(reason)?,
+        status: Status::from_bits(status),
+        index: (words[1] >> 32) as u32,
+        fired_ns: words[2],
+        last_seen_ns: words[3],
+        deadline_ns: words[4],
+        incarnation: words[5] as u32,
+        last_sequence: (words[5] >> 32) as u32,
+        gaps: words[6],
+        in_from_ns: words[7],
+        group: words[9] as u16,
+        extended_ns: words[8],
+        extended_by: Extensions::from_bits((words[9] >> 16) as u8),
+        report_no: (words[9] >> 32) as u32,
+    })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn transition(n: u64) -> Transition {
+        Transition {
+            peer: PeerId(n),
+            from: PeerState::Suspect,
+            to: PeerState::Down,
+            reason: Reason::Silence,
+            status: Status::Maintenance,
+            index: n as u32,
+            fired_ns: 10 * n,
+            last_seen_ns: 3 * n,
+            deadline_ns: 9 * n,
+            incarnation: u32::MAX - n as u32,
+            last_sequence: 7,
+            gaps: n << 33,
+            in_from_ns: n,
+            group: 3,
+            extended_ns: n,
+            extended_by: Extensions::DEAF,
+            report_no: n as u32,
+        }
+    }
+
+    #[test]
+    fn what_was_appended_is_read_in_order_as_long_as_it_is_held() {
+        let journal = Journal::anonymous().unwrap();
+        assert_eq!(journal.behind(0).count(), 0);
+        // miri takes its time.
+        let many = if cfg!(miri) { 100 } else { Journal::CAPACITY + 100 };
+        for n in 1..=many {
+            assert_eq!(journal.append(&transition(n)), n);
+        }
+        let oldest = many.saturating_sub(Journal::CAPACITY) + 1;
+        let all: Vec<_> = journal.behind(0).collect();
+        assert!(all.iter().map(|(n, t)| (*n, *t)).eq((oldest..=many).map(|n| (n, transition(n)))));
+        assert!(journal.behind(many - 3).map(|(n, _)| n).eq(many - 2..=many));
+        assert_eq!(journal.behind(many).count(), 0);
+        assert_eq!(journal.behind(u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_record_is_left_out() {
+        let journal = Journal::anonymous().unwrap();
+        assert!((1..=4).all(|n| journal.append(&transition(n)) == n));
+        journal.record(2)[2].store(u64::MAX, Ordering::Relaxed); // no such state
+        journal.record(3)[0].store(77, Ordering::Relaxed); // another record's place
+        assert!(journal.behind(0).map(|(n, _)| n).eq([1, 4]));
+        journal.words[NEWEST].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(journal.behind(0).count(), 0);
+    }
+}

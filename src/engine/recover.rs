@@ -1,0 +1,92 @@
+//! Taking over what an earlier process left in the slots, after whatever end it had.
+//!
+//! ```text
+//!   slots as they lie ──▶ repaired, checked, indexed          Table::recover
+//!        journal ───────▶ each peer's last transition made    Shard::resume
+//!                         timers armed, peers counted
+//!                         blind from the last look until now
+//! ```
+//!
+//! **What a kill leaves.** The one writer of a shard had at most one slot open, whose words are old
+//! and new side by side, each of them whole. Its peer is kept, for a lost peer is a death that
+//! nobody will be told of: either `last_seen` will do, the state is what the journal's last record
+//! of the peer says, and only the sequence number, which makes sense but together with the
+//! incarnation, is forgotten, so that the next heartbeat begins it anew.
+//!
+//! **What a damaged file holds** is any bytes. A slot that no process can have written (a time in
+//! the future, a peer of another shard or one that came before) is emptied and counted.
+//!
+//! Nothing here is told to anybody: what had been decided and not told is in the journal.
+
+use super::slot::{SlotData, Slots};
+use super::table::Table;
+use super::transition::PeerState;
+use crate::wire;
+use std::sync::Arc;
+
+/// On what terms slots are taken over.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Monotonic time now: no time in a slot may be after it.
+    pub now_ns: u64,
+    /// This shard among the others.
+    pub shard: u32,
+    /// How many shards there are.
+    pub shards: u32,
+}
+
+/// What was found in the slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Peers taken over.
+    pub peers: u32,
+    /// Those of them in the midst of whose last write the process had ended.
+    pub repaired: u32,
+    /// Slots that held something that could not be taken over.
+    pub discarded: u32,
+}
+
+impl Terms {
+    /// Whether a slot can have been written by a shard that we are the heirs of.
+    fn admit(&self, data: &SlotData) -> bool {
+        let times = [data.last_seen_ns, data.since_ns, data.first_seen_ns];
+        times.into_iter().all(|time| time <= self.now_ns)
+            && (self.shards == 1 || wire::steer(data.peer, self.shards) == self.shard)
+    }
+}
+
+impl Table {
+    /// A table over slots as an earlier process left them; no timer is armed. `seed` as in
+    /// [`Table::new`].
+    ///
+    /// # Panics
+    /// When the slots have an owner already.
+    pub fn recover(slots: Arc<Slots>, seed: [u64; 2], terms: &Terms) -> (Table, Found) {
+        let mut found = Found::default();
+        let table = Table::adopt(slots, seed, |slot, is_new| {
+            let torn = slot.repair();
+            let data = slot.data();
+            if data.state == PeerState::Unknown || !is_new || !terms.admit(&data) {
+                found.discarded += u32::from(data.state != PeerState::Unknown);
+                if torn || data != SlotData::FREE {
+                    slot.write().set_data(&SlotData::FREE);
+                }
+                return false;
+            }
+            found.peers += 1;
+            let mut write = slot.write();
+            // Numbers that the control plane gives anew.
+            write.set_group(0);
+            write.set_parent(0);
+            if torn {
+                found.repaired += 1;
+                write.set_sequenced(false);
+            }
+            true
+        });
+        (table, found)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,331 @@
+//! Killed at any transition, before or behind its record, and taken over: against the one thing
+//! that a follower can check, that each peer's transitions form a chain without a break or a repeat.
+
+use super::*;
+use crate::engine::journal::Journal;
+use crate::engine::notice::Notice;
+use crate::engine::shard::Surroundings;
+use crate::engine::shard::{Outlet, Shard};
+use crate::engine::slot::SlotRegion;
+use crate::engine::transition::{Reason, Transition};
+use crate::engine::{Budget, Groups, Policy, StateCounts};
+use crate::metrics::{Counters, Histograms};
+use crate::testing::{Rng, seeds};
+use crate::wire::{Heartbeat, Kind, PeerId, Status};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+const MS: u64 = 1_000_000;
+const SEED: [u64; 2] = [3, 5];
+
+fn policy() -> Policy {
+    Policy {
+        missed: 3.0,
+        grace_ns: 20 * MS,
+        suspect_fraction: 0.6,
+        forget_down_ns: 2_000 * MS,
+        forget_left_ns: 500 * MS,
+        ..Policy::default()
+    }
+}
+
+/// When a process is killed, counted in transitions.
+#[derive(Clone, Copy)]
+enum Kill {
+    Never,
+    BeforeRecord(u32),
+    BehindRecord(u32),
+    /// Told as well, but the slot not yet changed.
+    Told(u32),
+}
+
+/// What outlives the processes: memory, and what was published.
+struct World {
+    slots: Arc<Slots>,
+    journal: Arc<Journal>,
+    published: u64,
+    stream: Vec<Transition>,
+}
+
+struct Process<'a> {
+    world: &'a mut World,
+    kill: Kill,
+    count: u32,
+}
+
+impl Outlet for Process<'_> {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn transition(&mut self, transition: Transition) {
+        self.count += 1;
+        let die = || resume_unwind(Box::new("killed"));
+        if matches!(self.kill, Kill::BeforeRecord(n) if n == self.count) {
+            die();
+        }
+        let number = self.world.journal.append(&transition);
+        if matches!(self.kill, Kill::BehindRecord(n) if n == self.count) {
+            die();
+        }
+        self.world.stream.push(transition);
+        self.world.published = number;
+        if matches!(self.kill, Kill::Told(n) if n == self.count) {
+            die();
+        }
+    }
+
+    fn profile(&mut self, _: usize, _: &Heartbeat) -> bool {
+        false
+    }
+
+    fn notice(&mut self, _: Notice) {}
+}
+
+impl World {
+    fn new(capacity: u32) -> World {
+        World {
+            slots: Arc::new(Slots::new(SlotRegion::anonymous(capacity).unwrap())),
+            journal: Arc::new(Journal::anonymous().unwrap()),
+            published: 0,
+            stream: Vec::new(),
+        }
+    }
+
+    fn capacity(&self) -> u32 {
+        self.slots.capacity()
+    }
+
+    /// A process that goes on from here: publishes what was not, takes the slots over.
+    fn start(&mut self, now_ns: u64) -> (Shard, Found) {
+        let untold: Vec<_> = self.journal.behind(self.published).collect();
+        for (number, transition) in untold {
+            self.stream.push(transition);
+            self.published = number;
+        }
+        let terms = Terms { now_ns, shard: 0, shards: 1 };
+        let (table, found) = Table::recover(self.slots.clone(), SEED, &terms);
+        let surroundings = Surroundings {
+            groups: Arc::new(Groups::uniform(policy())),
+            views: [].into(),
+            budget: Arc::new(Budget::new(self.capacity() as u64)),
+            states: Arc::new(StateCounts::default()),
+            counters: Arc::new(Counters::default()),
+            histograms: Arc::new(Histograms::default()),
+        };
+        let mut shard = Shard::new(table, surroundings, now_ns);
+        let history: Vec<_> = self.journal.behind(0).map(|(_, transition)| transition).collect();
+        let (_, refused) =
+            shard.resume(history, self.journal.newest(), self.journal.looked_ns(), now_ns);
+        assert_eq!(refused, 0);
+        (shard, found)
+    }
+
+    /// Each peer's transitions form a chain, whose end is what its slot says.
+    fn check(&self, shard: &Shard, context: &str) {
+        let mut chains: BTreeMap<u64, PeerState> = BTreeMap::new();
+        for t in &self.stream {
+            let before = chains.insert(t.peer.0, t.to).unwrap_or(PeerState::Unknown);
+            let before = if before == PeerState::Forgotten { PeerState::Unknown } else { before };
+            assert_eq!(t.from, before, "{context}: {t:?}");
+        }
+        for (&peer, &state) in &chains {
+            let slot = shard.table().find(PeerId(peer)).map(|index| shard.table().slot(index));
+            // A newcomer that could not be told of yet has not begun its chain.
+            let slot = slot.filter(|slot| slot.pending() != Some(Reason::FirstBeat));
+            let is = slot.map_or(PeerState::Forgotten, |slot| slot.state());
+            assert_eq!(is, state, "{context}: peer {peer}");
+        }
+    }
+}
+
+fn beat(peer: u64, sequence: u32, kind: Kind) -> Heartbeat {
+    Heartbeat {
+        peer: PeerId(peer),
+        kind,
+        status: Status::Ok,
+        sequenced: true,
+        key_id: 0,
+        incarnation: 1,
+        sequence,
+        interval_us: 100_000,
+        sent_ns: 0,
+        age_us: 0,
+        profile_digest: 0,
+    }
+}
+
+#[test]
+fn killed_at_any_transition_each_is_told_exactly_once() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let mut world = World::new(32);
+        let mut now_ns = 1_000_000 * MS;
+        let mut sequences = [0u32; 24];
+        for life in 0..if cfg!(miri) { 6 } else { 60 } {
+            let n = 1 + rng.below(12) as u32;
+            let kill = match rng.below(4) {
+                0 => Kill::Never,
+                1 => Kill::BeforeRecord(n),
+                2 => Kill::BehindRecord(n),
+                _ => Kill::Told(n),
+            };
+            now_ns += rng.below(400) * MS;
+            let (mut shard, found) = world.start(now_ns);
+            let context = format!("seed {seed} life {life}");
+            assert_eq!((found.repaired, found.discarded), (0, 0), "{context}");
+            world.check(&shard, &context);
+            let mut process = Process { world: &mut world, kill, count: 0 };
+            let body = || {
+                for _ in 0..40 {
+                    now_ns += rng.below(120) * MS;
+                    let peer = rng.below(24);
+                    let kind = if rng.below(8) == 0 { Kind::Bye } else { Kind::Beat };
+                    sequences[peer as usize] += 1;
+                    let beat = beat(peer, sequences[peer as usize], kind);
+                    shard.observe(&[beat], now_ns, &mut process);
+                    shard.advance(now_ns, now_ns, usize::MAX, &mut process);
+                    process.world.journal.looked(now_ns);
+                }
+            };
+            let _killed = catch_unwind(AssertUnwindSafe(body)).is_err();
+        }
+        let (shard, _) = world.start(now_ns + 1);
+        world.check(&shard, &format!("seed {seed} in the end"));
+        assert!(world.stream.len() > 20, "seed {seed}: something happened");
+    }
+}
+
+#[test]
+fn who_was_due_while_nobody_looked_gets_the_time_back_and_one_more_interval() {
+    let mut world = World::new(4);
+    let start = 5_000 * MS;
+    let (mut shard, _) = world.start(start);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    shard.observe(&[beat(1, 1, Kind::Beat), beat(2, 1, Kind::Beat)], start, &mut process);
+    world.journal.looked(start + 100 * MS);
+    drop(shard);
+
+    // Dead for 10 s. The timeout is 320 ms, 220 of them were left.
+    let back = start + 10_100 * MS;
+    let (mut shard, found) = world.start(back);
+    assert_eq!(found, Found { peers: 2, ..Found::default() });
+    let down_ns = back + 220 * MS;
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    shard.observe(&[beat(2, 2, Kind::Beat)], back + 50 * MS, &mut process);
+    shard.advance(down_ns - 1, down_ns - 1, 100, &mut process);
+    let at = |shard: &Shard, peer| {
+        let index = shard.table().find(PeerId(peer)).unwrap();
+        shard.table().slot(index).state()
+    };
+    assert_eq!((at(&shard, 1), at(&shard, 2)), (PeerState::Suspect, PeerState::Up));
+    shard.advance(down_ns + 1, down_ns + 1, 100, &mut process);
+    assert_eq!((at(&shard, 1), at(&shard, 2)), (PeerState::Down, PeerState::Up));
+    let told = process.world.stream.last().unwrap();
+    assert_eq!((told.deadline_ns, told.last_seen_ns), (down_ns, start), "times stay true");
+    drop(shard);
+
+    // Looked until just before peer 2 was due: no more than one heartbeat could have been missed.
+    let seen = back + 50 * MS;
+    world.journal.looked(seen + 319 * MS);
+    let back = seen + 325 * MS;
+    let (mut shard, _) = world.start(back);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    // An interval and the grace, and as much longer to down as the two deadlines say.
+    let (suspect_ns, down_ns) = (back + 120 * MS, back + 200 * MS);
+    shard.advance(suspect_ns - 1, suspect_ns - 1, 100, &mut process);
+    assert_eq!(at(&shard, 2), PeerState::Up);
+    shard.advance(down_ns - 1, down_ns - 1, 100, &mut process);
+    assert_eq!(at(&shard, 2), PeerState::Suspect);
+    shard.advance(down_ns, down_ns, 100, &mut process);
+    assert_eq!(at(&shard, 2), PeerState::Down);
+}
+
+#[test]
+fn a_torn_slot_is_kept_and_its_next_heartbeat_taken_whatever_its_number() {
+    let mut world = World::new(4);
+    let now = 9_000 * MS;
+    let (mut shard, _) = world.start(now);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    shard.observe(&[beat(7, 1_000_000, Kind::Beat)], now, &mut process);
+    // A restart of the sender, cut off between the incarnation and the sequence number.
+    let slot = shard.table().slot(0);
+    let mut write = slot.write();
+    write.set_last_seen_ns(now + MS);
+    write.set_incarnation(2);
+    std::mem::forget(write);
+    world.journal.looked(now);
+    drop(shard);
+
+    let (mut shard, found) = world.start(now + 2 * MS);
+    assert_eq!(found, Found { peers: 1, repaired: 1, discarded: 0 });
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    let next = Heartbeat { incarnation: 2, ..beat(7, 5, Kind::Beat) };
+    shard.observe(&[next], now + 3 * MS, &mut process);
+    let data = shard.table().read(0);
+    assert_eq!((data.last_seen_ns, data.last_sequence), (now + 3 * MS, 5));
+    assert!(data.sequenced);
+}
+
+#[test]
+fn a_slot_torn_in_a_change_says_what_the_journal_says() {
+    let mut world = World::new(4);
+    let now = 9_000 * MS;
+    let (mut shard, _) = world.start(now);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    shard.observe(&[beat(7, 1, Kind::Beat)], now, &mut process);
+    let last = Transition { to: PeerState::Left, fired_ns: now + MS, ..world.stream[0] };
+    world.published = world.journal.append(&last);
+    let mut write = shard.table().slot(0).write();
+    write.set_since_ns(now + MS);
+    std::mem::forget(write);
+    drop(shard);
+    let (shard, found) = world.start(now + 2 * MS);
+    assert_eq!(found.repaired, 1);
+    let data = shard.table().read(0);
+    assert_eq!((data.state, data.since_ns), (PeerState::Left, now + MS));
+}
+
+#[test]
+fn what_no_process_can_have_written_is_emptied_and_the_rest_kept() {
+    let now = 9_000 * MS;
+    let terms = Terms { now_ns: now, shard: 1, shards: 3 };
+    let mine: Vec<PeerId> =
+        (1..).map(PeerId).filter(|id| wire::steer(*id, 3) == 1).take(4).collect();
+    let stranger = (1..).map(PeerId).find(|id| wire::steer(*id, 3) == 2).unwrap();
+    let slots = Arc::new(Slots::new(SlotRegion::anonymous(16).unwrap()));
+    let good = SlotData { state: PeerState::Up, last_seen_ns: now, ..SlotData::FREE };
+    let lie = |index: usize, data: SlotData| slots.all()[index].write().set_data(&data);
+    lie(0, SlotData { peer: mine[0], ..good });
+    lie(2, SlotData { peer: mine[1], last_seen_ns: now + 1, ..good });
+    lie(3, SlotData { peer: mine[2], since_ns: u64::MAX, ..good });
+    lie(4, SlotData { peer: stranger, ..good });
+    lie(5, SlotData { peer: mine[0], ..good });
+    lie(6, SlotData { peer: mine[3], ..good });
+    // Free, but not empty.
+    lie(7, SlotData { peer: mine[1], state: PeerState::Unknown, ..good });
+    let (mut table, found) = Table::recover(slots, SEED, &terms);
+    assert_eq!(found, Found { peers: 2, repaired: 0, discarded: 4 });
+    assert_eq!((table.len(), table.find(mine[0]), table.find(mine[3])), (2, Some(0), Some(6)));
+    let next: Vec<u32> = mine[1..3]
+        .iter()
+        .map(|&peer| table.insert(SlotData { peer, ..good }).expect("there is room"))
+        .collect();
+    assert_eq!(next, [1, 2], "the lowest free slots");
+}
+
+#[test]
+fn any_bytes_are_taken_for_what_they_are() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let slots = Arc::new(Slots::new(SlotRegion::anonymous(64).unwrap()));
+        slots.all().iter().for_each(|slot| slot.scramble(|| rng.next()));
+        let terms = Terms { now_ns: u64::MAX >> 1, shard: 0, shards: 1 };
+        let (table, found) = Table::recover(slots.clone(), SEED, &terms);
+        assert_eq!(table.len(), found.peers, "seed {seed}");
+        drop(table);
+        let (table, again) = Table::recover(slots, SEED, &terms);
+        assert_eq!(again, Found { peers: found.peers, ..Found::default() }, "seed {seed}");
+        assert_eq!(table.len(), found.peers);
+    }
+}

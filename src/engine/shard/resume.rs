@@ -1,0 +1,80 @@
+//! Going on with the peers of an earlier process: the shard's part of what
+//! [`recover`](crate::engine::recover) tells of.
+
+use super::Shard;
+use crate::engine::transition::{PeerState, Reason, Transition};
+use std::collections::HashMap;
+
+impl Shard {
+    /// Goes on with the peers that the table was recovered with, from `looked_ns`, when the earlier
+    /// process was last known to have read everything, to `now_ns`: makes the transitions of
+    /// `history` that it did not come to make, and arms all timers. The history is in the order of
+    /// the journal, whose last number is `newest`, and silent: who is to be told of it is told by
+    /// others. Called once, first of all.
+    ///
+    /// Returns how many transitions were made, and how many peers found no place in the budget.
+    pub fn resume(
+        &mut self,
+        history: impl IntoIterator<Item = Transition>,
+        newest: u64,
+        looked_ns: u64,
+        now_ns: u64,
+    ) -> (u32, u32) {
+        // What came meanwhile found no socket: blind, and deaf as well.
+        self.peers.sight.blind(looked_ns.min(now_ns), now_ns);
+        self.peers.sight.deaf(looked_ns.min(now_ns), now_ns);
+        self.report_no = newest as u32;
+        // Each peer's last record alone: it is also what the slot of one with older ones says.
+        let last: HashMap<_, _> = history.into_iter().map(|t| (t.peer, t)).collect();
+        let redone = last.values().filter(|transition| self.redo(transition)).count() as u32;
+        (redone, self.take_all_in(now_ns))
+    }
+
+    /// Brings a slot up to its peer's last transition. True when there was something to do.
+    fn redo(&mut self, last: &Transition) -> bool {
+        let Some(index) = self.table().find(last.peer) else { return false };
+        let slot = self.table().slot(index);
+        if last.to == PeerState::Forgotten {
+            // A newcomer that nobody was told of yet has come after it.
+            let newcomer = slot.pending() == Some(Reason::FirstBeat);
+            if !newcomer {
+                self.peers.table.remove(index);
+            }
+            return !newcomer;
+        }
+        let made = slot.state() == last.to && slot.since_ns() == last.fired_ns;
+        if made && slot.pending() != Some(last.reason) {
+            return false;
+        }
+        let mut write = slot.write();
+        write.set_state(last.to);
+        write.set_since_ns(last.fired_ns);
+        write.set_pending(None);
+        write.set_report_no(last.report_no);
+        true
+    }
+
+    /// Counts the peers that are in the table already and arms their timers. Returns how many the
+    /// budget had no place for; those are let go.
+    fn take_all_in(&mut self, now_ns: u64) -> u32 {
+        let mut refused = 0;
+        for index in 0..self.peers.table.high_water() {
+            let slot = self.peers.table.slot(index);
+            let (state, group) = (slot.state(), slot.group());
+            if state == PeerState::Unknown {
+                continue;
+            }
+            if self.shared.budget.take() {
+                self.shared.states.moved(PeerState::Unknown, state);
+                // No brake can be released before anything was judged.
+                let groups = &self.shared.groups;
+                groups.moved(group, PeerState::Unknown, state, now_ns, |_, _| {});
+                self.arm(index);
+            } else {
+                refused += 1;
+                self.peers.table.remove(index);
+            }
+        }
+        refused
+    }
+}
