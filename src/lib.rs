@@ -32,6 +32,8 @@ pub mod http;
 pub mod io;
 pub mod metrics;
 pub mod reactor;
+#[cfg(not(loom))]
+pub mod store;
 pub mod sync;
 pub mod trace;
 pub mod wire;
