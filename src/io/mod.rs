@@ -129,6 +129,11 @@ pub trait Backend {
     /// The kernel's receive queues as they are now (SO_MEMINFO).
     fn queues(&self) -> Queues;
 
+    /// Takes no more datagrams out of the sockets, for good: those that come stay there for whoever
+    /// has the sockets next. What had been taken out is still handed on by
+    /// [`receive`](Self::receive).
+    fn let_go(&mut self);
+
     /// What the transport counted.
     fn counts(&self) -> TransportCounts;
 

@@ -39,6 +39,8 @@ pub struct PollBackend {
     watched: Vec<libc::pollfd>,
     counts: TransportCounts,
     queues: QueueMeter,
+    /// Nothing is received any more.
+    letting_go: bool,
 }
 
 impl PollBackend {
@@ -62,6 +64,7 @@ impl PollBackend {
             watched,
             counts: TransportCounts::default(),
             queues: QueueMeter::default(),
+            letting_go: false,
         })
     }
 
@@ -109,6 +112,9 @@ impl Backend for PollBackend {
     }
 
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        if self.letting_go {
+            return Ok(0);
+        }
         for _ in 0..ROUNDS {
             let mut handed = 0;
             let mut all_empty = true;
@@ -164,6 +170,10 @@ impl Backend for PollBackend {
 
     fn queues(&self) -> Queues {
         self.queues.read(&self.sockets)
+    }
+
+    fn let_go(&mut self) {
+        self.letting_go = true;
     }
 
     fn counts(&self) -> TransportCounts {

@@ -70,7 +70,7 @@ pub struct Opened {
 /// See [`OpenError`].
 pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, OpenError> {
     if choice == TransportChoice::Poll {
-        let backend = AnyBackend::Poll(PollBackend::new(sockets)?);
+        let backend = AnyBackend::Poll(Box::new(PollBackend::new(sockets)?));
         return Ok(Opened { backend, fallback: None });
     }
     let plan = UringPlan::for_sockets(sockets.len());
@@ -78,7 +78,7 @@ pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, 
         Ok(backend) => Ok(Opened { backend: AnyBackend::Uring(Box::new(backend)), fallback: None }),
         Err((_, reason)) if choice == TransportChoice::Uring => Err(reason.into()),
         Err((sockets, reason)) => {
-            let backend = AnyBackend::Poll(PollBackend::new(sockets)?);
+            let backend = AnyBackend::Poll(Box::new(PollBackend::new(sockets)?));
             Ok(Opened { backend, fallback: Some(reason) })
         }
     }
@@ -90,7 +90,7 @@ pub enum AnyBackend {
     /// io_uring.
     Uring(Box<UringBackend>),
     /// recvmmsg and ppoll.
-    Poll(PollBackend),
+    Poll(Box<PollBackend>),
 }
 
 macro_rules! either {
@@ -125,6 +125,10 @@ impl Backend for AnyBackend {
 
     fn queues(&self) -> Queues {
         either!(self, backend => backend.queues())
+    }
+
+    fn let_go(&mut self) {
+        either!(self, backend => backend.let_go())
     }
 
     fn counts(&self) -> TransportCounts {

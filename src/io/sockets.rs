@@ -134,12 +134,21 @@ pub fn bind_group(
     receive_buffer: usize,
 ) -> Result<Group, BindError> {
     assert!(reactors > 0, "a group needs a reactor");
-    let fail = |call| move |source| BindError::of(address, call, source);
-
     let first = socket(address)?;
+    sys::bind(first.as_raw_fd(), &address).map_err(|e| BindError::of(address, "bind", e))?;
+    join(first, reactors, receive_buffer)
+}
+
+/// Makes a group of a socket that is bound already, by ourselves or by whoever started us.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn join(first: UdpSocket, reactors: usize, receive_buffer: usize) -> Result<Group, BindError> {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let bound = first.local_addr().map_err(|e| BindError::of(nowhere, "getsockname", e))?;
+    let address = bound;
+    let fail = |call| move |source| BindError::of(address, call, source);
     let mut granted = ask_for_buffer(&first, receive_buffer).map_err(fail("SO_RCVBUF"))?;
-    sys::bind(first.as_raw_fd(), &address).map_err(fail("bind"))?;
-    let bound = first.local_addr().map_err(fail("getsockname"))?;
     let mut sockets = vec![first];
 
     let mut unsteered = None;
@@ -157,6 +166,23 @@ pub fn bind_group(
     }
     let receive_buffer = ReceiveBuffer { asked: receive_buffer, granted };
     Ok(Group { address: bound, sockets, receive_buffer, unsteered })
+}
+
+/// The group of sockets that a process before us had, in its order and steered as it was.
+///
+/// # Errors
+/// The system refuses; nothing is wrong with the sockets then, but with what was handed over.
+///
+/// # Panics
+/// When there is no socket.
+pub fn adopt(sockets: Vec<UdpSocket>, receive_buffer: usize) -> io::Result<Group> {
+    let address = sockets[0].local_addr()?;
+    let mut granted = usize::MAX;
+    for socket in &sockets {
+        granted = granted.min(ask_for_buffer(socket, receive_buffer)?);
+    }
+    let receive_buffer = ReceiveBuffer { asked: receive_buffer, granted };
+    Ok(Group { address, sockets, receive_buffer, unsteered: None })
 }
 
 /// Deals the sockets out: element `r` holds reactor `r`'s socket of each group, in order.

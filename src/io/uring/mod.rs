@@ -72,6 +72,8 @@ pub struct UringBackend {
     /// Requests that have ended and are to be armed anew.
     ended: Vec<Operation>,
     failures: u32,
+    /// Nothing is armed any more.
+    letting_go: bool,
     counts: TransportCounts,
     queues: QueueMeter,
 }
@@ -109,6 +111,7 @@ impl UringBackend {
             tells_sources: false,
             ended,
             failures: 0,
+            letting_go: false,
             counts: TransportCounts::default(),
             queues: QueueMeter::default(),
         };
@@ -179,6 +182,9 @@ impl UringBackend {
 
     /// Queues what has ended, to be submitted with the next enter.
     fn arm(&mut self) -> io::Result<()> {
+        if self.letting_go {
+            self.ended.clear();
+        }
         while let Some(operation) = self.ended.pop() {
             let entry = match operation {
                 Operation::Receive(socket) | Operation::ReceiveFrom(socket) => {
@@ -328,6 +334,13 @@ impl Backend for UringBackend {
 
     fn queues(&self) -> Queues {
         self.queues.read(&self.sockets)
+    }
+
+    fn let_go(&mut self) {
+        self.letting_go = true;
+        let submitter = self.ring.submitter();
+        let _ = submitter.register_sync_cancel(Some(CANCEL_TIMEOUT), CancelBuilder::any());
+        let _ = self.enter(0, EnterFlags::GETEVENTS, None);
     }
 
     fn counts(&self) -> TransportCounts {
