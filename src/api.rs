@@ -19,7 +19,8 @@ pub struct Summary {
     pub version: String,
     /// The monitor's id: 16 hex digits, drawn at random when it starts without a configured one.
     pub monitor: String,
-    /// The monitor's start, nanoseconds since 1970: with `monitor` and `seq` it names a transition.
+    /// When the numbers of the transitions began, nanoseconds since 1970: the start of this process,
+    /// or of the one whose state it goes on with. With `monitor` and `seq` it names a transition.
     pub epoch: u64,
     /// When the monitor started.
     pub started: String,
@@ -53,6 +54,24 @@ pub struct Summary {
     /// When a mass silence is held; null when it never is.
     #[serde(default)]
     pub mass_silence: Option<BrakeSettings>,
+    /// Where state is kept, and what came of it at the start; absent when it ends with the process.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<StateFigures>,
+}
+
+/// Where state is kept, and what this process took over from the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFigures {
+    /// The directory.
+    pub directory: String,
+    /// Peers taken over.
+    pub peers_recovered: u64,
+    /// Slots of theirs that the process before had not finished writing.
+    pub slots_repaired: u64,
+    /// Slots that could not be taken over.
+    pub slots_discarded: u64,
+    /// Transitions written down by the process before and made by this one.
+    pub transitions_redone: u64,
 }
 
 /// Figures of what alarms, and what keeps from it.
@@ -220,7 +239,7 @@ pub struct Event {
     pub seq: u64,
     /// The monitor's id.
     pub monitor: String,
-    /// The monitor's start, nanoseconds since 1970.
+    /// When the numbers began, nanoseconds since 1970; goes on over a restart where state is kept.
     pub epoch: u64,
     /// When the engine made the transition.
     pub time: String,

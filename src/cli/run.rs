@@ -7,6 +7,9 @@
 //! Nothing is started before everything is bound, so that a taken port costs nothing; and the end
 //! goes along the way of the data, so that a last transition still reaches whoever listens.
 
+use super::listen::Listening;
+use super::state::{self, Identity, Keeper};
+use super::takeover::{self, Sockets, Terms};
 use super::terminal::colours_allowed;
 use super::{Failure, keys};
 use crate::clock;
@@ -17,7 +20,7 @@ use crate::control::{Control, ControlConfig};
 use crate::engine::Groups;
 use crate::http;
 use crate::io::Transport;
-use crate::io::sockets::{self, BindError, Group};
+use crate::io::sockets::{self, Group};
 use crate::reactor::cores::CorePlan;
 use crate::reactor::probe::Prober;
 use crate::reactor::start::StartError;
@@ -29,7 +32,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -41,6 +45,8 @@ use wildmatch::WildMatch;
 enum End {
     Signal(i32),
     ReactorFailed(String),
+    /// Another process takes over; it waits for the answer.
+    HandOver(UnixStream),
 }
 
 /// Runs the monitor until SIGINT or SIGTERM.
@@ -56,18 +62,28 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     end_on_signal(end.clone())?;
 
     let guard = keys::guard(&settings)?;
-    let listener = bind_http(settings.http)?;
+    let terms = Terms::of(&settings, reactors);
+    let listening = match take_over(&settings, &terms)? {
+        Some(Sockets { groups, http }) => Listening::adopt(groups, http, &settings)?,
+        None => Listening::open(&settings, reactors)?,
+    };
+    let udp = listening.udp();
+    let Listening { groups: bound, http: listener } = listening;
     let http_address = listener.local_addr().context("reading the HTTP address")?;
-    let bound = bind_udp(&settings, reactors)?;
-    let udp: Vec<SocketAddr> = bound.iter().map(|group| group.address).collect();
 
+    let started_wall_ns = clock::wall_ns();
+    let monitor = settings.monitor_id.unwrap_or_else(random);
+    let fresh = Identity { monitor, epoch_ns: started_wall_ns };
+    let (memory, remembered, identity, keeper) =
+        state::open(&settings, reactors as u32, fresh)?.split();
     let own = settings.groups.iter().map(|group| group.policy);
     let policies = std::iter::once(settings.policy).chain(own).collect();
     let groups = Arc::new(Groups::new(policies, settings.brake));
-    let monitor_id = settings.monitor_id.unwrap_or_else(random);
-    let control = Control::start(ControlConfig {
-        monitor_id,
-        epoch_ns: clock::wall_ns(),
+    let config = ControlConfig {
+        monitor_id: identity.monitor,
+        epoch_ns: identity.epoch_ns,
+        started_wall_ns,
+        state_dir: keeper.as_ref().map(|keeper| keeper.path().to_owned()),
         groups: groups.clone(),
         max_peers: settings.max_peers as usize,
         ring_capacity: settings.events,
@@ -76,8 +92,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         rules: rules(&settings),
         expect: settings.expect.iter().map(expectation).collect(),
         metrics_groups: settings.metrics_groups,
-    })
-    .context("starting the control plane")?;
+    };
+    let control = Control::start(config, remembered).context("starting the control plane")?;
     let (recorder, taps) = match &settings.record {
         Some(record) => record_to(record, reactors)?,
         None => (None, Vec::new()),
@@ -94,13 +110,19 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         taps,
         probe_secret,
     };
+    let copies = keeper.as_ref().map(|_| copies(&bound, &listener)).transpose();
+    let copies = copies.context("copying the sockets")?;
     let sockets = sockets::by_reactor(bound.into_iter().map(|group| group.sockets));
     let listener_thread = Some(control.publisher_thread());
+    let asked = end.clone();
     let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
-    let fleet =
-        reactor::start(&reactor_settings, sockets, listener_thread, on_failure).map_err(explain)?;
+    let fleet = reactor::start(&reactor_settings, sockets, memory, listener_thread, on_failure)
+        .map_err(explain)?;
     say_what_started(&fleet);
     control.attach(fleet.handles.clone());
+    if let Some(keeper) = &keeper {
+        keeper.say_what_was_recovered(&fleet, &control.state());
+    }
     let prober = Prober::start(udp[0], reactors as u32, probe_secret)
         .inspect_err(|error| warn!(%error, "no ingest probes: ingest_ns stays empty"))
         .ok();
@@ -110,7 +132,14 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
     keys::read_again_on_hangup(&settings, guard)?;
     info!(address = %http_address, "serving HTTP");
+    if let Some(keeper) = &keeper {
+        let hand_over = move |stream| drop(asked.send(End::HandOver(stream)));
+        takeover::offer(keeper.path(), terms, hand_over).unwrap_or_else(|error| {
+            warn!(%error, "nobody can take over from this process (--takeover)");
+        });
+    }
     say_ready(&udp, http_address)?;
+    let mut heir = None;
     let failure = match ends.recv().context("the signal thread ended")? {
         End::Signal(signal) => {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
@@ -118,18 +147,56 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
             None
         }
         End::ReactorFailed(message) => Some(message),
+        End::HandOver(stream) => {
+            info!("handing over: reading what has arrived, telling the last transitions");
+            heir = Some(stream);
+            None
+        }
     };
 
     drop(prober);
     fleet.stop();
     drop(recorder);
     control.shutdown();
+    // Ended, and unlocked.
+    keeper.into_iter().for_each(Keeper::end);
+    let given = match (&heir, &copies) {
+        (Some(heir), Some(copies)) => takeover::give(heir, copies),
+        _ => Ok(()),
+    };
     shutdown.send_replace(true);
     server.join().context("the HTTP server")?;
+    given.context("handing the sockets over")?;
     match failure {
         None => Ok(()),
         Some(message) => Err(Failure::failed(message).into()),
     }
+}
+
+/// The sockets of the monitor that runs, if that is wanted and there is one.
+fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<Sockets>, Failure> {
+    if !settings.takeover {
+        return Ok(None);
+    }
+    let Some((directory, _)) = state::place(settings) else {
+        return Err(Failure::usage(
+            "--takeover: there is no state directory to find the other monitor by; give both the \
+             same --state-dir",
+        ));
+    };
+    let sockets = takeover::ask(&directory, terms)?;
+    match &sockets {
+        Some(_) => info!(directory = %directory.display(), "took over from the one that ran"),
+        None => info!(directory = %directory.display(), "nobody runs there to take over from"),
+    }
+    Ok(sockets)
+}
+
+/// Copies of the sockets, which keep them open when the reactors have ended.
+fn copies(groups: &[Group], http: &TcpListener) -> std::io::Result<Sockets> {
+    let group = |group: &Group| group.sockets.iter().map(UdpSocket::try_clone).collect();
+    let groups = groups.iter().map(group).collect::<Result<_, _>>()?;
+    Ok(Sockets { groups, http: http.try_clone()? })
 }
 
 /// What holds for groups, as the control plane is told it; policy 0 is everybody's.
@@ -226,64 +293,7 @@ fn default_reactors() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
-fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|error| {
-        let what = match error.kind() {
-            ErrorKind::AddrInUse => {
-                "another program, perhaps a second monitor, listens there; stop \
-                it or choose another address with --http"
-                    .to_owned()
-            }
-            ErrorKind::PermissionDenied => {
-                "no privilege for this port; choose one from 1024 up with --http".to_owned()
-            }
-            ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; choose one that `ip address` lists".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        Failure::usage(format!("cannot listen on http address {address}: {what}"))
-    })
-}
-
-fn bind_udp(settings: &Settings, reactors: usize) -> Result<Vec<Group>, Failure> {
-    let mut groups = Vec::new();
-    for &address in &settings.udp {
-        match sockets::bind_group(address, reactors, settings.receive_buffer_bytes) {
-            Ok(group) => groups.push(group),
-            Err(error @ BindError::FamilyUnavailable { .. }) if settings.udp_is_default => {
-                warn!(%address, "not listening there: {error}");
-            }
-            Err(error) => return Err(Failure::usage(error.to_string())),
-        }
-    }
-    if groups.is_empty() {
-        return Err(Failure::usage(
-            "this machine has neither IPv4 nor IPv6; give --udp an address",
-        ));
-    }
-    for group in &groups {
-        let buffer = group.receive_buffer;
-        if buffer.granted < buffer.asked {
-            warn!(
-                address = %group.address, asked_bytes = buffer.asked, granted_bytes = buffer.granted,
-                "the receive buffer is smaller than asked for; bursts may be dropped: raise \
-                 net.core.rmem_max (sysctl) or grant CAP_NET_ADMIN"
-            );
-        } else {
-            info!(address = %group.address, receive_buffer_bytes = buffer.granted, "listening");
-        }
-        if let Some(error) = &group.unsteered {
-            warn!(
-                address = %group.address, %error,
-                "the kernel does not steer heartbeats to their reactor; they are handed over instead"
-            );
-        }
-    }
-    Ok(groups)
-}
-
-fn explain(error: StartError) -> Failure {
+pub(super) fn explain(error: StartError) -> Failure {
     Failure::usage(error.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use crate::config::{KEYS, Key, Layer, Settings};
+use crate::config::{KEYS, Key, Layer, SWITCH, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 const EXAMPLES: &str = "\
@@ -54,8 +54,12 @@ fn flag(key: &'static Key) -> Arg {
         "" => String::new(),
         text => format!(" [default: {text}]"),
     };
-    Arg::new(key.name)
-        .long(key.name)
+    let arg = Arg::new(key.name);
+    let arg = match key.value {
+        SWITCH => arg.num_args(0..=1).require_equals(true).default_missing_value("yes"),
+        _ => arg,
+    };
+    arg.long(key.name)
         .value_name(key.value)
         .action(ArgAction::Append)
         // A value like `-3` is ours to refuse, with the range.

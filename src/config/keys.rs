@@ -35,6 +35,9 @@ const fn key(
     Key { name, value, default, allowed, help, several: false }
 }
 
+/// Placeholder of a setting whose flag may stand alone, for `yes`.
+pub const SWITCH: &str = "yes|no";
+
 /// Every key of the monitor.
 pub const KEYS: &[Key] = &[
     key("config", "FILE", "", "the path of a TOML file", "TOML file with any of these settings"),
@@ -248,6 +251,20 @@ pub const KEYS: &[Key] = &[
         "random",
         "`random` or 1 to 16 hex digits, like 00000000000000a1",
         "id of this monitor, in every transition",
+    ),
+    key(
+        "state-dir",
+        "DIR",
+        "auto",
+        "a directory, `auto` (in memory, for this user and address) or `none`",
+        "where peers, names and transitions are kept over a restart",
+    ),
+    key(
+        "takeover",
+        SWITCH,
+        "no",
+        "yes or no",
+        "take sockets and state over from the monitor that uses the state directory",
     ),
     key("log-format", "FORMAT", "text", "one of text, json", "how log lines (stderr) look"),
     key(

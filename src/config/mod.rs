@@ -23,7 +23,7 @@ mod layers;
 mod sections;
 pub mod value;
 
-pub use keys::{KEYS, Key};
+pub use keys::{KEYS, Key, SWITCH};
 pub use layers::{Layer, closest};
 pub use sections::{ExpectSettings, GroupSettings};
 
@@ -48,6 +48,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Where state is kept over a restart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateChoice {
+    /// In memory, under a name of this user and address; nowhere when the port is the system's choice.
+    Auto,
+    /// Nowhere: it ends with the process.
+    None,
+    /// In this directory.
+    At(PathBuf),
 }
 
 /// Everything `systole serve` needs to know, validated.
@@ -91,6 +102,10 @@ pub struct Settings {
     pub record: Option<RecordSettings>,
     /// The monitor's id; `None` draws one at random.
     pub monitor_id: Option<u64>,
+    /// Where state is kept over a restart.
+    pub state_dir: StateChoice,
+    /// Whether to take over from a monitor that runs.
+    pub takeover: bool,
     /// How log lines look.
     pub log_format: LogFormat,
     /// A level (`info`) or a filter as `tracing_subscriber::EnvFilter` takes it; known to parse.
@@ -244,6 +259,15 @@ impl Settings {
             events: layer.given("events").one(|t| value::integer(t, 1, 1 << 24))? as usize,
             record: record(layer)?,
             monitor_id: layer.given("monitor-id").one(value::monitor_id)?,
+            state_dir: layer.given("state-dir").one(|text| match text {
+                "auto" => Ok(StateChoice::Auto),
+                "none" => Ok(StateChoice::None),
+                "" => Err("is empty".to_owned()),
+                path => Ok(StateChoice::At(path.into())),
+            })?,
+            takeover: layer
+                .given("takeover")
+                .one(|text| value::choice(text, &[("no", false), ("yes", true)]))?,
             log_format: layer.given("log-format").one(|text| {
                 value::choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
             })?,

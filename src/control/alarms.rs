@@ -38,6 +38,19 @@ pub struct Marks {
     pub incident: u32,
 }
 
+impl Marks {
+    /// The marks in a word.
+    pub fn to_bits(self) -> u64 {
+        self.incident as u64 | (self.silenced as u64) << 32 | (self.flapping as u64) << 33
+    }
+
+    /// The marks of a word.
+    pub fn from_bits(bits: u64) -> Marks {
+        let is = |bit: u32| bits >> bit & 1 == 1;
+        Marks { silenced: is(32), flapping: is(33), incident: bits as u32 }
+    }
+}
+
 /// What a verdict is seen in the light of.
 pub struct Surroundings<'a> {
     /// Who is behind an id.

@@ -36,6 +36,11 @@ impl Assignments {
         }
     }
 
+    /// Whether so many more find room here.
+    pub(super) fn has_room_for(&self, more: usize) -> bool {
+        self.waiting.len() + more <= MOST_WAITING
+    }
+
     /// Sends as many as there is room for, in order.
     pub(super) fn send(&mut self, state: &ControlState) {
         let mut told: Vec<&ReactorHandle> = Vec::new();

@@ -12,10 +12,13 @@
 //! number that it has read; the ring neither knows nor waits for it. One that falls behind the
 //! oldest entry is told which numbers it missed and goes on from there.
 //!
+//! Where there is a state directory, an entry is in its events file before anybody sees it here.
+//!
 //! An entry keeps the name that the peer had then: later the peer may be forgotten or renamed.
 
 use super::alarms::Marks;
 use crate::engine::transition::Transition;
+use crate::store::events::{EventFile, Origin, Published};
 use crate::wire::Profile;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -69,6 +72,31 @@ pub struct Entry {
     pub names: Names,
     /// In what light it is seen.
     pub marks: Marks,
+    /// Which reactor's it is, and its number in that one's journal.
+    pub origin: Origin,
+}
+
+impl Entry {
+    /// An entry as the events file holds it, with its number.
+    pub fn of(published: &Published<'_>) -> (u64, Entry) {
+        let names = Names::new(published.name, published.group);
+        let Published { transition, wall_offset_ns, origin, .. } = *published;
+        let marks = Marks::from_bits(published.marks);
+        (published.seq, Entry { transition, wall_offset_ns, names, marks, origin })
+    }
+
+    /// Appends the entry to the events file under this number.
+    pub fn keep(&self, seq: u64, file: &mut EventFile) {
+        file.append(&Published {
+            seq,
+            origin: self.origin,
+            transition: self.transition,
+            marks: self.marks.to_bits(),
+            wall_offset_ns: self.wall_offset_ns,
+            name: self.names.name(),
+            group: self.names.group(),
+        });
+    }
 }
 
 /// What a follower reads at once.
@@ -94,6 +122,8 @@ struct Ring {
     entries: VecDeque<Entry>,
     capacity: usize,
     newest: u64,
+    /// Where they outlive the process.
+    file: Option<EventFile>,
 }
 
 impl Ring {
@@ -102,11 +132,18 @@ impl Ring {
     }
 
     fn push(&mut self, entry: Entry) {
+        if let Some(file) = &mut self.file {
+            entry.keep(self.newest + 1, file);
+        }
+        self.hold(entry);
+        self.newest += 1;
+    }
+
+    fn hold(&mut self, entry: Entry) {
         if self.entries.len() == self.capacity {
             self.entries.pop_front();
         }
         self.entries.push_back(entry);
-        self.newest += 1;
     }
 
     fn read(&self, after: u64, most: usize) -> Chunk {
@@ -121,6 +158,13 @@ impl Ring {
     }
 }
 
+impl Default for EventLog {
+    /// A log of the latest transition alone.
+    fn default() -> EventLog {
+        EventLog::new(1)
+    }
+}
+
 /// The log of transitions: a bounded ring and a bell.
 pub struct EventLog {
     ring: RwLock<Ring>,
@@ -130,10 +174,18 @@ pub struct EventLog {
 impl EventLog {
     /// An empty log that keeps the latest `capacity` transitions, at least one.
     pub fn new(capacity: usize) -> EventLog {
+        EventLog::resume(capacity, None, Vec::new())
+    }
+
+    /// A log that goes on from what an earlier process has published, in order and with its numbers,
+    /// and that keeps what is appended in `file`.
+    pub fn resume(capacity: usize, file: Option<EventFile>, held: Vec<(u64, Entry)>) -> EventLog {
         let capacity = capacity.max(1);
+        let newest = held.last().map_or(0, |(seq, _)| *seq);
         // Reserved now, touched only as it fills.
-        let ring = Ring { entries: VecDeque::with_capacity(capacity), capacity, newest: 0 };
-        EventLog { ring: RwLock::new(ring), newest: watch::Sender::new(0) }
+        let mut ring = Ring { entries: VecDeque::with_capacity(capacity), capacity, newest, file };
+        held.into_iter().for_each(|(_, entry)| ring.hold(entry));
+        EventLog { ring: RwLock::new(ring), newest: watch::Sender::new(newest) }
     }
 
     /// Appends in order and wakes the followers once. Takes the entries out of `batch`.
@@ -293,7 +345,7 @@ mod tests {
 
     #[test]
     fn an_entry_stays_compact() {
-        // 65,536 of them are kept by default: 7.5 MiB, and the names.
-        assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
+        // 65,536 of them are kept by default: 8 MiB, and the names.
+        assert!(size_of::<Entry>() <= 128, "{}", size_of::<Entry>());
     }
 }

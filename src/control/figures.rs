@@ -5,7 +5,7 @@
 
 use super::present::stamp;
 use super::{ControlState, LISTED};
-use crate::api::{self, HistogramSummary, PeerCounts, Summary, TimingSettings};
+use crate::api::{self, HistogramSummary, PeerCounts, StateFigures, Summary, TimingSettings};
 use crate::clock;
 use crate::engine::transition::PeerState;
 use crate::metrics::histogram::Snapshot;
@@ -72,7 +72,7 @@ impl ControlState {
             version: env!("CARGO_PKG_VERSION").into(),
             monitor: format!("{:016x}", config.monitor_id),
             epoch: config.epoch_ns,
-            started: stamp(config.epoch_ns),
+            started: stamp(config.started_wall_ns),
             time: stamp(clock::wall_ns()),
             transport: self.transport().into(),
             reactors: self.reactors().len() as u32,
@@ -97,6 +97,13 @@ impl ControlState {
                 least: config.brake.least,
                 hold_ns: config.brake.hold_ns,
             }),
+            state: config.state_dir.as_ref().map(|directory| StateFigures {
+                directory: directory.display().to_string(),
+                peers_recovered: self.count(Counter::PeersRecovered),
+                slots_repaired: self.count(Counter::SlotsRepaired),
+                slots_discarded: self.count(Counter::SlotsDiscarded),
+                transitions_redone: self.count(Counter::TransitionsRedone),
+            }),
         }
     }
 
@@ -116,7 +123,7 @@ impl ControlState {
         let now = self.snapshots();
         match since {
             Since::Start => {
-                in_words("start", self.config.epoch_ns, in_figures(&now, None, with_buckets))
+                in_words("start", self.config.started_wall_ns, in_figures(&now, None, with_buckets))
             }
             Since::Interval => self.baseline.lock().expect(UNPOISONED).interval(&now, with_buckets),
         }

@@ -36,6 +36,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use publisher::{Continuation, NamesSource};
+
 use crate::clock;
 use crate::engine::Groups;
 use crate::engine::brake::BrakeSettings;
@@ -43,6 +45,7 @@ use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, Histograms};
 use crate::reactor::{self, ReactorHandle};
+use crate::store::names::NamesFound;
 use crate::wire::{self, PeerId};
 use alarms::{Alarms, Surroundings};
 use events::{EventLog, Names};
@@ -54,6 +57,7 @@ use publisher::Publisher;
 use registry::Registry;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
@@ -64,8 +68,13 @@ use survey::{Survey, Tallies};
 pub struct ControlConfig {
     /// The monitor's id.
     pub monitor_id: u64,
-    /// The monitor's start, wall-clock nanoseconds since 1970.
+    /// When the numbers of the transitions began, wall-clock nanoseconds since 1970: the start of
+    /// this process, or of the one whose state it goes on with.
     pub epoch_ns: u64,
+    /// The start of this process, wall-clock nanoseconds since 1970.
+    pub started_wall_ns: u64,
+    /// The state directory, if there is one.
+    pub state_dir: Option<PathBuf>,
     /// How deadlines are computed: the very ones that the shards use.
     pub groups: Arc<Groups>,
     /// Most peers that the monitor takes, over all reactors.
@@ -85,6 +94,24 @@ pub struct ControlConfig {
     pub metrics_groups: usize,
 }
 
+/// What the control plane remembers: of an earlier process, where its state was kept.
+#[derive(Default)]
+pub struct Memory {
+    /// Who is behind an id.
+    pub registry: Registry,
+    /// The latest transitions.
+    pub events: EventLog,
+    /// What the publisher goes on with.
+    pub continuation: Continuation,
+}
+
+impl Memory {
+    /// The memory of a monitor that knows nobody, and keeps so many transitions.
+    pub fn fresh(events: usize) -> Memory {
+        Memory { events: EventLog::new(events), ..Memory::default() }
+    }
+}
+
 /// Owns the publisher's thread. Dropped without [`Control::shutdown`] it leaves the thread running.
 pub struct Control {
     state: Arc<ControlState>,
@@ -97,9 +124,10 @@ impl Control {
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(config: ControlConfig) -> io::Result<Control> {
-        let state = Arc::new(ControlState::new(config));
-        let publisher = Publisher::new(state.clone());
+    pub fn start(config: ControlConfig, mut memory: Memory) -> io::Result<Control> {
+        let continuation = std::mem::take(&mut memory.continuation);
+        let state = Arc::new(ControlState::new(config, memory));
+        let publisher = Publisher::new(state.clone(), continuation);
         let publisher =
             thread::Builder::new().name("systole-control".into()).spawn(move || publisher.run())?;
         let survey = Survey::new(state.clone());
@@ -165,6 +193,8 @@ pub struct ControlState {
     histograms: Histograms,
     /// What the resettable histograms count from.
     baseline: Mutex<Baseline>,
+    /// Set once the names of an earlier process are in the registry.
+    names_read: OnceLock<NamesFound>,
     reactors: OnceLock<Box<[ReactorHandle]>>,
     /// See `wall_offset_ns`.
     wall_offset_ns: AtomicI64,
@@ -175,19 +205,20 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    fn new(config: ControlConfig) -> ControlState {
+    fn new(config: ControlConfig, memory: Memory) -> ControlState {
         let expect = Expectations::new(config.expect.clone(), clock::monotonic_ns());
         let rules = config.rules.clone();
         ControlState {
             groups: GroupTable::new(config.groups.clone(), config.brake, rules),
             tallies: Tallies::default(),
             alarms: Mutex::new(Alarms::new(expect)),
-            registry: Registry::default(),
-            events: EventLog::new(config.ring_capacity),
+            registry: memory.registry,
+            events: memory.events,
             notes: NoteLog::default(),
             transitions: TransitionCounts::default(),
             histograms: Histograms::default(),
-            baseline: Mutex::new(Baseline::start(config.epoch_ns)),
+            baseline: Mutex::new(Baseline::start(config.started_wall_ns)),
+            names_read: OnceLock::new(),
             reactors: OnceLock::new(),
             wall_offset_ns: AtomicI64::new(clock::wall_offset_ns()),
             rate_bits: AtomicU64::new(0),
@@ -195,6 +226,11 @@ impl ControlState {
             started_ns: clock::monotonic_ns(),
             config,
         }
+    }
+
+    /// Waits until the names of an earlier process are in the registry, and says what was found.
+    pub fn wait_for_names(&self) -> NamesFound {
+        *self.names_read.wait()
     }
 
     fn attach(&self, reactors: Vec<ReactorHandle>) {

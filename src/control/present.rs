@@ -46,7 +46,7 @@ fn wall(monotonic_ns: u64, offset_ns: i64) -> u64 {
 
 /// A transition as subscribers see it.
 pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
-    let Entry { transition: t, wall_offset_ns, names, marks } = entry;
+    let Entry { transition: t, wall_offset_ns, names, marks, .. } = entry;
     let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
     let id = t.peer.to_string();
     let returns = t.from == PeerState::Down && t.to == PeerState::Up;

@@ -27,8 +27,11 @@ use crate::clock;
 use crate::engine::notice::Notice;
 use crate::engine::transition::{PeerState, Transition};
 use crate::metrics::{Counter, HistogramKind};
-use crate::reactor::{ReactorHandle, Report};
+use crate::reactor::{Command, ReactorHandle, Report};
+use crate::store::events::Origin;
+use crate::store::names::{NamesFile, NamesFound};
 use crate::wire;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -39,6 +42,28 @@ const BURST: usize = 256;
 /// Longest sleep.
 const NAP: Duration = Duration::from_millis(100);
 
+/// Where names are kept.
+#[derive(Default)]
+pub enum NamesSource {
+    /// Nowhere.
+    #[default]
+    Nowhere,
+    /// In the file of this directory. The publisher reads it into the registry before all else: that
+    /// takes long, and by then the reactors have something to do as well.
+    Unread(PathBuf),
+    /// In this file, whose names are in the registry.
+    Read(NamesFile, NamesFound),
+}
+
+/// What the publisher goes on with when the monitor keeps state.
+#[derive(Default)]
+pub struct Continuation {
+    /// Where names are kept.
+    pub names: NamesSource,
+    /// The number of the last transition in each reactor's journal; all up to it are published.
+    pub published: Vec<u64>,
+}
+
 pub(super) struct Publisher {
     state: Arc<ControlState>,
     rate: Rate,
@@ -48,34 +73,67 @@ pub(super) struct Publisher {
     batch: Vec<Entry>,
     /// This round's notes, until they are appended.
     notes: Vec<NoteEntry>,
+    source: NamesSource,
+    names: Option<NamesFile>,
+    /// By reactor: the number in its journal of the last transition taken.
+    published: Vec<u64>,
+    /// Forgotten in this round; their names are kept until that is published.
+    gone: Vec<wire::PeerId>,
+    /// Where the search for peers whose name we should know stands; `None` when it is over.
+    nameless: Option<(usize, u32)>,
 }
 
 impl Publisher {
-    pub(super) fn new(state: Arc<ControlState>) -> Publisher {
-        let batch = Vec::with_capacity(BURST);
+    pub(super) fn new(state: Arc<ControlState>, continuation: Continuation) -> Publisher {
         Publisher {
             state,
             rate: Rate::default(),
             assignments: Assignments::default(),
-            batch,
+            batch: Vec::with_capacity(BURST),
             notes: Vec::new(),
+            source: continuation.names,
+            names: None,
+            nameless: None,
+            published: continuation.published,
+            gone: Vec::new(),
         }
+    }
+
+    /// Reads the names if they are not read yet, and says so.
+    fn read_names(&mut self) {
+        let (names, found) = match std::mem::take(&mut self.source) {
+            NamesSource::Nowhere => (None, NamesFound::default()),
+            NamesSource::Read(file, found) => (Some(file), found),
+            NamesSource::Unread(directory) => match self.state.registry.read(&directory) {
+                Ok((file, found)) => (Some(file), found),
+                Err(error) => {
+                    tracing::error!(%error, "no names are kept");
+                    (None, NamesFound::default())
+                }
+            },
+        };
+        self.nameless = names.is_some().then_some((0, 0));
+        self.names = names;
+        let _ = self.state.names_read.set(found);
     }
 
     /// Publishes until it is told to stop *and* every queue is empty.
     pub(super) fn run(mut self) {
+        self.read_names();
         loop {
             // Acquire pairs with the Release in `Control::shutdown`: what was pushed before it is
             // seen by this round, the last.
             let stop = self.state.stopping.load(Ordering::Acquire);
             let taken = self.round();
             self.count_heartbeats();
-            if taken > 0 {
+            if taken > 0 || self.ask_for_names() {
                 continue;
             }
             if stop {
+                self.names.iter_mut().for_each(NamesFile::flush);
                 return;
             }
+            self.tidy_names();
             thread::park_timeout(NAP);
         }
     }
@@ -86,17 +144,24 @@ impl Publisher {
         let wall_offset_ns = state.follow_wall_clock();
         let mut taken = 0;
         let mut notices = Vec::new();
-        for reactor in state.reactors() {
+        self.published.resize(state.reactors().len().max(self.published.len()), 0);
+        for (number, reactor) in (0u32..).zip(state.reactors()) {
             for report in std::iter::from_fn(|| reactor.reports.pop()).take(BURST) {
                 taken += 1;
                 match report {
                     Report::Profile { peer, profile } => {
-                        learn(&state, peer, profile);
+                        self.learn(peer, profile);
                         self.assignments.place(&state, peer);
                     }
                     Report::Notice(notice) => notices.push(notice),
                     Report::Transition(transition) => {
-                        self.batch.push(entry(&state, transition, wall_offset_ns));
+                        let last = &mut self.published[number as usize];
+                        *last += 1;
+                        let origin = Origin::new(number, *last);
+                        if transition.to == PeerState::Forgotten {
+                            self.gone.push(transition.peer);
+                        }
+                        self.batch.push(entry(&state, transition, wall_offset_ns, origin));
                     }
                 }
             }
@@ -106,9 +171,57 @@ impl Publisher {
         for entry in self.batch.iter_mut().filter(|entry| entry.names.name().is_none()) {
             entry.names = state.names_of_peer(Some(entry.transition.peer));
         }
+        // Who reads the transition after a kill should find the name, too.
+        self.names.iter_mut().for_each(NamesFile::flush);
         self.judge(notices, wall_offset_ns);
         self.publish();
+        if let Some(names) = &mut self.names {
+            self.gone.drain(..).for_each(|peer| names.forget(peer));
+        }
+        self.gone.clear();
         taken
+    }
+
+    /// Goes through the peers that were taken over: gives them their groups, whose numbers are new,
+    /// and looks for those whose profile a reactor had taken and we have not, because the process
+    /// before us was killed in between; the next HELLO shall bring it again. Looks at some slots;
+    /// true while there are more.
+    fn ask_for_names(&mut self) -> bool {
+        const SLOTS: u32 = 4_096;
+        let Some((at, from)) = self.nameless else { return false };
+        if !self.assignments.has_room_for(SLOTS as usize) {
+            return false;
+        }
+        let Some(reactor) = self.state.reactors().get(at) else {
+            if at > 0 {
+                self.nameless = None;
+            }
+            return false;
+        };
+        let upto = reactor.view.high_water().min(from + SLOTS);
+        for slot in (from..upto).filter_map(|index| reactor.view.read(index)) {
+            if self.state.registry.with(slot.peer, |profile| profile.is_some()) {
+                self.assignments.place(&self.state, slot.peer);
+            } else if slot.profile_digest != 0 {
+                // A full queue leaves it nameless until its profile changes.
+                let _ = reactor.commands.push(Command::AskForName { peer: slot.peer });
+                reactor.waker.wake();
+            }
+        }
+        self.assignments.send(&self.state);
+        self.nameless = Some(if upto == from { (at + 1, 0) } else { (at, upto) });
+        true
+    }
+
+    /// Writes the names anew when most of the file is out of date.
+    fn tidy_names(&mut self) {
+        let registry = &self.state.registry;
+        if let Some(names) = &mut self.names
+            && names.is_worn(registry.len())
+            && let Err(error) = names.rewrite(|each| registry.for_each(each))
+        {
+            tracing::warn!(%error, "the names file could not be written anew; it goes on growing");
+        }
     }
 
     /// Marks the transitions of this round, and notes what is to be said of them.
@@ -159,13 +272,27 @@ impl Publisher {
 
 /// Names a transition, and forgets the profile of a peer that is forgotten: this very entry is the
 /// last to need it.
-fn entry(state: &ControlState, transition: Transition, wall_offset_ns: i64) -> Entry {
+fn entry(
+    state: &ControlState,
+    transition: Transition,
+    wall_offset_ns: i64,
+    origin: Origin,
+) -> Entry {
     let names = state.registry.with(transition.peer, Names::of);
     if transition.to == PeerState::Forgotten {
         state.registry.remove(transition.peer);
     }
     state.transitions.count(transition.from, transition.to);
-    Entry { transition, wall_offset_ns, names, marks: Marks::default() }
+    Entry { transition, wall_offset_ns, names, marks: Marks::default(), origin }
+}
+
+impl Publisher {
+    fn learn(&mut self, peer: wire::PeerId, profile: wire::OwnedProfile) {
+        if let Some(names) = &mut self.names {
+            names.learn(peer, &profile);
+        }
+        learn(&self.state, peer, profile);
+    }
 }
 
 /// Keeps a profile. Never more of them than there are slots, though profiles may come whose peers

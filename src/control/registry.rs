@@ -16,8 +16,11 @@
 //!
 //! The one writer is the publisher. There is no map from names to ids: an id *is* its name's hash.
 
+use crate::store::StateError;
+use crate::store::names::{NamesFile, NamesFound};
 use crate::wire::{OwnedProfile, PeerId, Profile};
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -80,6 +83,25 @@ impl Registry {
         let part = self.part(peer).read().expect(UNPOISONED);
         let found = part.binary_search_by_key(&peer, |record| record.0).ok();
         look(found.map(|at| part[at].1.profile()))
+    }
+
+    /// Reads the names file of a state directory.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn read(&self, directory: &Path) -> Result<(NamesFile, NamesFound), StateError> {
+        NamesFile::open(directory, |peer, profile| match profile {
+            Some(profile) => self.insert(peer, profile),
+            None => self.remove(peer),
+        })
+    }
+
+    /// Shows every peer's profile to `each`, a part at a time.
+    pub fn for_each(&self, each: &mut dyn FnMut(PeerId, &OwnedProfile)) {
+        for part in &self.parts {
+            let part = part.read().expect(UNPOISONED);
+            part.iter().for_each(|(peer, profile)| each(*peer, profile));
+        }
     }
 
     /// Peers with a profile.

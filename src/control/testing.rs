@@ -2,9 +2,9 @@
 
 use super::alarms::Marks;
 use super::events::{Entry, Names};
-use super::publisher::Publisher;
+use super::publisher::{Continuation, Publisher};
 use super::survey::Survey;
-use super::{ControlConfig, ControlState};
+use super::{ControlConfig, ControlState, Memory};
 use crate::clock;
 use crate::engine::brake::BrakeSettings;
 use crate::engine::sight::Extensions;
@@ -15,6 +15,7 @@ use crate::engine::{Groups, Policy, StateCounts};
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters, Histograms};
 use crate::reactor::{Command, ReactorHandle, Report};
+use crate::store::events::Origin;
 use crate::wire::{self, OwnedProfile, PeerId, Profile, Status};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(crate) fn config() -> ControlConfig {
     ControlConfig {
         monitor_id: 0xABCD,
         epoch_ns: 1_700_000_000_123_456_789,
+        started_wall_ns: 1_700_000_000_123_456_789,
+        state_dir: None,
         groups: Arc::new(Groups::uniform(Policy {
             suspect_fraction: 0.6,
             forget_down_ns: 1 << 50,
@@ -74,6 +77,7 @@ pub(crate) fn entry(id: u64, to: PeerState, names: Option<(&str, &str)>) -> Entr
         marks: Marks::default(),
         wall_offset_ns: clock::wall_offset_ns(),
         names: Names::of(owned.as_ref().map(OwnedProfile::profile)),
+        origin: Origin::NONE,
     }
 }
 
@@ -98,11 +102,12 @@ impl FakeMonitor {
 
     pub(crate) fn with_config(config: ControlConfig, n: usize, capacity: u32) -> FakeMonitor {
         let reactors: Vec<FakeReactor> = (0..n).map(|_| FakeReactor::new(capacity)).collect();
-        let state = Arc::new(ControlState::new(config));
+        let memory = Memory::fresh(config.ring_capacity);
+        let state = Arc::new(ControlState::new(config, memory));
         state.attach(reactors.iter().map(|reactor| reactor.handle.clone()).collect());
         FakeMonitor {
             reactors,
-            publisher: Publisher::new(state.clone()),
+            publisher: Publisher::new(state.clone(), Continuation::default()),
             survey: Survey::new(state.clone()),
             state,
         }

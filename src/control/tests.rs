@@ -184,7 +184,7 @@ fn profiles_of_peers_that_never_came_to_be_make_room() {
 
 #[test]
 fn the_publisher_thread_publishes_what_came_before_the_end() {
-    let control = Control::start(config()).unwrap();
+    let control = Control::start(config(), Memory::fresh(100)).unwrap();
     let reactors = FakeMonitor::new(1, 10);
     let reports = reactors.reactors[0].handle.reports.clone();
     for id in 1..=1_000 {
@@ -261,7 +261,7 @@ fn a_summary_adds_the_reactors_up() {
     assert_eq!(summary.started, "2023-11-14T22:13:20.123456789Z");
     assert_eq!(summary.monitor, "000000000000abcd");
     assert!(monitor.state.is_ready());
-    assert!(!ControlState::new(config()).is_ready());
+    assert!(!ControlState::new(config(), Memory::fresh(100)).is_ready());
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn process(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     if let Some(rss) = resident_bytes() {
         gauge(to, "process_resident_memory_bytes", "Resident memory", rss as i64)?;
     }
-    let started = state.config.epoch_ns as f64 / 1e9;
+    let started = state.config.started_wall_ns as f64 / 1e9;
     gauge(to, "process_start_time_seconds", "Start, seconds since 1970", started)?;
     let help = "User and system time";
     let mut cpu = to.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;

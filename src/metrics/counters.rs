@@ -99,6 +99,14 @@ counters! {
     Rearmed = "rearmed",
     /// Receive errors.
     ReceiveErrors = "receive_errors",
+    /// Peers taken over from the process before this one.
+    PeersRecovered = "peers_recovered",
+    /// Slots of the process before that it had not finished writing; their peers were kept.
+    SlotsRepaired = "slots_repaired",
+    /// Slots of the process before that could not be taken over.
+    SlotsDiscarded = "slots_discarded",
+    /// Transitions that the process before had written down and not made; made at the start.
+    TransitionsRedone = "transitions_redone",
     /// Times that the reactor did not run when it should have, and peers were granted what it missed.
     Stalls = "stalls",
     /// Nanoseconds for which the reactor did not run.

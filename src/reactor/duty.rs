@@ -22,6 +22,7 @@ use super::mailbox::{MAILBOX_CAPACITY, Mailbox};
 use super::watch::Watch;
 use super::{Command, ReportSender};
 use crate::clock::Clock;
+use crate::engine::journal::Journal;
 use crate::engine::shard::{Outlet, Shard};
 use crate::io::Backend;
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
@@ -55,6 +56,8 @@ pub struct Reactor<B, C> {
     pub clock: C,
     /// The peers.
     pub shard: Shard,
+    /// Where it is noted until when we looked, if that outlives us.
+    pub journal: Option<Arc<Journal>>,
     /// Decoding and batching.
     pub inbox: Inbox,
     /// The way to the control plane.
@@ -114,6 +117,10 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             received = self.receive()?;
             mail = self.collect_mail();
             self.weed(horizon_ns);
+        }
+        if fired || received == 0 {
+            // The queues were seen empty, or all that they held at the time was read.
+            self.looked(horizon_ns);
         }
         self.reports.announce();
         self.wake_others();
@@ -184,6 +191,30 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let clear_ns = now_ns + WEED_CLEARANCE_NS + self.idle.margin_ns();
         if next_ns.is_some_and(|next_ns| next_ns > clear_ns) {
             self.shard.weed(now_ns, WEED_VISITS);
+        }
+    }
+
+    /// Takes no more out of the sockets, and applies what was taken.
+    ///
+    /// # Errors
+    /// What ends the transport for good.
+    pub fn let_go(&mut self) -> io::Result<()> {
+        self.backend.let_go();
+        while self.receive()? > 0 {}
+        Ok(())
+    }
+
+    /// Applies what the other reactors have handed over, for the last time.
+    pub fn last_mail(&mut self) {
+        self.collect_mail();
+        self.reports.announce();
+        self.looked(self.clock.now_ns());
+    }
+
+    /// Everything that had arrived by then is applied.
+    fn looked(&self, horizon_ns: u64) {
+        if let Some(journal) = &self.journal {
+            journal.looked(horizon_ns);
         }
     }
 
@@ -302,6 +333,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     fn obey(&mut self, now_ns: u64) {
         while let Some(command) = self.commands.pop() {
             match command {
+                Command::AskForName { peer } => self.shard.ask_for_name(peer),
                 Command::Remove { peer } => {
                     self.shard.remove(peer, now_ns, &mut self.reports);
                 }

@@ -22,9 +22,10 @@ pub mod start;
 pub mod watch;
 
 pub use idle::IdleStrategy;
-pub use start::{Fleet, ReactorSettings, start};
+pub use start::{Fleet, ReactorSettings, anonymous_memory, shard_capacity, start};
 
 use crate::engine::StateCounts;
+use crate::engine::journal::Journal;
 use crate::engine::notice::Notice;
 use crate::engine::shard::Outlet;
 use crate::engine::table::TableView;
@@ -62,6 +63,11 @@ pub enum Command {
     /// Remove a peer from the table; a transition to forgotten follows.
     Remove {
         /// Whom.
+        peer: PeerId,
+    },
+    /// Take the peer's profile for unknown: the next HELLO brings it again.
+    AskForName {
+        /// Whose.
         peer: PeerId,
     },
     /// Put a peer into a group, and name its parent.
@@ -111,12 +117,18 @@ pub struct ReportSender {
     ring: Arc<ArrayQueue<Report>>,
     listener: Option<Thread>,
     unannounced: bool,
+    journal: Option<Arc<Journal>>,
 }
 
 impl ReportSender {
     /// The sending end of `ring`, which `listener` empties; `None` when nobody has to be woken.
     pub fn new(ring: Arc<ArrayQueue<Report>>, listener: Option<Thread>) -> ReportSender {
-        ReportSender { ring, listener, unannounced: false }
+        ReportSender { ring, listener, unannounced: false, journal: None }
+    }
+
+    /// The same, with a journal in which each transition is written down before it is told.
+    pub fn with_journal(self, journal: Option<Arc<Journal>>) -> ReportSender {
+        ReportSender { journal, ..self }
     }
 
     /// Pushes a report. Only after `has_room`, by the ring's only producer.
@@ -142,6 +154,9 @@ impl Outlet for ReportSender {
     }
 
     fn transition(&mut self, transition: Transition) {
+        if let Some(journal) = &self.journal {
+            journal.append(&transition);
+        }
         self.push(Report::Transition(transition));
     }
 

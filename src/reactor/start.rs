@@ -9,17 +9,18 @@ use super::watch::Watch;
 use super::{COMMAND_CAPACITY, REPORT_CAPACITY, ReactorHandle, ReportSender};
 use crate::clock::{Clock, Monotonic};
 use crate::engine::admission::{Admission, NewcomerLimits, SharedGuard};
+use crate::engine::recover::{Found, Terms};
 use crate::engine::shard::{Shard, Surroundings};
-use crate::engine::slot::{SlotRegion, Slots};
+use crate::engine::slot::{Kept, ShardMemory, Slots};
 use crate::engine::table::Table;
 use crate::engine::{Budget, Groups, StateCounts};
 use crate::io::{self as transport, AnyBackend, Backend, OpenError, Transport, TransportChoice};
-use crate::metrics::{Counters, Histograms};
+use crate::metrics::{Counter, Counters, Histograms};
 use crate::trace::Tap;
 use crossbeam::queue::ArrayQueue;
 use std::hash::{BuildHasher, RandomState};
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{JoinHandle, Thread};
 
@@ -101,7 +102,20 @@ struct Ready {
     cpu: Option<usize>,
 }
 
-/// Starts one reactor for each element of `sockets`. `listener` is unparked when there are reports;
+/// Memory for the slots of so many reactors, that ends with this process.
+///
+/// # Errors
+/// [`StartError::Memory`].
+pub fn anonymous_memory(max_peers: u32, reactors: u32) -> Result<Vec<ShardMemory>, StartError> {
+    let capacity = shard_capacity(max_peers, reactors);
+    let one = |_| {
+        ShardMemory::anonymous(capacity).map_err(|source| StartError::Memory { capacity, source })
+    };
+    (0..reactors).map(one).collect()
+}
+
+/// Starts one reactor for each element of `sockets`, with the element of `memory` at its place; what
+/// an earlier process left there is taken over. `listener` is unparked when there are reports;
 /// `on_failure` gets a message when a reactor ends by itself.
 ///
 /// # Errors
@@ -109,27 +123,22 @@ struct Ready {
 pub fn start(
     settings: &ReactorSettings,
     sockets: Vec<Vec<UdpSocket>>,
+    memory: Vec<ShardMemory>,
     listener: Option<Thread>,
     on_failure: impl Fn(String) + Clone + Send + 'static,
 ) -> Result<Fleet, StartError> {
     let reactors = sockets.len();
     let mailboxes: Arc<[Mailbox]> = (0..reactors).map(|_| Mailbox::default()).collect();
     let budget = Arc::new(Budget::new(settings.max_peers as u64));
-    let mut tables = Vec::with_capacity(reactors);
-    for _ in 0..reactors {
-        let capacity = shard_capacity(settings.max_peers, reactors as u32);
-        let region = SlotRegion::anonymous(capacity)
-            .map_err(|source| StartError::Memory { capacity, source })?;
-        let (a, b) = (RandomState::new(), RandomState::new());
-        tables.push(Table::new(Arc::new(Slots::new(region)), [a.hash_one(0), b.hash_one(0)]));
-    }
-    let views: Arc<[_]> = tables.iter().map(Table::view).collect();
+    let estates = take_over(memory);
+    let views: Arc<[_]> = estates.iter().map(|estate| estate.table.view()).collect();
 
     let stop = Arc::new(AtomicBool::new(false));
     let mut fleet =
         Fleet { handles: Vec::new(), fallback: None, stop: stop.clone(), threads: Vec::new() };
-    let mut gates = Vec::new();
-    for (me, (sockets, table)) in sockets.into_iter().zip(tables).enumerate() {
+    let reading = Arc::new(AtomicUsize::new(reactors));
+    let (mut gates, mut waiting, mut handles) = (Vec::new(), Vec::new(), Vec::new());
+    for (me, (sockets, estate)) in sockets.into_iter().zip(estates).enumerate() {
         let states = Arc::new(StateCounts::default());
         let counters = Arc::new(Counters::default());
         let histograms = Arc::new(Histograms::default());
@@ -141,24 +150,16 @@ pub fn start(
         let build = {
             let (settings, mailboxes) = (settings.clone(), mailboxes.clone());
             let (counters, histograms) = (counters.clone(), histograms.clone());
-            let commands = commands.clone();
-            let views = views.clone();
-            let surroundings = Surroundings {
-                groups: settings.groups.clone(),
-                views: views.clone(),
-                budget: budget.clone(),
-                states: states.clone(),
-                counters: counters.clone(),
-                histograms: histograms.clone(),
-            };
-            let reports = ReportSender::new(reports.clone(), listener.clone());
+            let (views, commands) = (views.clone(), commands.clone());
+            let journal = estate.kept.as_ref().map(|kept| kept.journal.clone());
+            let reports =
+                ReportSender::new(reports.clone(), listener.clone()).with_journal(journal.clone());
             let tap = settings.taps.get(me).cloned();
-            move |backend: AnyBackend| {
+            move |backend: AnyBackend, mut shard: Shard| {
                 let clock = Monotonic;
                 let now_ns = clock.now_ns();
                 let secret = settings.probe_secret;
                 let guard = settings.guard;
-                let mut shard = Shard::new(table, surroundings, now_ns);
                 *shard.admission() =
                     Admission::new(guard.clone(), settings.newcomers, reactors as u32);
                 Reactor {
@@ -166,6 +167,7 @@ pub fn start(
                     backend,
                     clock,
                     shard,
+                    journal,
                     inbox: Inbox::new(
                         me as u32,
                         secret,
@@ -190,6 +192,18 @@ pub fn start(
                 }
             }
         };
+        let shard = {
+            let surroundings = Surroundings {
+                groups: settings.groups.clone(),
+                views: views.clone(),
+                budget: budget.clone(),
+                states: states.clone(),
+                counters: counters.clone(),
+                histograms: histograms.clone(),
+            };
+            move || estate.into_shard(surroundings)
+        };
+        let reading = Reading(reading.clone());
         let (stop, on_failure, choice) = (stop.clone(), on_failure.clone(), settings.transport);
         let body = move || {
             let cpu = become_reactor(core);
@@ -201,6 +215,7 @@ pub fn start(
                 }
             };
             let backend = opened_backend.backend;
+            let (shard, looked_ns) = shard();
             let _ = ready.send(Ok(Ready {
                 waker: backend.waker(),
                 transport: backend.transport(),
@@ -211,12 +226,25 @@ pub fn start(
             if opened.recv().is_err() {
                 return;
             }
-            if let Err(error) = run(build(backend), &stop) {
+            let mut reactor = build(backend, shard);
+            if let Some(looked_ns) = looked_ns {
+                // What arrived since the sockets were bound is still in them, the rest is lost.
+                let (now_ns, to) = (Monotonic.now_ns(), &mut reactor.reports);
+                reactor.shard.blind(looked_ns.min(now_ns), now_ns, to);
+                reactor.shard.deaf(looked_ns.min(now_ns), now_ns, to);
+            }
+            if let Err(error) = run(reactor, &stop, reading) {
                 on_failure(format!("reactor {me} failed: {error}"));
             }
         };
         let thread = std::thread::Builder::new().name(format!("systole-{me}")).spawn(body)?;
         fleet.threads.push(thread);
+        waiting.push(is_ready);
+        handles.push((states, counters, histograms, reports, commands));
+        gates.push(gate);
+    }
+    for (me, (is_ready, shared)) in waiting.into_iter().zip(handles).enumerate() {
+        let (states, counters, histograms, reports, commands) = shared;
         let ready = is_ready.recv().map_err(|_| StartError::Ended)??;
         mailboxes[me].set_waker(ready.waker.clone());
         fleet.fallback = fleet.fallback.or(ready.fallback);
@@ -231,7 +259,6 @@ pub fn start(
             transport: ready.transport,
             cpu: ready.cpu,
         });
-        gates.push(gate);
     }
     for gate in gates {
         // A thread that has ended meanwhile has said so.
@@ -240,19 +267,102 @@ pub fn start(
     Ok(fleet)
 }
 
-/// Turns until it is told to stop, and once more then: what has arrived is still applied.
-fn run<B: Backend, C: Clock>(mut reactor: Reactor<B, C>, stop: &AtomicBool) -> std::io::Result<()> {
+/// What a reactor starts with: its peers, and what is known of the process that had them before.
+struct Estate {
+    table: Table,
+    found: Found,
+    kept: Option<Kept>,
+}
+
+/// Recovers the tables of all shards, each on a thread of its own: that takes longest.
+fn take_over(memory: Vec<ShardMemory>) -> Vec<Estate> {
+    let shards = memory.len() as u32;
+    let one = |shard: u32, memory: ShardMemory| {
+        let slots = Arc::new(Slots::new(memory.slots));
+        let (a, b) = (RandomState::new(), RandomState::new());
+        let seed = [a.hash_one(0), b.hash_one(0)];
+        let (table, found) = match &memory.kept {
+            None => (Table::new(slots, seed), Found::default()),
+            Some(_) => {
+                let now_ns = Monotonic.now_ns();
+                let terms = Terms { now_ns, shard, shards };
+                Table::recover(slots, seed, &terms)
+            }
+        };
+        Estate { table, found, kept: memory.kept }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(memory)
+            .map(|(shard, memory)| scope.spawn(move || one(shard, memory)))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Estate>| {
+            thread.join().expect("any bytes can be recovered")
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+impl Estate {
+    /// The shard that goes on, and since when nobody has looked if there was somebody.
+    fn into_shard(self, surroundings: Surroundings) -> (Shard, Option<u64>) {
+        let now_ns = Monotonic.now_ns();
+        let counters = surroundings.counters.clone();
+        let mut shard = Shard::new(self.table, surroundings, now_ns);
+        let Some(Kept { journal, history, looked_ns, .. }) = self.kept else {
+            return (shard, None);
+        };
+        let (redone, refused) = shard.resume(history, journal.newest(), looked_ns, now_ns);
+        if journal.looked_ns() == 0 {
+            journal.looked(now_ns);
+        }
+        counters.set(Counter::PeersRecovered, (self.found.peers - refused) as u64);
+        counters.set(Counter::SlotsRepaired, self.found.repaired as u64);
+        counters.set(Counter::SlotsDiscarded, (self.found.discarded + refused) as u64);
+        counters.set(Counter::TransitionsRedone, redone as u64);
+        (shard, Some(looked_ns))
+    }
+}
+
+/// How many reactors still read their sockets. One that ends in any way counts itself out.
+struct Reading(Arc<AtomicUsize>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `run`; the mail pushed before it is seen behind it.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Turns until it is told to stop, and once more then: what has arrived is still applied. What comes
+/// later stays in the sockets, for who has them next, and is not judged by.
+fn run<B: Backend, C: Clock>(
+    mut reactor: Reactor<B, C>,
+    stop: &AtomicBool,
+    reading: Reading,
+) -> std::io::Result<()> {
     // Acquire: partner of the Release in `Fleet::stop`.
     while !stop.load(Ordering::Acquire) {
         let plan = reactor.turn()?;
         reactor.rest(plan)?;
     }
-    reactor.turn().map(drop)
+    reactor.turn()?;
+    reactor.let_go()?;
+    // The others may have read heartbeats of ours; none of them takes longer than a turn.
+    let others = reading.0.clone();
+    drop(reading);
+    let mut patience = 1_000;
+    while others.load(Ordering::Acquire) > 0 && patience > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        patience -= 1;
+    }
+    reactor.last_mail();
+    Ok(())
 }
 
-/// Slots of one shard. The hash does not deal the peers out exactly evenly, so with several shards
+/// Slots of one shard of so many. The hash does not deal the peers out exactly evenly, so with several shards
 /// each has some to spare; the [`Budget`] keeps the total.
-fn shard_capacity(max_peers: u32, reactors: u32) -> u32 {
+pub fn shard_capacity(max_peers: u32, reactors: u32) -> u32 {
     match reactors {
         1 => max_peers,
         _ => (max_peers.div_ceil(reactors) as u64 * 17 / 16 + 1_024).min(max_peers as u64) as u32,

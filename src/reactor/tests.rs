@@ -70,6 +70,8 @@ impl Scripted {
 }
 
 impl Backend for Scripted {
+    fn let_go(&mut self) {}
+
     fn transport(&self) -> Transport {
         Transport::Poll
     }
@@ -165,6 +167,7 @@ impl Bench {
         };
         let inbox = Inbox::new(0, SECRET, counters.clone(), mailboxes.clone(), views);
         let reactor = Reactor {
+            journal: None,
             me: 0,
             backend,
             clock: clock.clone(),

@@ -1,0 +1,182 @@
+//! Where the monitor's sockets come from: bound here, inherited from who started us, or handed over
+//! by the monitor that had them before.
+//!
+//! Inherited sockets (systemd's socket activation, sd_listen_fds(3)) are taken for the addresses that
+//! they are bound to; what is listened on besides is bound. Their queues outlive the monitor, so what
+//! arrives while there is none is read by the next.
+
+use super::{Failure, state};
+use crate::config::Settings;
+use crate::io::sockets::{self, BindError, Group};
+use listenfd::ListenFd;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// How long to wait for the sockets of a killed process, milliseconds.
+const LET_GO_MS: u32 = 1_000;
+
+/// Everything that the monitor listens on.
+pub struct Listening {
+    /// For each UDP address, the reactors' sockets.
+    pub groups: Vec<Group>,
+    /// For HTTP.
+    pub http: TcpListener,
+}
+
+impl Listening {
+    /// Takes what was inherited, and binds the rest.
+    ///
+    /// # Errors
+    /// Exit code 2: an address is taken, or cannot be had.
+    pub fn open(settings: &Settings, reactors: usize) -> Result<Listening, Failure> {
+        let (mut inherited, http) = inherited()?;
+        let http = match http {
+            Some(listener) => listener,
+            None => bind_http(settings.http)?,
+        };
+        let mut groups = Vec::new();
+        if settings.udp_is_default && !inherited.is_empty() {
+            // Whoever hands sockets down says by them where to listen.
+            for socket in inherited {
+                groups.push(join(socket, settings, reactors)?);
+            }
+        } else {
+            for &address in &settings.udp {
+                let is_it = |socket: &UdpSocket| socket.local_addr().is_ok_and(|at| at == address);
+                match inherited.iter().position(is_it) {
+                    Some(at) => {
+                        groups.push(join(inherited.swap_remove(at), settings, reactors)?);
+                    }
+                    None => groups.extend(bind_udp(address, settings, reactors)?),
+                }
+            }
+        }
+        if groups.is_empty() {
+            let says = "this machine has neither IPv4 nor IPv6; give --udp an address";
+            return Err(Failure::usage(says));
+        }
+        say(&groups);
+        Ok(Listening { groups, http })
+    }
+
+    /// Goes on with sockets that were handed over: for each address the reactors', and HTTP's.
+    ///
+    /// # Errors
+    /// What was handed over are no such sockets.
+    pub fn adopt(
+        groups: Vec<Vec<UdpSocket>>,
+        http: TcpListener,
+        settings: &Settings,
+    ) -> Result<Listening, Failure> {
+        let adopt = |sockets| sockets::adopt(sockets, settings.receive_buffer_bytes);
+        let groups =
+            groups.into_iter().map(adopt).collect::<Result<Vec<_>, _>>().map_err(|error| {
+                Failure::failed(format!("the sockets that were handed over: {error}"))
+            })?;
+        say(&groups);
+        Ok(Listening { groups, http })
+    }
+
+    /// The UDP addresses, ports resolved.
+    pub fn udp(&self) -> Vec<SocketAddr> {
+        self.groups.iter().map(|group| group.address).collect()
+    }
+}
+
+/// The sockets that who started us has passed down: UDP ones, and the one for HTTP.
+fn inherited() -> Result<(Vec<UdpSocket>, Option<TcpListener>), Failure> {
+    let mut passed = ListenFd::from_env();
+    let (mut udp, mut http) = (Vec::new(), None);
+    for nth in 0..passed.len() {
+        if let Ok(Some(socket)) = passed.take_udp_socket(nth) {
+            // The transports ask for MSG_DONTWAIT themselves.
+            let _ = socket.set_nonblocking(false);
+            udp.push(socket);
+        } else if let Ok(Some(listener)) = passed.take_tcp_listener(nth) {
+            http = Some(listener);
+        } else {
+            let says = format!(
+                "inherited socket {nth} is neither UDP nor a TCP listener: correct the sockets of \
+                 the service (systemd: ListenDatagram=, ListenStream=)"
+            );
+            return Err(Failure::usage(says));
+        }
+    }
+    if !udp.is_empty() || http.is_some() {
+        info!(udp = udp.len(), http = http.is_some(), "sockets are inherited");
+    }
+    Ok((udp, http))
+}
+
+fn join(socket: UdpSocket, settings: &Settings, reactors: usize) -> Result<Group, Failure> {
+    sockets::join(socket, reactors, settings.receive_buffer_bytes)
+        .map_err(|error| Failure::usage(error.to_string()))
+}
+
+fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| {
+        let what = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "another program, perhaps a second monitor, listens there; stop \
+                it or choose another address with --http"
+                    .to_owned()
+            }
+            ErrorKind::PermissionDenied => {
+                "no privilege for this port; choose one from 1024 up with --http".to_owned()
+            }
+            ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; choose one that `ip address` lists".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Failure::usage(format!("cannot listen on http address {address}: {what}"))
+    })
+}
+
+/// One address; `None` when the machine lacks its family and nobody asked for it.
+fn bind_udp(
+    address: SocketAddr,
+    settings: &Settings,
+    reactors: usize,
+) -> Result<Option<Group>, Failure> {
+    let bind = || sockets::bind_group(address, reactors, settings.receive_buffer_bytes);
+    let mut bound = bind();
+    // The kernel takes some milliseconds to let go of a killed process's sockets.
+    let mut patience = if state::is_there(settings) { LET_GO_MS } else { 0 };
+    while patience > 0 && matches!(bound, Err(BindError::Taken { .. })) {
+        std::thread::sleep(Duration::from_millis(1));
+        bound = bind();
+        patience -= 1;
+    }
+    match bound {
+        Ok(group) => Ok(Some(group)),
+        Err(error @ BindError::FamilyUnavailable { .. }) if settings.udp_is_default => {
+            warn!(%address, "not listening there: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::usage(error.to_string())),
+    }
+}
+
+fn say(groups: &[Group]) {
+    for group in groups {
+        let buffer = group.receive_buffer;
+        if buffer.granted < buffer.asked {
+            warn!(
+                address = %group.address, asked_bytes = buffer.asked, granted_bytes = buffer.granted,
+                "the receive buffer is smaller than asked for; bursts may be dropped: raise \
+                 net.core.rmem_max (sysctl) or grant CAP_NET_ADMIN"
+            );
+        } else {
+            info!(address = %group.address, receive_buffer_bytes = buffer.granted, "listening");
+        }
+        if let Some(error) = &group.unsteered {
+            warn!(
+                address = %group.address, %error,
+                "the kernel does not steer heartbeats to their reactor; they are handed over instead"
+            );
+        }
+    }
+}

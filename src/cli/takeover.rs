@@ -1,0 +1,231 @@
+//! An upgrade without deafness: a new process takes the sockets of the one that runs, and its state.
+//!
+//! ```text
+//!   new (--takeover)                    old, on the socket `takeover` in the state directory
+//!   what I listen on, reactors  ──────▶ the same? else "no", and it goes on
+//!                                       reads what has come, tells the last transitions, ends the
+//!                                       state in order, unlocks the directory
+//!   sockets (SCM_RIGHTS)        ◀────── and ends
+//!   state, reactors, ready
+//! ```
+//!
+//! The sockets are never closed, so the kernel queues what comes in between, and the new process
+//! reads it before it judges anybody. Nothing is judged by the old one once it has let go.
+//!
+//! Who may ask: whoever may open the directory, which is ours alone (mode 0700).
+
+use super::Failure;
+use crate::config::Settings;
+use sendfd::{RecvWithFd, SendWithFd};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+use tracing::{info, warn};
+
+const SOCKET: &str = "takeover";
+/// Descriptors of one message; the kernel takes up to 253.
+const AT_A_TIME: usize = 64;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What both sides must agree about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Terms {
+    /// The UDP addresses as they were asked for.
+    pub udp: Vec<SocketAddr>,
+    /// Reactors: each has a socket of every address.
+    pub reactors: usize,
+}
+
+impl Terms {
+    /// Those of a monitor with these settings.
+    pub fn of(settings: &Settings, reactors: usize) -> Terms {
+        Terms { udp: settings.udp.clone(), reactors }
+    }
+}
+
+/// The answer to a question for the sockets.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// So many sockets of each of so many addresses follow, then HTTP's.
+    Yes {
+        groups: usize,
+        reactors: usize,
+    },
+    No {
+        why: String,
+    },
+}
+
+/// Copies of all that is listened on.
+pub struct Sockets {
+    /// By address, in reactor order.
+    pub groups: Vec<Vec<UdpSocket>>,
+    /// HTTP's.
+    pub http: TcpListener,
+}
+
+/// Asks the monitor that uses a state directory for its sockets, and waits until it has ended its
+/// part. `None` when there is no such monitor.
+///
+/// # Errors
+/// It refuses, or something is wrong on the way; it may have ended by then.
+pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<Sockets>, Failure> {
+    let path = directory.join(SOCKET);
+    let Ok(stream) = UnixStream::connect(&path) else { return Ok(None) };
+    let failed = |error: io::Error| Failure::failed(format!("taking over: {error}"));
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut line = serde_json::to_vec(terms).map_err(|error| failed(error.into()))?;
+    line.push(b'\n');
+    (&stream).write_all(&line).map_err(failed)?;
+    let answer = read_line(&stream).map_err(failed)?;
+    let answer = serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
+    match answer {
+        Answer::No { why } => {
+            Err(Failure::usage(format!("the monitor that runs does not hand over: {why}")))
+        }
+        Answer::Yes { groups, reactors } => {
+            let sockets = receive(&stream, groups * reactors + 1).map_err(failed)?;
+            let no_sockets = || Failure::failed("taking over: too few sockets came");
+            let mut sockets = sockets.into_iter();
+            let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
+            let groups = (0..groups).map(group).collect();
+            let http = sockets.next().map(TcpListener::from).ok_or_else(no_sockets)?;
+            Ok(Some(Sockets { groups, http }))
+        }
+    }
+}
+
+/// Listens for whoever wants to take over; `hand_over` is given the connection of one that agrees, to
+/// be answered with [`give`] when all else has ended.
+///
+/// # Errors
+/// The system refuses.
+pub fn offer(
+    directory: &Path,
+    terms: Terms,
+    hand_over: impl Fn(UnixStream) + Send + 'static,
+) -> io::Result<()> {
+    let path = directory.join(SOCKET);
+    // Left over from a process that was killed; the directory is locked, so nobody listens there.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    let body = move || {
+        for stream in listener.incoming().flatten() {
+            match agree(&stream, &terms) {
+                Ok(true) => return hand_over(stream),
+                Ok(false) => {}
+                Err(error) => warn!(%error, "somebody asked to take over and did not go on"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("systole-takeover".into()).spawn(body).map(drop)
+}
+
+/// Hears what the other side wants; true when it is what we have.
+fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let theirs: Terms = serde_json::from_str(&read_line(stream)?)?;
+    if theirs == *ours {
+        return Ok(true);
+    }
+    let why = format!(
+        "it listens on {:?} with {} reactors, the new one wants {:?} with {}; start it with the \
+         same --udp and --reactors, or stop the one that runs first",
+        ours.udp, ours.reactors, theirs.udp, theirs.reactors
+    );
+    info!("not handing over: {why}");
+    answer(stream, &Answer::No { why })?;
+    Ok(false)
+}
+
+/// Gives the sockets away, and with them the right to the state.
+///
+/// # Errors
+/// The other side has gone: the sockets close with this process.
+pub fn give(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
+    let reactors = sockets.groups.first().map_or(0, Vec::len);
+    answer(stream, &Answer::Yes { groups: sockets.groups.len(), reactors })?;
+    let all: Vec<RawFd> = sockets
+        .groups
+        .iter()
+        .flatten()
+        .map(AsRawFd::as_raw_fd)
+        .chain([sockets.http.as_raw_fd()])
+        .collect();
+    for some in all.chunks(AT_A_TIME) {
+        stream.send_with_fd(b"f", some)?;
+    }
+    Ok(())
+}
+
+fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// A line, read byte by byte: what follows it may carry descriptors.
+fn read_line(stream: &UnixStream) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::with_capacity(1, stream).read_line(&mut line)?;
+    Ok(line)
+}
+
+fn receive(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    while sockets.len() < count {
+        let (mut byte, mut some) = ([0], [-1; AT_A_TIME]);
+        let (bytes, came) = stream.recv_with_fd(&mut byte, &mut some)?;
+        if bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
+        sockets.extend(some[..came].iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+    use std::sync::mpsc;
+
+    fn terms(reactors: usize) -> Terms {
+        Terms { udp: vec!["127.0.0.1:4600".parse().unwrap()], reactors }
+    }
+
+    #[test]
+    fn who_agrees_is_given_all_sockets_in_their_order_and_others_are_told_why_not() {
+        let temp = TempDir::new();
+        assert!(ask(temp.path(), &terms(2)).unwrap().is_none(), "nobody is there");
+        let bind = |_| UdpSocket::bind("127.0.0.1:0").unwrap();
+        // More than one message holds.
+        let groups: Vec<Vec<UdpSocket>> = (0..2).map(|_| (0..50).map(bind).collect()).collect();
+        let http = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = Sockets { groups, http };
+        let (asked, heard) = mpsc::channel();
+        let send = move |stream| asked.send(stream).unwrap();
+        offer(temp.path(), terms(50), send).unwrap();
+        let refusal = ask(temp.path(), &terms(2)).err().unwrap();
+        assert_eq!(refusal.code(), 2);
+        assert!(refusal.to_string().contains("the same --udp and --reactors"), "{refusal}");
+
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| ask(temp.path(), &terms(50)).unwrap().unwrap());
+            give(&heard.recv().unwrap(), &ours).unwrap();
+            let theirs = theirs.join().unwrap();
+            let addresses = |sockets: &Sockets| -> Vec<_> {
+                sockets.groups.iter().flatten().map(|s| s.local_addr().unwrap()).collect()
+            };
+            assert_eq!(addresses(&theirs), addresses(&ours));
+            assert_eq!(theirs.http.local_addr().unwrap(), ours.http.local_addr().unwrap());
+        });
+    }
+}
