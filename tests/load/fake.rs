@@ -190,7 +190,10 @@ impl Shared {
         let path = request.split(' ').nth(1).unwrap_or_default();
         // The generator may hang up whenever it likes.
         let _ = match path.split_once("after=") {
-            Some((_, after)) => self.stream_events(stream, after.parse().unwrap()),
+            Some((_, after)) => {
+                let after = after.split('&').next().unwrap_or_default();
+                self.stream_events(stream, after.parse().unwrap())
+            }
             None if path == "/api/v1/summary" => self.answer_summary(stream),
             None => panic!("nobody asks for {path}"),
         };

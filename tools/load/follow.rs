@@ -12,8 +12,25 @@ use std::time::Duration;
 use systole::api::{Event, EventGap};
 use systole::clock;
 
-/// Times that a broken stream is taken up again without anything arriving in between.
-const ATTEMPTS: u32 = 20;
+/// For how long a stream that stays away is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// The monitor is there all the time; connections may be lost.
+    Losses,
+    /// The monitor is killed and started again, and goes on from its state.
+    Restarts,
+}
+
+impl Patience {
+    /// Times that a broken stream is taken up again without anything arriving in between.
+    fn attempts(self) -> u32 {
+        match self {
+            Patience::Losses => 20,
+            Patience::Restarts => 300,
+        }
+    }
+}
+
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the follower reports.
@@ -27,13 +44,13 @@ pub enum Note {
 }
 
 /// Follows until the stream breaks for good or nobody listens to the notes any more.
-pub fn follow(monitor: &Monitor, epoch: u64, after: u64, notes: &Sender<Note>) {
+pub fn follow(monitor: &Monitor, epoch: u64, after: u64, patience: Patience, notes: &Sender<Note>) {
     let mut cursor = Cursor { epoch, after };
     let mut failures = 0;
     let mut reason = String::new();
-    while failures < ATTEMPTS {
+    while failures < patience.attempts() {
         let before = cursor.after;
-        match monitor.events(cursor.after) {
+        match monitor.events(cursor.epoch, cursor.after) {
             Ok(body) => match read(body, &mut cursor, notes) {
                 End::Closed(why) => reason = why,
                 End::Deaf => return,

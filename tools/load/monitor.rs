@@ -43,9 +43,9 @@ impl Monitor {
             .with_context(|| format!("what answers at {url} is no monitor"))
     }
 
-    /// Its transitions after a sequence number, as they come.
-    pub fn events(&self, after: u64) -> Result<impl Read + use<>> {
-        let url = format!("{}/api/v1/events?after={after}", self.base);
+    /// Its transitions after a sequence number of an epoch, as they come.
+    pub fn events(&self, epoch: u64, after: u64) -> Result<impl Read + use<>> {
+        let url = format!("{}/api/v1/events?after={after}&epoch={epoch}", self.base);
         let answer = self.listening.get(&url).call().with_context(|| format!("asking {url}"))?;
         let kind = answer.headers().get("content-type").map(|v| v.as_bytes().to_vec());
         if !kind.as_deref().is_some_and(|kind| kind.starts_with(b"text/event-stream")) {

@@ -101,6 +101,11 @@ pub struct Flags {
     /// How long after its deadline a death may become visible on the event stream
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     slack: Duration,
+    /// The monitor is killed and started again during the run and goes on from its state: its stream is
+    /// waited for, and a death may be told an interval early, for the last heartbeats before it may
+    /// have been sent to nobody
+    #[arg(long)]
+    across_restarts: bool,
     /// Threads that send, pinned from the last core downwards
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
@@ -198,6 +203,8 @@ pub struct Options {
     pub flap_for: Option<Duration>,
     /// From deadline to visible.
     pub slack: Duration,
+    /// Whether the monitor is killed and started again.
+    pub across_restarts: bool,
     /// Sender threads.
     pub threads: usize,
     /// Sockets a thread.
@@ -304,6 +311,7 @@ impl Flags {
             flap,
             flap_for: self.flap_for,
             slack: self.slack,
+            across_restarts: self.across_restarts,
             threads: threads.min(senders as usize),
             sources,
             spread_addresses: self.spread_addresses,

@@ -3,7 +3,7 @@
 use crate::bare::{BareTimers, Lateness};
 use crate::brake;
 use crate::flood::Flood;
-use crate::follow::follow;
+use crate::follow::{Patience, follow};
 use crate::monitor::Monitor;
 use crate::options::Options;
 use crate::peers::Peers;
@@ -61,9 +61,10 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     let flood = flood.map_err(Failure::Usage)?;
 
     let (notes, heard) = mpsc::channel();
+    let patience = if options.across_restarts { Patience::Restarts } else { Patience::Losses };
     let (listener, epoch, after) = (monitor.clone(), before.epoch, before.last_seq);
     // Never joined: it may sit in a read for as long as the monitor is silent.
-    let follower = spawn("load-follow", move || follow(&listener, epoch, after, &notes));
+    let follower = spawn("load-follow", move || follow(&listener, epoch, after, patience, &notes));
     drop(follower.map_err(Failure::Usage)?);
     let senders = senders.into_iter().map(|sender| spawn("load-send", move || sender.run()));
     let senders = senders.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
@@ -77,7 +78,8 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     sent.flooded = flood.map_or(0, |flood| flood.join().unwrap_or(0));
     watch.until_left(sent.byes);
     watch.until_ns(last_deadline(&run.rules, &sent.silences));
-    let after = monitor.summary();
+    // The watch's own connection may be one that a killed monitor left behind.
+    let after = monitor.summary().or_else(|_| monitor.summary());
     match &after {
         Ok(after) => watch.until_seq(after.last_seq),
         Err(error) => {
@@ -108,6 +110,9 @@ fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow
     let interval_ns = interval_us * 1_000;
     let timeout_ns = (interval_ns as f64 * timing.missed) as u64 + timing.grace_ns;
     let mut rules = Rules::new(timeout_ns, ns(options.slack));
+    if options.across_restarts {
+        rules.early_ns = interval_ns;
+    }
     let silenced = options.kill + options.flap;
     if let (Some(hold), Some(settings)) =
         (brake::hold(before.mass_silence, options.senders, silenced), &before.mass_silence)

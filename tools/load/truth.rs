@@ -54,6 +54,9 @@ pub struct Rules {
     pub slack_ns: u64,
     /// How exact the generator's own send times are.
     pub slop_ns: u64,
+    /// How much earlier than its deadline a silence may be found: what was sent while there was no
+    /// monitor has not been heard by any, so the monitor's count begins at a heartbeat before.
+    pub early_ns: u64,
     /// How long after its deadline a silent peer may be held as suspect, because so many are; 0
     /// when the monitor's brake on mass silence will not be tripped.
     pub hold_ns: u64,
@@ -63,7 +66,8 @@ impl Rules {
     /// Rules for a timeout. The slop is 20 ms, the worst that a sender's thread is seen to be held
     /// up between taking the time and sending, or a tenth of a shorter timeout.
     pub fn new(timeout_ns: u64, slack_ns: u64) -> Rules {
-        Rules { timeout_ns, slack_ns, slop_ns: (timeout_ns / 10).min(20_000_000), hold_ns: 0 }
+        let slop_ns = (timeout_ns / 10).min(20_000_000);
+        Rules { timeout_ns, slack_ns, slop_ns, early_ns: 0, hold_ns: 0 }
     }
 }
 
@@ -270,7 +274,7 @@ impl Rules {
     fn explains(&self, silence: &Silence, down_ns: u64) -> bool {
         // The monitor's times reach us as wall clock labels: a millisecond for its being slewed.
         const CLOCKS_NS: u64 = 1_000_000;
-        let due = down_ns + CLOCKS_NS >= silence.from_ns + self.timeout_ns;
+        let due = down_ns + CLOCKS_NS + self.early_ns >= silence.from_ns + self.timeout_ns;
         due && silence.until_ns.is_none_or(|until| down_ns <= until + self.slop_ns)
     }
 }

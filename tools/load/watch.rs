@@ -7,6 +7,7 @@ use crate::send::{Run, Sent};
 use crate::truth::{Sighting, Word};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
@@ -40,6 +41,9 @@ pub struct Watch<'a> {
     pub registered: Vec<bool>,
     /// Peers that were called left.
     pub left: u64,
+    /// Where each peer's transitions have led so far, by its id: each must begin where the last one
+    /// ended, or one was lost or told twice.
+    states: HashMap<u64, usize>,
     /// The last transition read.
     read: u64,
     /// Why the event stream proves nothing, if so.
@@ -64,6 +68,7 @@ impl<'a> Watch<'a> {
             sightings: Vec::new(),
             registered: vec![false; run.plan.figures.senders as usize],
             left: 0,
+            states: HashMap::new(),
             read,
             broken: None,
             marks: Vec::new(),
@@ -140,6 +145,7 @@ impl<'a> Watch<'a> {
 
     fn take(&mut self, event: &Event, seen_ns: u64) {
         self.read = event.seq;
+        self.chain(event);
         let sighting = match self.sighting(event, seen_ns) {
             Ok(Some(sighting)) => sighting,
             Ok(None) => return,
@@ -154,6 +160,25 @@ impl<'a> Watch<'a> {
             Word::Left => self.left += 1,
         }
         self.sightings.push(sighting);
+    }
+
+    /// Checks that an event begins where the one before it of the same peer ended.
+    fn chain(&mut self, event: &Event) {
+        const STATES: [&str; 6] = ["unknown", "up", "suspect", "down", "left", "forgotten"];
+        let (Ok(id), Some(to)) = (
+            u64::from_str_radix(&event.id, 16),
+            STATES.iter().position(|state| *state == event.to),
+        ) else {
+            return;
+        };
+        let Some(before) = self.states.insert(id, to) else { return };
+        let before = if STATES[before] == "forgotten" { "unknown" } else { STATES[before] };
+        if before != event.from {
+            self.broken.get_or_insert(format!(
+                "transition {} takes {} from {}, but the one before left it {before}",
+                event.seq, event.peer, event.from
+            ));
+        }
     }
 
     /// What an event says of one of our peers in this run; `None` if it is about something else.
@@ -193,7 +218,9 @@ impl<'a> Watch<'a> {
     pub fn rates(&self, sent: u64, heartbeats: u64, load_ns: u64) -> (f64, f64) {
         let (sent, heartbeats, ns) = match self.marks[..] {
             [from, to] if to.at_ns > from.at_ns => {
-                (to.sent - from.sent, to.heartbeats - from.heartbeats, to.at_ns - from.at_ns)
+                // A monitor that was started in between counts from its start.
+                let heartbeats = to.heartbeats.saturating_sub(from.heartbeats);
+                (to.sent - from.sent, heartbeats, to.at_ns - from.at_ns)
             }
             _ => (sent, heartbeats, load_ns.max(1)),
         };

@@ -3,8 +3,13 @@
 use super::*;
 use crate::plan::tests::seeds;
 
-const RULES: Rules =
-    Rules { timeout_ns: 3_050_000_000, slack_ns: 1_000_000_000, slop_ns: 20_000_000, hold_ns: 0 };
+const RULES: Rules = Rules {
+    timeout_ns: 3_050_000_000,
+    slack_ns: 1_000_000_000,
+    slop_ns: 20_000_000,
+    early_ns: 0,
+    hold_ns: 0,
+};
 const MS: u64 = 1_000_000;
 
 struct Random(u64);

@@ -1,0 +1,303 @@
+//! The monitor killed and started again, as a process: nothing is lost, nobody is blamed.
+//!
+//! `SYSTOLE_KILLS` sets how often it is killed under load; a few times unless it says otherwise.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use systole::api::{PeerDetail, Summary};
+use systole::cli::client::Client;
+
+const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
+const LOAD: &str = env!("CARGO_BIN_EXE_systole-load");
+
+/// A place for a monitor's state, and addresses that it comes back to.
+struct Place {
+    directory: PathBuf,
+    udp: String,
+    http: String,
+}
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let directory = base.join(format!("systole-test-{name}-{}", std::process::id()));
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let http = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let udp = udp.local_addr().expect("it is bound").to_string();
+        let http = http.local_addr().expect("it is bound").to_string();
+        Place { directory, udp, http }
+    }
+
+    fn command(&self, options: &[&str]) -> Command {
+        let mut command = Command::new(SYSTOLE);
+        command.args(["serve", "--udp", &self.udp, "--http", &self.http, "--state-dir"]);
+        command.arg(&self.directory).args(options);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self, options: &[&str]) -> Monitor {
+        let mut process = self.command(options).spawn().expect("the binary is built");
+        let mut ready = String::new();
+        let out = process.stdout.as_mut().expect("it is piped");
+        BufReader::new(out).read_line(&mut ready).expect("it says something");
+        let stderr = process.stderr.take().expect("it is piped");
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            let _ = BufReader::new(stderr).read_to_string(&mut log);
+            log
+        });
+        let monitor = Monitor { process, log: Some(log) };
+        assert!(ready.starts_with("ready "), "not ready: {}", monitor.kill());
+        monitor
+    }
+
+    fn send(&self, datagram: &str) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.send_to(datagram.as_bytes(), &self.udp).expect("loopback takes it");
+    }
+
+    fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
+        let client = Client::new(&self.http).expect("an address");
+        client.get(path).unwrap_or_else(|failure| panic!("{path}: {failure}"))
+    }
+
+    /// Asks until it is so; gives up after a while.
+    fn until(&self, what: &str, is_so: impl Fn(&Summary) -> bool) -> Summary {
+        for _ in 0..2_000 {
+            let summary: Summary = self.get("/api/v1/summary");
+            if is_so(&summary) {
+                return summary;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{what}: {:#?}", self.get::<Summary>("/api/v1/summary"));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+struct Monitor {
+    process: Child,
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Monitor {
+    /// SIGKILL; returns what it had logged.
+    fn kill(mut self) -> String {
+        let _ = self.process.kill();
+        self.wait()
+    }
+
+    fn end(mut self) -> String {
+        // SAFETY: kill(2) takes integers; the process is our child and not yet waited for.
+        unsafe { libc::kill(self.process.id() as libc::pid_t, libc::SIGTERM) };
+        self.wait()
+    }
+
+    fn wait(&mut self) -> String {
+        self.process.wait().expect("it is ours");
+        self.log.take().map_or_else(String::new, |log| log.join().expect("it only reads"))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn peers_names_and_numbers_survive_a_kill() {
+    let place = Place::new("survive");
+    let monitor = place.start(&[]);
+    place.send("short interval=100ms group=web rack=r7");
+    place.send("long interval=1h group=web");
+    let before = place.until("short is down", |summary| summary.last_seq == 4);
+    assert_eq!((before.peers.up, before.peers.down), (1, 1));
+    monitor.kill();
+
+    let monitor = place.start(&[]);
+    let after: Summary = place.get("/api/v1/summary");
+    assert_eq!((after.peers, after.last_seq), (before.peers, before.last_seq));
+    assert_eq!((&after.monitor, after.epoch), (&before.monitor, before.epoch));
+    let state = after.state.expect("it keeps state");
+    assert_eq!((state.peers_recovered, state.slots_discarded), (2, 0));
+    let short: PeerDetail = place.get("/api/v1/peers/short");
+    assert_eq!((&*short.summary.state, &*short.summary.group), ("down", "web"));
+    assert_eq!(short.labels["rack"], "r7");
+    assert_eq!(short.transitions.len(), 3);
+    assert_eq!(short.transitions[0].seq, 4);
+
+    // It comes back, and the numbers go on.
+    place.send("short interval=1h group=web rack=r7");
+    let back = place.until("short is up", |summary| summary.last_seq == 5);
+    assert_eq!(back.peers.up, 2);
+    let log = monitor.end();
+    assert!(log.contains("went on from the state of the process before"), "{log}");
+
+    // Dealt out anew, after an orderly end.
+    let monitor = place.start(&["--reactors", "3", "--events", "10"]);
+    let dealt: Summary = place.get("/api/v1/summary");
+    assert_eq!((dealt.peers, dealt.last_seq, dealt.epoch), (back.peers, 5, before.epoch));
+    assert!(monitor.kill().contains("the peers are dealt out anew"));
+    let monitor = place.start(&["--reactors", "3", "--events", "10"]);
+    assert_eq!(place.get::<Summary>("/api/v1/summary").peers, back.peers);
+    monitor.end();
+}
+
+#[test]
+fn a_second_monitor_on_the_same_state_is_refused_in_one_line() {
+    let (place, other) = (Place::new("taken"), Place::new("taken-other"));
+    let monitor = place.start(&[]);
+    let refused = Command::new(SYSTOLE)
+        .args(["serve", "--udp", &other.udp, "--http", &other.http, "--state-dir"])
+        .arg(&place.directory)
+        .output()
+        .expect("the binary is built");
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{says}");
+    assert!(says.contains("is used by another monitor"), "{says}");
+    monitor.end();
+}
+
+#[test]
+fn damaged_files_are_said_and_begun_anew() {
+    let place = Place::new("damaged");
+    let monitor = place.start(&[]);
+    place.send("a interval=1h");
+    place.until("a is up", |summary| summary.peers.up == 1);
+    monitor.kill();
+    for (file, says, peers) in [
+        ("events", "the events file is begun anew", 1),
+        ("names", "the end of the names file was damaged", 1),
+        ("hot", "the peers' state is begun anew: it is damaged", 0),
+    ] {
+        let path = place.directory.join(file);
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let at = if file == "names" { bytes.len() - 1 } else { 20 };
+        bytes[at] ^= 0xFF;
+        std::fs::write(&path, bytes).expect("it is ours");
+        let monitor = place.start(&[]);
+        assert_eq!(place.get::<Summary>("/api/v1/summary").peers.up, peers, "{file}");
+        let log = monitor.kill();
+        assert!(log.contains(says), "{file}: {log}");
+    }
+}
+
+/// Killed at random moments under a load that knows the truth.
+#[test]
+fn killed_again_and_again_it_misses_nobody_and_blames_nobody() {
+    let kills: u32 = std::env::var("SYSTOLE_KILLS").map_or(5, |n| n.parse().expect("a number"));
+    let seed = std::env::var("SYSTOLE_TEST_SEED").map_or(7, |n| n.parse().expect("a number"));
+    let mut random = seed;
+    let mut below = |bound: u64| {
+        // SplitMix64's step will do.
+        random = u64::wrapping_add(random, 0x9E37_79B9_7F4A_7C15);
+        let z = (random ^ (random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((z ^ (z >> 27)) >> 16) % bound
+    };
+    let senders = std::env::var("SYSTOLE_SENDERS").unwrap_or("2000".into());
+    let place = Place::new("again");
+    let mut monitor = place.start(&["--events", "1000000", "--reactors", "2"]);
+    let seconds = 24 + kills;
+    let mut load = Command::new(LOAD)
+        .args(["--to", &place.udp, "--http", &format!("http://{}", place.http)])
+        .args(["--senders", &senders, "--interval", "300ms", "--ramp", "1s"])
+        .args(["--duration", &format!("{seconds}s"), "--slack", "12s", "--across-restarts"])
+        .args(["--kill", "100", "--flap", "200", "--flap-for", "20s", "--restart", "100"])
+        .args(["--seed", &seed.to_string(), "--json", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary is built");
+    // Kills come at any moment of a life: also in its start, before it is ready.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut longest = Duration::ZERO;
+    for kill in 0..kills {
+        std::thread::sleep(Duration::from_millis(below(1_400)));
+        if load.try_wait().expect("it is ours").is_some() {
+            panic!("the load ended before kill {kill}");
+        }
+        monitor.kill();
+        if below(4) == 0 {
+            let mut stillborn =
+                place.command(&["--events", "1000000", "--reactors", "2"]).spawn().expect("built");
+            std::thread::sleep(Duration::from_micros(below(60_000)));
+            let _ = stillborn.kill();
+            let _ = stillborn.wait();
+        }
+        let began = std::time::Instant::now();
+        monitor = place.start(&["--events", "1000000", "--reactors", "2"]);
+        longest = longest.max(began.elapsed());
+    }
+    let output = load.wait_with_output().expect("it is ours");
+    let table = String::from_utf8_lossy(&output.stderr);
+    println!("{table}\nlongest start {longest:?}");
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(verdict["agrees"], true, "seed {seed}: {table}\n{}", monitor.kill());
+    assert_eq!(verdict["detected"], verdict["killed"], "seed {seed}: {table}");
+}
+
+/// A new process takes over under load, again and again: no heartbeat is lost, nobody is blamed.
+#[test]
+fn taken_over_under_load_no_heartbeat_is_lost() {
+    for transport in ["auto", "poll"] {
+        let place = Place::new(&format!("takeover-{transport}"));
+        let options = ["--transport", transport, "--reactors", "2"];
+        let takeover = [&options[..], &["--takeover"]].concat();
+        // The first finds nobody, which is no error.
+        let mut monitor = place.start(&takeover);
+        let load = Command::new(LOAD)
+            .args(["--to", &place.udp, "--http", &format!("http://{}", place.http)])
+            .args(["--senders", "2000", "--interval", "200ms", "--ramp", "500ms", "--kill", "20"])
+            .args(["--duration", "6s", "--slack", "6s", "--across-restarts", "--json", "-"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is built");
+        let mut lives = Vec::new();
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(1_200));
+            let next = place.start(&takeover);
+            let log = monitor.wait();
+            assert!(log.contains("handing over"), "{log}");
+            lives.push(log);
+            monitor = next;
+        }
+        let output = load.wait_with_output().expect("it is ours");
+        let table = String::from_utf8_lossy(&output.stderr);
+        let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(verdict["agrees"], true, "{table}\n{lives:#?}");
+        // The sequence numbers tell: each peer's had no hole.
+        let peers: systole::api::PeerPage = place.get("/api/v1/peers?limit=1000");
+        for peer in peers.peers.iter().take(50) {
+            let detail: PeerDetail = place.get(&format!("/api/v1/peers/{}", peer.id));
+            assert_eq!(detail.gaps, 0, "{detail:?}\n{table}");
+        }
+        monitor.end();
+    }
+}
+
+#[test]
+fn who_wants_other_sockets_is_refused_and_the_monitor_goes_on() {
+    let place = Place::new("refused");
+    let monitor = place.start(&[]);
+    let refused =
+        place.command(&["--takeover", "--reactors", "7"]).output().expect("the binary is built");
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{says}");
+    assert!(says.contains("does not hand over"), "{says}");
+    place.send("a");
+    place.until("a is up", |summary| summary.peers.up == 1);
+    monitor.end();
+}
