@@ -37,8 +37,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum Note {
     /// A transition, and when it was read (monotonic nanoseconds).
     Event(Box<Event>, u64),
-    /// Something else was told under this number.
-    Told(u64),
     /// The stream is of no use any more; why, in a sentence. Nothing follows.
     Broken(String),
 }
@@ -97,12 +95,8 @@ fn read(body: impl Read, cursor: &mut Cursor, notes: &Sender<Note>) -> End {
         let seen_ns = clock::monotonic_ns();
         match cursor.take(&frame) {
             Ok(None) => {}
-            Ok(Some(told)) => {
-                let note = match told {
-                    Told::Transition(event) => Note::Event(event, seen_ns),
-                    Told::Note(seq) => Note::Told(seq),
-                };
-                if notes.send(note).is_err() {
+            Ok(Some(event)) => {
+                if notes.send(Note::Event(Box::new(event), seen_ns)).is_err() {
                     return End::Deaf;
                 }
             }
@@ -113,7 +107,7 @@ fn read(body: impl Read, cursor: &mut Cursor, notes: &Sender<Note>) -> End {
 
 impl Cursor {
     /// Checks that a frame is the next one. The error says what is lost.
-    fn take(&mut self, frame: &Frame) -> Result<Option<Told>, String> {
+    fn take(&mut self, frame: &Frame) -> Result<Option<Event>, String> {
         if frame.event == "gap" {
             let gap: EventGap = parse(&frame.data)?;
             return Err(format!(
@@ -122,45 +116,27 @@ impl Cursor {
                 gap.from_seq, gap.to_seq
             ));
         }
-        let (seq, epoch, told) = if frame.event == "transition" {
-            let event: Event = parse(&frame.data)?;
-            (event.seq, event.epoch, Told::Transition(Box::new(event)))
-        } else {
-            // Incidents and the like have their numbers between those of the transitions.
-            let Some(note) = systole::api::Note::parse(&frame.event, &frame.data) else {
-                return Ok(None);
-            };
-            let note = note.map_err(|error| unreadable(&error, &frame.data))?;
-            let head = note.head();
-            (head.seq, head.epoch, Told::Note(head.seq))
-        };
-        if epoch != self.epoch {
+        if frame.event != "transition" {
+            return Ok(None);
+        }
+        let event: Event = parse(&frame.data)?;
+        if event.epoch != self.epoch {
             return Err("the monitor was started anew in the middle of the run".to_owned());
         }
-        if seq != self.after + 1 {
+        if event.seq != self.after + 1 {
             return Err(format!(
-                "after transition {} came {seq}: the event stream has a hole",
-                self.after
+                "after transition {} came {}: the event stream has a hole",
+                self.after, event.seq
             ));
         }
-        self.after = seq;
-        Ok(Some(told))
+        self.after = event.seq;
+        Ok(Some(event))
     }
 }
 
-/// What a frame tells.
-enum Told {
-    Transition(Box<Event>),
-    /// A note, by its number.
-    Note(u64),
-}
-
-fn unreadable(error: &serde_json::Error, data: &str) -> String {
-    format!("the event stream holds what we cannot read ({error}): {data}")
-}
-
 fn parse<'a, T: serde::Deserialize<'a>>(data: &'a str) -> Result<T, String> {
-    serde_json::from_str(data).map_err(|error| unreadable(&error, data))
+    serde_json::from_str(data)
+        .map_err(|error| format!("the event stream holds what we cannot read ({error}): {data}"))
 }
 
 /// One server-sent event.
@@ -241,7 +217,6 @@ mod tests {
         drop(notes);
         let seqs = heard.iter().map(|note| match note {
             Note::Event(event, _) => event.seq,
-            Note::Told(seq) => seq,
             Note::Broken(why) => panic!("{why}"),
         });
         (seqs.collect(), end)
@@ -249,16 +224,13 @@ mod tests {
 
     #[test]
     fn events_are_read_in_order_past_comments_and_unknown_ones() {
-        let note =
-            r#"{"seq":10,"monitor":"","epoch":5,"time":"","from":"","for_ns":1,"deaf":true}"#;
         let text = format!(
-            "retry: 1000\n\n: keep-alive\n\n{}event: news\ndata: 1\n\n{}event: blind\ndata: {note}\n\n{}",
+            "retry: 1000\n\n: keep-alive\n\n{}event: news\ndata: 1\n\n{}",
             frame(8),
-            frame(9),
-            frame(11)
+            frame(9)
         );
         let (seqs, end) = read_all(&text, 7);
-        assert_eq!(seqs, [8, 9, 10, 11]);
+        assert_eq!(seqs, [8, 9]);
         assert!(matches!(end, End::Closed(_)));
     }
 

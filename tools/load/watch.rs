@@ -135,7 +135,6 @@ impl<'a> Watch<'a> {
     fn listen(&mut self) {
         match self.heard.recv_timeout(TICK) {
             Ok(Note::Event(event, seen_ns)) => self.take(&event, seen_ns),
-            Ok(Note::Told(seq)) => self.read = seq,
             Ok(Note::Broken(why)) => self.broken = Some(why),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             // After `Broken` nothing follows; the senders still have to finish.
