@@ -172,9 +172,10 @@ impl ControlState {
         let wrong = alarms.qos.peer(slot.peer);
         let known_ns = alive_ns.saturating_sub(slot.first_seen_ns);
         let all = slot.heartbeats as u64 + u64::from(slot.gaps);
+        let detector = &self.config.groups.policy(slot.group).detector;
         detail.qos = api::Qos {
             loss: if all == 0 { 0.0 } else { f64::from(slot.gaps) / all as f64 },
-            jitter_ns: jitter_ns(slot).map(|ns| ns as u64),
+            jitter_ns: jitter_ns(detector, &slot.arrivals).map(|ns| ns as u64),
             detection_time_ns: Some(detail.timeout_ns),
             ..mistakes_in_words(&wrong, known_ns.saturating_sub(wrong.mistake_ns) as f64)
         };

@@ -13,6 +13,7 @@
 use super::ControlState;
 use super::groups::Place;
 use crate::clock;
+use crate::engine::detector::{Arrivals, Detector};
 use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::reactor::{Command, ReactorHandle};
@@ -70,11 +71,11 @@ impl Tally {
         (self.jittered > 0).then(|| self.jitter_ns / f64::from(self.jittered))
     }
 
-    fn count(&mut self, slot: &SlotData) {
+    fn count(&mut self, slot: &SlotData, detector: &Detector) {
         self.states[slot.state as usize] += 1;
         self.heartbeats += u64::from(slot.heartbeats);
         self.gaps += u64::from(slot.gaps);
-        if let Some(jitter_ns) = jitter_ns(slot) {
+        if let Some(jitter_ns) = jitter_ns(detector, &slot.arrivals) {
             self.jitter_ns += jitter_ns;
             self.jittered += 1;
         }
@@ -90,9 +91,19 @@ impl Tally {
     }
 }
 
-/// The spread of a peer's arrivals as its detector has learnt it, nanoseconds.
-pub fn jitter_ns(_slot: &SlotData) -> Option<f64> {
-    None
+/// The spread of a peer's arrivals as its detector has learnt it, nanoseconds: for `phi` the standard
+/// deviation, for `bertier` and `blend` the mean error of what they forecast. `None` for those that
+/// learn none, and before it has learnt enough.
+pub fn jitter_ns(detector: &Detector, arrivals: &Arrivals) -> Option<f64> {
+    if arrivals.samples < Arrivals::WARM {
+        return None;
+    }
+    match detector {
+        Detector::Fixed { .. } | Detector::Chen(_) => None,
+        Detector::Bertier(_) => Some(arrivals.spread.into()),
+        Detector::Phi(_) => Some(f64::from(arrivals.spread).sqrt()),
+        Detector::Blend(_) => Some(arrivals.spread.min(arrivals.extra).into()),
+    }
 }
 
 /// The last whole round.
@@ -201,6 +212,31 @@ impl Survey {
         if self.round.len() <= group {
             self.round.resize(group + 1, Tally::default());
         }
-        self.round[group].count(slot);
+        let detector = &self.state.config.groups.policy(slot.group).detector;
+        self.round[group].count(slot, detector);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_is_what_each_detector_has_learnt() {
+        let arrivals = Arrivals { spread: 9e6, extra: 4e6, samples: 200, ..Arrivals::NONE };
+        let of = |word: &str, arrivals: &Arrivals| jitter_ns(&word.parse().unwrap(), arrivals);
+        assert_eq!(of("fixed", &arrivals), None);
+        assert_eq!(of("chen", &arrivals), None);
+        assert_eq!(of("bertier", &arrivals), Some(9e6));
+        assert_eq!(of("phi", &arrivals), Some(3e3));
+        assert_eq!(of("blend", &arrivals), Some(4e6));
+        assert_eq!(of("phi", &Arrivals { samples: 3, ..arrivals }), None);
+    }
+
+    #[test]
+    fn losses_are_a_share_of_all() {
+        let tally = Tally { heartbeats: 98, gaps: 2, ..Tally::default() };
+        assert_eq!((tally.loss(), Tally::default().loss()), (0.02, 0.0));
+        assert_eq!(tally.jitter_ns(), None);
     }
 }
