@@ -50,8 +50,15 @@ impl Mode {
 
     fn poll() -> Option<Self> {
         Self::new("poll, recvmmsg(64)".into(), |sockets| {
-            Some(AnyBackend::Poll(PollBackend::new(sockets).expect("poll")))
+            Some(AnyBackend::Poll(Box::new(PollBackend::new(sockets).expect("poll"))))
         })
+    }
+
+    /// The same, with the sources told.
+    fn with_sources(mut self) -> Self {
+        self.name.push_str(", sources");
+        self.backend.tell_sources(true).expect("switch");
+        self
     }
 
     fn round(&mut self, burst: usize) {
@@ -62,9 +69,9 @@ impl Mode {
         let (mut datagrams, mut bytes) = (0, 0);
         while self
             .backend
-            .receive(&mut |datagram| {
+            .receive_from(&mut |datagram, source| {
                 datagrams += 1;
-                bytes += black_box(datagram).len();
+                bytes += black_box((datagram, source)).0.len();
             })
             .expect("receive")
             > 0
@@ -89,7 +96,9 @@ fn main() {
     let mut modes: Vec<Mode> = plans
         .into_iter()
         .filter_map(|(count, bytes)| Mode::uring(count, bytes))
+        .chain(Mode::uring(64, 2048).map(Mode::with_sources))
         .chain(Mode::poll())
+        .chain(Mode::poll().map(Mode::with_sources))
         .collect();
     for warm_up in [true, false] {
         let rounds = if warm_up { rounds / 10 } else { rounds };

@@ -59,10 +59,10 @@ fn decoding() {
         sealed.iter_mut().for_each(|datagram| key.seal(datagram, 0));
         sealed
     };
-    time("BEAT", &off, &beats);
-    time("BEAT, tag optional", &optional, &beats);
-    time("tagged BEAT, ignored", &off, &seal(&beats));
-    time("tagged BEAT", &required, &seal(&beats));
+    time("BEAT", off, &beats);
+    time("BEAT, tag optional", optional, &beats);
+    time("tagged BEAT, ignored", off, &seal(&beats));
+    time("tagged BEAT", required, &seal(&beats));
     let labels = [("rack", "r7"), ("os", "debian")];
     for (what, labels) in [("HELLO", &labels[..0]), ("HELLO with two labels", &labels)] {
         let hello = |n: u64| {
@@ -72,15 +72,15 @@ fn decoding() {
             bytes
         };
         let hellos = (0..64).map(hello).collect::<Vec<_>>();
-        time(what, &off, &hellos);
-        time(&format!("tagged {what}"), &required, &seal(&hellos));
+        time(what, off, &hellos);
+        time(&format!("tagged {what}"), required, &seal(&hellos));
     }
     let mut encoder = BatchEncoder::new();
     assert!((0..70).all(|n| encoder.push(&beat(n))));
     let mut batch = Vec::new();
     encoder.finish(Some(&seed), &mut batch);
-    time("BATCH of 70", &off, &[batch.clone()]);
-    time("tagged BATCH of 70", &required, &seal(&[batch]));
+    time("BATCH of 70", off, &[batch.clone()]);
+    time("tagged BATCH of 70", required, &seal(&[batch]));
     let text = |n| format!("web-{n} interval=500ms status=warn group=web rack=r7\n").into_bytes();
-    time("text", &off, &(0..64).map(text).collect::<Vec<_>>());
+    time("text", off, &(0..64).map(text).collect::<Vec<_>>());
 }
