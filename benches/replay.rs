@@ -1,14 +1,14 @@
 //! How fast a trace is replayed, and how fast one is read.
 //!
 //! `cargo bench --bench replay` measures with 10 million arrivals of 1,000 peers, on one core; without
-//! `--bench` a tiny trace goes the same way, and only the answers count. Best of five rounds, the worst
-//! beside it.
+//! `--bench` a tiny trace goes the same way, and only the answers count. Processor time, so that other work
+//! on the machine counts as little as it can; best of five rounds, the worst beside it.
 
 mod traces;
 
 use std::fmt::Write;
 use std::io::Cursor;
-use std::time::Instant;
+use systole::clock::process_cpu_ns;
 use systole::engine::{Detector, Policy};
 use systole::trace::format::{Encoder, decode};
 use systole::trace::{Trace, csv, replay};
@@ -82,9 +82,10 @@ fn time<T>(what: &str, arrivals: u64, rounds: u32, mut run: impl FnMut() -> T) -
     let mut times = Vec::new();
     let mut last = None;
     for _ in 0..rounds {
-        let start = Instant::now();
+        let start_ns = process_cpu_ns();
         last = Some(run());
-        times.push(start.elapsed().as_secs_f64());
+        // Never 0, which a tiny round would take by a coarse clock.
+        times.push((process_cpu_ns() - start_ns).max(1) as f64 / 1e9);
     }
     times.sort_by(f64::total_cmp);
     let rate = |seconds: f64| arrivals as f64 / seconds / 1e6;

@@ -313,6 +313,29 @@ fn newcomers(layer: &Layer) -> Result<NewcomerLimits, ConfigError> {
     })
 }
 
+fn detector(layer: &Look<'_>, timeout: Option<Duration>) -> Result<Detector, ConfigError> {
+    const MOST: Duration = Duration::from_secs(1_000 * 86_400);
+    let threshold = layer.given("threshold").one(|t| value::number(t, 0.01, 1_000.0))?;
+    let margin = layer.given("margin").one(|t| value::duration(t, Duration::ZERO, MOST))?;
+    let deviations = layer.given("deviations").one(|t| value::number(t, 0.0, 1_000.0))?;
+    let words = Detector::WORDS.map(|word| (word, word));
+    let mut detector: Detector = layer.given("detector").one(|text| {
+        let word = value::choice(text, &words)?;
+        match timeout {
+            Some(_) if word != "fixed" => Err("has no use for the timeout that is set".into()),
+            _ => word.parse().map_err(|_| "is not a choice".to_owned()),
+        }
+    })?;
+    match &mut detector {
+        Detector::Fixed { timeout_ns } => *timeout_ns = timeout.map(|t| t.as_nanos() as u64),
+        Detector::Chen(chen) => chen.margin_ns = margin.as_nanos() as u64,
+        Detector::Phi(phi) => phi.set_threshold(threshold),
+        Detector::Blend(blend) => blend.deviations = deviations as f32,
+        Detector::Bertier(_) => {}
+    }
+    Ok(detector)
+}
+
 fn policy(layer: &Look<'_>) -> Result<Policy, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let forget =
@@ -334,7 +357,7 @@ fn policy(layer: &Look<'_>) -> Result<Policy, ConfigError> {
         return Err(given.error(text, "is above the ceiling".into()));
     }
     Ok(Policy {
-        detector: Detector::Fixed { timeout_ns: timeout.map(|t| t.as_nanos() as u64) },
+        detector: detector(layer, timeout)?,
         floor_ns: floor.as_nanos() as u64,
         ceiling_ns: ceiling.as_nanos() as u64,
         // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.

@@ -195,3 +195,5 @@ impl FromStr for Detector {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theorem;
