@@ -596,6 +596,9 @@ impl Shard {
             self.moved(slot.group(), slot.state(), PeerState::Forgotten, now_ns, outlet);
             return self.discard(index);
         }
+        // Whatever happens to a peer whose removal is pending, it goes.
+        let removed = slot.pending() == Some(Reason::Removed);
+        let cause = if removed { Cause::of(Reason::Removed) } else { cause };
         if !outlet.has_room() {
             // Silence is never put off: `advance` asks for room before it takes a timer out.
             slot.write().set_pending(Some(cause.reason));

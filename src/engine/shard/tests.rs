@@ -488,3 +488,21 @@ fn fifty_thousand_fall_silent_at_once_and_are_told_in_slices() {
     assert_eq!(told, 50_000);
     assert_eq!(bench.states.get(Down), 50_000);
 }
+
+#[test]
+fn a_removal_that_waits_for_room_is_made_whatever_the_peer_says_meanwhile() {
+    for bye in [true, false] {
+        let mut bench = Bench::new(8, START);
+        bench.observe(&[beat(1, 1, 1)], START);
+        bench.sink.room = 0;
+        bench.shard.remove(PeerId(1), START + MS, &mut bench.sink);
+        if bye {
+            bench.observe(&[Heartbeat { kind: Kind::Bye, ..beat(1, 1, 2) }], START + 2 * MS);
+        }
+        bench.observe(&[beat(1, 1, 3)], START + 3 * MS);
+        bench.sink.room = usize::MAX;
+        let told = bench.advance(START + 4 * MS);
+        let story: Vec<_> = told.iter().map(|t| (t.to, t.reason)).collect();
+        assert_eq!(story, [(PeerState::Forgotten, Reason::Removed)], "bye {bye}");
+    }
+}
