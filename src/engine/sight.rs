@@ -124,7 +124,10 @@ impl Silence {
 
     /// Leaves the peer time for one more heartbeat behind `since_ns`.
     pub fn one_more(&self, judged: Judged, since_ns: u64, why: Extensions) -> Judged {
-        let suspect_ns = since_ns.saturating_add(self.interval_ns).saturating_add(self.grace_ns);
+        // Never more than a heartbeat at `since_ns` would have given: the timer could not be brought
+        // nearer when one comes.
+        let one_ns = self.interval_ns.saturating_add(self.grace_ns).min(self.deadlines.suspect_ns);
+        let suspect_ns = since_ns.saturating_add(one_ns);
         let ratio = self.deadlines.down_ns as f64 / self.deadlines.suspect_ns.max(1) as f64;
         let to_down_ns = ((suspect_ns - since_ns) as f64 * ratio) as u64;
         let down_ns = since_ns.saturating_add(to_down_ns).max(suspect_ns);
@@ -291,6 +294,16 @@ mod tests {
         assert_eq!(judged.why, Extensions::DEAF);
         let early = judge(&[(100 * S, 100 * S + S / 10, true)], &SILENT);
         assert_eq!(early, SILENT.plain(), "the deadlines leave room for more than one already");
+    }
+
+    #[test]
+    fn one_more_is_never_more_than_a_heartbeat_gives() {
+        // Suspicion comes before the next heartbeat is due.
+        let deadlines = Deadlines { suspect_ns: S / 2, down_ns: S };
+        let judged = judge(&[(100 * S, 101 * S, true)], &Silence { deadlines, ..SILENT });
+        let heard = Silence { last_seen_ns: 101 * S, deadlines, ..SILENT };
+        let plain = heard.plain();
+        assert_eq!((judged.suspect_ns, judged.down_ns), (plain.suspect_ns, plain.down_ns));
     }
 
     #[test]
