@@ -15,7 +15,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("engine", &["wire", "metrics", "sync"]),
     ("io", &["clock", "wire"]),
     ("store", &["wire", "engine"]),
-    ("reactor", &["clock", "wire", "metrics", "engine", "io", "trace"]),
+    ("reactor", &["clock", "sync", "wire", "metrics", "engine", "io", "trace"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io", "store"]),
     ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
     ("config", &["engine", "io", "reactor", "trace", "wire"]),

@@ -4,9 +4,8 @@
 //! entries of a relay's batch and whatever the steering program misses land anywhere, and are
 //! handed over here: one bounded lock-free ring per reactor, many producers, one consumer.
 //!
-//! **Waking without missing a wake-up.** Dekker's protocol: the owner raises `asleep`, *then* looks
-//! into the ring once more, then waits; a producer pushes, *then* looks at `asleep`. With both pairs
-//! sequentially consistent at least one of them sees the other.
+//! **Waking without missing a wake-up.** The owner says that it sleeps, *then* looks into the ring
+//! once more, then waits; a producer pushes, *then* looks whether it sleeps ([`Sleep`]).
 //!
 //! **Judging without missing a heartbeat.** A heartbeat may sit in another reactor's socket while
 //! its owner is about to call the peer down. So each reactor publishes a *watermark*, the time
@@ -15,10 +14,11 @@
 
 use crate::engine::admission::Source;
 use crate::io::Waker;
+use crate::sync::sleep::Sleep;
 use crate::wire::{Heartbeat, OwnedProfile};
 use crossbeam::queue::ArrayQueue;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Parcels that a mailbox holds.
 pub const MAILBOX_CAPACITY: usize = 16_384;
@@ -38,7 +38,7 @@ pub struct Parcel {
 /// One reactor's mailbox, shared by all reactors.
 pub struct Mailbox {
     ring: ArrayQueue<Parcel>,
-    asleep: AtomicBool,
+    sleep: Sleep,
     watermark_ns: AtomicU64,
     asked: AtomicBool,
     lost: AtomicU64,
@@ -56,7 +56,7 @@ impl Mailbox {
     pub fn new(capacity: usize) -> Mailbox {
         Mailbox {
             ring: ArrayQueue::new(capacity),
-            asleep: AtomicBool::new(false),
+            sleep: Sleep::default(),
             watermark_ns: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             lost: AtomicU64::new(0),
@@ -95,31 +95,18 @@ impl Mailbox {
 
     /// The owner's waker if it is asleep and nobody has begun to wake it; to be called after a push.
     pub fn sleeper(&self) -> Option<&Waker> {
-        // SeqCst fence: partner of the one in `fall_asleep`; it orders our push before this look.
-        fence(Ordering::SeqCst);
-        // Relaxed look first: it keeps the line shared when the owner is awake, the common case.
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
-            return self.waker.get();
-        }
-        None
+        if self.sleep.must_wake() { self.waker.get() } else { None }
     }
 
     /// Announces that the owner is going to wait. False when it must not: there is mail.
     pub fn fall_asleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        // SeqCst fence: partner of the one in `sleeper`; it orders the store before the look.
-        fence(Ordering::SeqCst);
-        if self.ring.is_empty() && !self.asked.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.wake_up();
-        false
+        // Relaxed: `Sleep` has the fence that orders the look.
+        self.sleep.begin(|| !self.ring.is_empty() || self.asked.load(Ordering::Relaxed))
     }
 
     /// Announces that the owner is awake.
     pub fn wake_up(&self) {
-        // Relaxed: a producer that still sees `true` wakes us once too often, which does no harm.
-        self.asleep.store(false, Ordering::Relaxed);
+        self.sleep.end();
     }
 
     /// Publishes the time before which everything that arrived has been applied or handed over.
@@ -132,7 +119,7 @@ impl Mailbox {
     /// Asks the owner to read its sockets and to raise its watermark; returns its waker if it is
     /// asleep.
     pub fn ask(&self) -> Option<&Waker> {
-        // Relaxed: `sleeper` has the fence that orders this store before its look at `asleep`.
+        // Relaxed: `Sleep` has the fence that orders this store before its look.
         self.asked.store(true, Ordering::Relaxed);
         self.sleeper()
     }

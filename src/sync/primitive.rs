@@ -7,14 +7,14 @@
 #[cfg(not(loom))]
 mod chosen {
     pub use std::hint::spin_loop;
-    pub use std::sync::atomic::{AtomicU32, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
     pub use std::thread::yield_now;
 }
 
 #[cfg(loom)]
 mod chosen {
     pub use loom::hint::spin_loop;
-    pub use loom::sync::atomic::{AtomicU32, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
     pub use loom::thread::yield_now;
 }
 
