@@ -114,7 +114,7 @@ impl Waker {
     }
 
     /// Whether both wake the same reactor.
-    pub(super) fn same(&self, other: &Waker) -> bool {
+    pub fn same(&self, other: &Waker) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 }

@@ -1,0 +1,597 @@
+//! The verdict: was what the monitor told true, in time, complete and in order?
+//!
+//! Dumb on purpose. It knows every heartbeat, when the kernel queued it, when it was read, and by
+//! when it must have been applied; it walks over all of them for every question, and shares no code
+//! with the engine: a timeout is computed here anew.
+//!
+//! What it cannot know is in which order two reactors passed on what they read of one peer. So it
+//! asks about bounds: what *surely* brought news (newer than all that had been queued before it)
+//! must have counted, and what *perhaps* did (nothing newer had been applied before it was read) may
+//! have.
+
+use super::record::{Beat, Datagram, Fate, NEVER, Record, Told, Trouble};
+use super::scenario::{Scenario, US};
+use std::fmt;
+use systole::engine::transition::{PeerState, Reason, Transition};
+
+/// What was wrong.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which invariant; one word, so that planted bugs can be told apart by it.
+    pub invariant: &'static str,
+    pub peer: Option<usize>,
+    pub at_ns: u64,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// Roundings of the oracle's and the engine's arithmetic.
+const ROUNDING_NS: u64 = 2 * US;
+
+/// Merged times of trouble.
+struct Troubles(Vec<(u64, u64)>);
+
+impl Troubles {
+    fn of(record: &Record, reactor: Option<usize>, counts: impl Fn(&Trouble) -> bool) -> Troubles {
+        let mut times: Vec<(u64, u64)> = record
+            .troubles
+            .iter()
+            .filter(|t| counts(t))
+            .filter(|t| reactor.is_none() || t.reactor.is_none() || t.reactor == reactor)
+            .map(|t| (t.from_ns, t.to_ns))
+            .collect();
+        times.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        for (from_ns, to_ns) in times {
+            match merged.last_mut() {
+                Some(last) if from_ns <= last.1 => last.1 = last.1.max(to_ns),
+                _ => merged.push((from_ns, to_ns)),
+            }
+        }
+        Troubles(merged)
+    }
+
+    /// By when something due at `due_ns` is done: at once, or at once after the trouble it falls in.
+    fn done_by(&self, due_ns: u64, slack_ns: u64) -> u64 {
+        let mut by_ns = due_ns.saturating_add(slack_ns);
+        let first = self.0.partition_point(|(_, to_ns)| to_ns.saturating_add(slack_ns) < due_ns);
+        for (from_ns, to_ns) in &self.0[first..] {
+            if *from_ns > by_ns {
+                break;
+            }
+            by_ns = by_ns.max(to_ns.saturating_add(slack_ns));
+        }
+        by_ns
+    }
+}
+
+/// A heartbeat that was queued, with the times that matter.
+#[derive(Clone, Copy)]
+struct Heard {
+    beat: Beat,
+    queued_ns: u64,
+    read_ns: u64,
+    /// Newer than all that had been queued before it, so it counted, or a newer one did.
+    surely_new: bool,
+    /// Nothing as new had been applied when it was read.
+    perhaps_new: bool,
+    perhaps_lost: bool,
+    /// It came to its owner's own socket.
+    at_home: bool,
+}
+
+pub struct Oracle<'a> {
+    pub scenario: &'a Scenario,
+    pub record: &'a Record,
+    pub end_ns: u64,
+    /// Whether every peer had a place: nobody was refused.
+    pub all_fit: bool,
+}
+
+impl Oracle<'_> {
+    fn interval_ns(&self, stated_us: u64) -> u64 {
+        let default_us = self.scenario.policy.default_interval_us;
+        if stated_us == 0 { default_us * US } else { stated_us * US }
+    }
+
+    fn timeout_ns(&self, stated_us: u64) -> u64 {
+        let policy = &self.scenario.policy;
+        (self.interval_ns(stated_us) as f64 * policy.missed) as u64 + policy.grace_ns
+    }
+
+    fn suspect_ns(&self, stated_us: u64) -> u64 {
+        (self.timeout_ns(stated_us) as f64 * self.scenario.policy.suspect_fraction) as u64
+    }
+
+    /// Judges every peer's story.
+    ///
+    /// # Errors
+    /// The first thing that was wrong.
+    pub fn judge(&self) -> Result<(), Violation> {
+        self.all_were_read()?;
+        let mut told = vec![Vec::new(); self.scenario.peers];
+        for one in &self.record.told {
+            let Some(&peer) = self.record.by_id.get(&one.transition.peer.0) else {
+                return Err(self.wrong("legal", None, one.taken_ns, "of nobody".to_owned()));
+            };
+            told[peer].push(*one);
+        }
+        let mut beats = vec![Vec::new(); self.scenario.peers];
+        for beat in &self.record.beats {
+            if let Fate::Queued { at_ns, .. } = self.record.datagrams[beat.datagram].fate {
+                beats[beat.peer].push((at_ns, *beat));
+            }
+        }
+        let mut first_mail = vec![NEVER; self.scenario.reactors];
+        for beat in &self.record.beats {
+            let owner = self.record.owners[beat.peer];
+            if self.record.datagrams[beat.datagram].fate.by().is_some_and(|by| by != owner) {
+                first_mail[owner] = first_mail[owner].min(beat.applied_ns);
+            }
+        }
+        let reactors = 0..self.scenario.reactors;
+        let all = Troubles::of(self.record, None, |_| true);
+        let of = |reactor, blind: bool| {
+            Troubles::of(self.record, Some(reactor), |trouble| !blind || trouble.blind())
+        };
+        let own: Vec<_> = reactors.clone().map(|reactor| of(reactor, false)).collect();
+        let blind: Vec<_> = reactors.clone().map(|reactor| of(reactor, true)).collect();
+        let losses: Vec<_> = reactors.map(|reactor| self.losses(reactor)).collect();
+        for (peer, (told, beats)) in told.iter().zip(beats).enumerate() {
+            let owner = self.record.owners[peer];
+            let mail = self.scenario.reactors > 1;
+            let story = Story {
+                oracle: self,
+                peer,
+                told,
+                heard: self.heard(beats, told),
+                first_mail_ns: first_mail[owner],
+                troubles: if mail { &all } else { &own[owner] },
+                blind: &blind[owner].0,
+                losses: &losses[owner],
+            };
+            story.judge()?;
+        }
+        Ok(())
+    }
+
+    /// Whatever the kernel queued came out of the transport.
+    fn all_were_read(&self) -> Result<(), Violation> {
+        for (number, datagram) in self.record.datagrams.iter().enumerate() {
+            let Fate::Queued { at_ns, by } = datagram.fate else { continue };
+            if datagram.read_ns == NEVER {
+                let what = format!("datagram {number} was queued for reactor {by} and never read");
+                let peer = datagram.beats.clone().next().map(|beat| self.record.beats[beat].peer);
+                return Err(self.wrong("all read", peer, at_ns, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// When datagrams were lost that may have held heartbeats of a reactor's peers.
+    fn losses(&self, reactor: usize) -> Vec<u64> {
+        let lost = |datagram: &Datagram| match datagram.fate {
+            Fate::Dropped { at_ns, by } => (by == reactor).then_some(at_ns),
+            _ => datagram.perhaps_lost.then_some(datagram.read_ns),
+        };
+        let mut times: Vec<u64> = self.record.datagrams.iter().filter_map(lost).collect();
+        times.sort_unstable();
+        times
+    }
+
+    fn heard(&self, mut beats: Vec<(u64, Beat)>, told: &[Told]) -> Vec<Heard> {
+        beats.sort_by_key(|(queued_ns, _)| *queued_ns);
+        let mut heard = Vec::with_capacity(beats.len());
+        let mut newest = None;
+        for (queued_ns, mut beat) in beats {
+            if !beat.numbered {
+                // Text says nothing of its place: each is news, and the last to come is the newest.
+                beat.number = queued_ns;
+            }
+            let datagram = &self.record.datagrams[beat.datagram];
+            let newer = !beat.numbered || newest.is_none_or(|newest| beat.number > newest);
+            if beat.numbered && newer {
+                newest = Some(beat.number);
+            }
+            let at_home = datagram.fate.by() == Some(self.record.owners[beat.peer]);
+            let perhaps_lost = datagram.perhaps_lost && !at_home;
+            heard.push(Heard {
+                beat,
+                queued_ns,
+                read_ns: datagram.read_ns,
+                surely_new: newer && !perhaps_lost,
+                perhaps_new: true,
+                perhaps_lost,
+                at_home,
+            });
+        }
+        // In the order of reading, one that is not newer than something applied before, to the same
+        // record, brought nothing.
+        heard.sort_by_key(|heard| heard.read_ns);
+        let mut applied: Vec<(u64, u64, u64)> =
+            heard.iter().filter(|h| h.beat.numbered && !h.perhaps_lost).map(|h| {
+                (h.beat.applied_ns, h.read_ns, h.beat.number)
+            }).collect();
+        applied.sort_unstable();
+        // A record begins with a first beat and ends with being forgotten.
+        let edges: Vec<(u64, bool)> = told
+            .iter()
+            .map(|t| &t.transition)
+            .filter(|t| t.reason == Reason::FirstBeat || t.to == PeerState::Forgotten)
+            .map(|t| (t.fired_ns, t.reason == Reason::FirstBeat))
+            .collect();
+        let (mut next, mut best, mut life) = (0, 0, 0);
+        for h in heard.iter_mut().filter(|h| h.beat.numbered) {
+            let edge = edges.partition_point(|(at_ns, _)| *at_ns <= h.read_ns);
+            if edge != life {
+                (next, best, life) = (0, 0, edge);
+            }
+            let ends_first = edges.get(edge).is_some_and(|(at_ns, _)| *at_ns <= h.beat.applied_ns);
+            let Some((birth_ns, true)) = edge.checked_sub(1).map(|edge| edges[edge]) else {
+                continue;
+            };
+            // Of those before, only what was read after the birth surely met this record.
+            while let Some((applied_ns, read_ns, number)) = applied.get(next)
+                && *applied_ns <= h.read_ns
+            {
+                if *read_ns >= birth_ns {
+                    best = best.max(*number);
+                }
+                next += 1;
+            }
+            h.perhaps_new = best < h.beat.number || ends_first;
+        }
+        heard
+    }
+
+    fn wrong(
+        &self,
+        invariant: &'static str,
+        peer: Option<usize>,
+        at_ns: u64,
+        what: String,
+    ) -> Violation {
+        Violation { invariant, peer, at_ns, what }
+    }
+}
+
+/// One peer: what was heard of it, and what was told.
+struct Story<'a> {
+    oracle: &'a Oracle<'a>,
+    peer: usize,
+    told: &'a [Told],
+    /// In the order of reading.
+    heard: Vec<Heard>,
+    troubles: &'a Troubles,
+    /// When its owner did not run, and when heartbeats were lost that may have been for it.
+    blind: &'a [(u64, u64)],
+    losses: &'a [u64],
+    /// By when its owner was handed something for the first time.
+    first_mail_ns: u64,
+}
+
+impl Story<'_> {
+    fn judge(&self) -> Result<(), Violation> {
+        let mut state = PeerState::Unknown;
+        let mut since_ns = 0;
+        // Of its first record everything that was heard is known to have met it; of a later one only
+        // what was read after its first beat.
+        let mut birth_ns = 0;
+        for told in self.told {
+            let t = &told.transition;
+            self.legal(state, since_ns, told)?;
+            if t.reason == Reason::FirstBeat && (since_ns > 0 || !self.oracle.all_fit) {
+                birth_ns = t.fired_ns;
+            }
+            match t.reason {
+                Reason::Silence | Reason::Parent => self.silence(t, birth_ns)?,
+                Reason::Expired => self.expired(t, since_ns)?,
+                Reason::Removed => self.removed(t)?,
+                Reason::FirstBeat | Reason::Beat | Reason::Restart | Reason::Bye => {
+                    self.has_cause(t, since_ns)?;
+                }
+            }
+            (state, since_ns) = (t.to, t.fired_ns);
+        }
+        self.silence_is_found()?;
+        self.beating_is_seen()?;
+        self.removal_is_done()
+    }
+
+    fn wrong(&self, invariant: &'static str, at_ns: u64, what: String) -> Result<(), Violation> {
+        Err(self.oracle.wrong(invariant, Some(self.peer), at_ns, what))
+    }
+
+    fn done_by(&self, due_ns: u64) -> u64 {
+        self.troubles.done_by(due_ns, self.oracle.scenario.slack_ns())
+    }
+
+    /// The state that was told of last, at a time.
+    fn state_at(&self, time_ns: u64) -> PeerState {
+        let later = self.told.partition_point(|t| t.transition.fired_ns <= time_ns);
+        later.checked_sub(1).map_or(PeerState::Unknown, |at| self.told[at].transition.to)
+    }
+
+    /// An edge of the state machine, from where the last one led, later than it.
+    fn legal(&self, state: PeerState, since_ns: u64, told: &Told) -> Result<(), Violation> {
+        use PeerState::{Down, Forgotten, Left, Suspect, Unknown, Unreachable, Up};
+        let t = &told.transition;
+        let from = if state == Forgotten { Unknown } else { state };
+        let edge = matches!(
+            (t.from, t.to, t.reason),
+            (Unknown, Up, Reason::FirstBeat)
+                | (Up, Suspect | Down, Reason::Silence)
+                | (Suspect | Unreachable, Down, Reason::Silence)
+                | (Up | Suspect, Unreachable, Reason::Parent)
+                | (Suspect | Down | Unreachable | Left, Up, Reason::Beat | Reason::Restart)
+                | (Up | Suspect | Down | Unreachable, Left, Reason::Bye)
+                | (Down | Unreachable | Left, Forgotten, Reason::Expired)
+                | (Up | Suspect | Down | Unreachable | Left, Forgotten, Reason::Removed)
+        );
+        let in_from_ns = if from == Unknown { 0 } else { t.fired_ns.saturating_sub(since_ns) };
+        if !edge || t.from != from {
+            let what = format!("{t:?} of a peer that was told to be {from:?}");
+            return self.wrong("legal", t.fired_ns, what);
+        }
+        if told.reactor != self.oracle.record.owners[self.peer] {
+            return self.wrong("legal", t.fired_ns, format!("{told:?} by another than its owner"));
+        }
+        if t.fired_ns < since_ns || told.taken_ns < t.fired_ns || t.in_from_ns != in_from_ns {
+            let what = format!("{t:?} out of order, the last was at {since_ns}");
+            return self.wrong("order", t.fired_ns, what);
+        }
+        Ok(())
+    }
+
+    /// Nobody is blamed whose heartbeat had arrived, nor before its time.
+    fn silence(&self, t: &Transition, birth_ns: u64) -> Result<(), Violation> {
+        let of = |us| match t.to {
+            PeerState::Suspect => self.oracle.suspect_ns(us),
+            _ => self.oracle.timeout_ns(us),
+        };
+        if t.deadline_ns > t.fired_ns || t.last_seen_ns > t.deadline_ns {
+            return self.wrong("blame", t.fired_ns, format!("{t:?} before its own deadline"));
+        }
+        // A reactor that has never been handed anything does not wait for the others.
+        let first_mail_ns = self.first_mail_ns;
+        let in_time = |h: &&Heard| {
+            h.queued_ns <= t.deadline_ns
+                && h.read_ns >= birth_ns
+                && h.surely_new
+                && (h.at_home || first_mail_ns < t.fired_ns)
+        };
+        let Some(newest) = self.heard.iter().filter(in_time).max_by_key(|h| h.beat.number) else {
+            // A relay may have brought it so late that its deadline had passed before it came.
+            let old = |h: &Heard| h.beat.age_ns > 0 && h.read_ns <= t.fired_ns;
+            if birth_ns > 0 || self.heard.iter().any(old) {
+                return Ok(());
+            }
+            return self.wrong("blame", t.fired_ns, format!("{t:?} of a peer that never beat"));
+        };
+        // A newer one, which came after the deadline or was perhaps lost, may have been taken in as
+        // well, and have said that the interval is shorter.
+        let later = |h: &&Heard| {
+            h.read_ns <= t.fired_ns && h.beat.number > newest.beat.number
+        };
+        let allowed_ns = self
+            .heard
+            .iter()
+            .filter(later)
+            .chain([newest])
+            .map(|h| of(h.beat.interval_us))
+            .min()
+            .unwrap_or(0);
+        let mut last_ns = newest.queued_ns.saturating_sub(newest.beat.age_ns);
+        if self.heard.iter().all(|h| h.at_home) {
+            let all = self.heard.iter().filter(in_time);
+            last_ns = all.map(|h| h.queued_ns.saturating_sub(h.beat.age_ns)).max().unwrap_or(0);
+        }
+        if t.deadline_ns + ROUNDING_NS < last_ns + allowed_ns {
+            let what = format!(
+                "{:?} at {}, deadline {}; but it was heard at {last_ns} and may be silent for {allowed_ns}",
+                t.to, t.fired_ns, t.deadline_ns
+            );
+            return self.wrong("blame", t.fired_ns, what);
+        }
+        // A relay may bring word so late that the deadline has passed when it comes.
+        let old = |h: &&Heard| h.beat.age_ns > 0 && h.read_ns <= t.fired_ns;
+        let told_ns = self.heard.iter().filter(old).map(|h| h.beat.applied_ns).max().unwrap_or(0);
+        let by_ns = self.done_by(t.deadline_ns.max(told_ns));
+        if t.fired_ns > by_ns {
+            let what = format!("{:?} at {}, due at {}", t.to, t.fired_ns, t.deadline_ns);
+            return self.wrong("lateness", t.fired_ns, what);
+        }
+        Ok(())
+    }
+
+    fn expired(&self, t: &Transition, since_ns: u64) -> Result<(), Violation> {
+        let policy = &self.oracle.scenario.policy;
+        let after_ns = match t.from {
+            PeerState::Left => policy.forget_left_ns,
+            _ => policy.forget_down_ns,
+        };
+        let due_ns = since_ns.saturating_add(after_ns);
+        if t.fired_ns < due_ns || t.fired_ns > self.done_by(due_ns + ROUNDING_NS) {
+            return self.wrong("expiry", t.fired_ns, format!("{t:?}, due at {due_ns}"));
+        }
+        Ok(())
+    }
+
+    fn removed(&self, t: &Transition) -> Result<(), Violation> {
+        let removals = &self.oracle.record.removals;
+        if removals.iter().any(|&(at_ns, peer)| peer == self.peer && at_ns <= t.fired_ns) {
+            return Ok(());
+        }
+        self.wrong("cause", t.fired_ns, format!("{t:?}, and nobody asked for it"))
+    }
+
+    /// A return, a first beat and a leave come from a heartbeat that brought news.
+    fn has_cause(&self, t: &Transition, since_ns: u64) -> Result<(), Violation> {
+        let bye = t.reason == Reason::Bye;
+        let first = t.reason == Reason::FirstBeat;
+        let caused = self.heard.iter().any(|h| {
+            h.beat.bye == bye
+                && h.read_ns <= t.fired_ns
+                && h.beat.applied_ns >= since_ns
+                && (h.perhaps_new || first)
+        });
+        if caused {
+            return Ok(());
+        }
+        self.wrong("cause", t.fired_ns, format!("{t:?}, and no heartbeat brought that news"))
+    }
+
+    /// When a silence that would be judged at `due_ns`, of a peer that was heard at `dated_ns` or later,
+    /// must be judged at the latest: later by what the monitor did not see of it, and the time for one more heartbeat behind what it did not see or
+    /// hear.
+    fn granted(&self, dated_ns: u64, due_ns: u64, interval_ns: u64, more_ns: u64) -> u64 {
+        let slack_ns = self.oracle.scenario.slack_ns();
+        let mut due_ns = due_ns;
+        let mut blind = self.blind.iter().filter(|(_, ended_ns)| *ended_ns > dated_ns).peekable();
+        let mut losses = self.losses.iter().peekable();
+        let mut deaf = false;
+        loop {
+            // Whatever happens before it is judged may still put that off.
+            let by_ns = self.done_by(due_ns);
+            if losses.next_if(|at_ns| **at_ns <= by_ns).is_some() {
+                // Noticed when somebody is to be judged, at the latest when this one is; with it all
+                // that are lost in one go.
+                while losses.next_if(|at_ns| **at_ns + slack_ns <= dated_ns).is_some() {}
+                deaf = true;
+                due_ns = by_ns + more_ns;
+            } else if let Some((begun_ns, ended_ns)) = blind.next_if(|(at_ns, _)| *at_ns <= by_ns) {
+                let blind_ns = ended_ns - begun_ns + slack_ns;
+                due_ns += blind_ns;
+                if blind_ns >= interval_ns || deaf {
+                    due_ns = due_ns.max(ended_ns + slack_ns + more_ns);
+                }
+            } else {
+                return due_ns;
+            }
+        }
+    }
+
+    /// Who is silent for its timeout is down, and suspect before.
+    fn silence_is_found(&self) -> Result<(), Violation> {
+        let mut reads: Vec<u64> =
+            self.heard.iter().filter(|h| h.perhaps_new).map(|h| h.read_ns).collect();
+        reads.sort_unstable();
+        let mut by_application: Vec<&Heard> = self.heard.iter().filter(|h| h.perhaps_new).collect();
+        by_application.sort_by_key(|h| h.beat.applied_ns);
+        for (place, h) in by_application.iter().enumerate() {
+            let from_ns = h.beat.applied_ns;
+            let together = by_application.get(place + 1).is_some_and(|n| n.beat.applied_ns == from_ns);
+            if from_ns == NEVER || together {
+                continue;
+            }
+            let newest = by_application[..=place].iter().max_by_key(|h| h.beat.number);
+            let next = reads.partition_point(|read_ns| *read_ns <= from_ns);
+            let next_ns = reads.get(next).copied().unwrap_or(NEVER).min(self.oracle.end_ns);
+            let intervals = [h.beat.interval_us, newest.unwrap_or(h).beat.interval_us];
+            let longest = |of: &dyn Fn(u64) -> u64| intervals.into_iter().map(of).max().unwrap_or(0);
+            let timeout_ns = longest(&|us| self.oracle.timeout_ns(us));
+            let suspect_ns = longest(&|us| self.oracle.suspect_ns(us));
+            let interval_ns = longest(&|us| self.oracle.interval_ns(us));
+            let one_more_ns = interval_ns + self.oracle.scenario.policy.grace_ns;
+            let ratio = timeout_ns as f64 / suspect_ns.max(1) as f64;
+            let more_ns = (one_more_ns as f64 * ratio) as u64;
+            for (after_ns, more_ns, state) in
+                [(suspect_ns, one_more_ns, "suspect"), (timeout_ns, more_ns, "down")]
+            {
+                let dated_ns = h.queued_ns.saturating_sub(h.beat.age_ns);
+                let due_ns = self.granted(dated_ns, from_ns + after_ns, interval_ns, more_ns);
+                let by_ns = self.done_by(due_ns + ROUNDING_NS);
+                if by_ns >= next_ns {
+                    continue;
+                }
+                let told = self.state_at(by_ns);
+                let still = told == PeerState::Up || told == PeerState::Suspect && state == "down";
+                if still {
+                    let what = format!(
+                        "silent since {from_ns}, had to be {state} by {by_ns} and was {told:?}"
+                    );
+                    return self.wrong("found", by_ns, what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who beats is up.
+    fn beating_is_seen(&self) -> Result<(), Violation> {
+        if !self.oracle.all_fit {
+            return Ok(());
+        }
+        let byes: Vec<(u64, u64)> = self
+            .heard
+            .iter()
+            .filter(|h| h.beat.bye)
+            .map(|h| (h.queued_ns, h.beat.applied_ns))
+            .collect();
+        for h in self.heard.iter().filter(|h| h.surely_new && !h.beat.bye) {
+            let applied_ns = h.beat.applied_ns;
+            let dated_ns = h.queued_ns.saturating_sub(h.beat.age_ns);
+            let by_ns = self.done_by(self.done_by(h.queued_ns).max(applied_ns));
+            if applied_ns == NEVER {
+                return self.wrong("all applied", h.read_ns, "read and never applied".to_owned());
+            }
+            if dated_ns + self.oracle.timeout_ns(h.beat.interval_us) <= by_ns
+                || by_ns > self.oracle.end_ns
+            {
+                continue;
+            }
+            let interfered = |from_ns: u64, to_ns: u64| to_ns >= h.queued_ns && from_ns <= by_ns;
+            let removals = &self.oracle.record.removals;
+            if byes.iter().any(|&(from_ns, to_ns)| interfered(from_ns, to_ns))
+                || removals.iter().any(|&(at_ns, peer)| {
+                    peer == self.peer && interfered(at_ns, self.done_by(at_ns))
+                })
+            {
+                continue;
+            }
+            let by_then = self.done_by(applied_ns.min(self.done_by(h.queued_ns)));
+            let was_up = self.state_at(h.queued_ns) == PeerState::Up
+                || self.told.iter().any(|t| {
+                    let t = &t.transition;
+                    t.to == PeerState::Up && (h.queued_ns..=by_then).contains(&t.fired_ns)
+                });
+            if !was_up {
+                let what = format!("beat at {} and was not up by {by_then}", h.queued_ns);
+                return self.wrong("seen", by_then, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom an operator removed is gone.
+    fn removal_is_done(&self) -> Result<(), Violation> {
+        let removals = self.oracle.record.removals.iter().filter(|(_, peer)| *peer == self.peer);
+        for &(at_ns, _) in removals {
+            let by_ns = self.done_by(at_ns);
+            // Who was just coming or going is not looked at.
+            let settled = self.told.iter().all(|t| {
+                let t = &t.transition;
+                t.to == PeerState::Forgotten || !(at_ns..=by_ns).contains(&t.fired_ns)
+            });
+            let known = !matches!(
+                self.state_at(at_ns),
+                PeerState::Unknown | PeerState::Forgotten
+            );
+            if known && settled && by_ns <= self.oracle.end_ns {
+                let gone = self.told.iter().any(|t| {
+                    let t = &t.transition;
+                    t.to == PeerState::Forgotten && (at_ns..=by_ns).contains(&t.fired_ns)
+                });
+                if !gone {
+                    return self.wrong("removal", by_ns, format!("asked at {at_ns}, not done"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
