@@ -213,10 +213,11 @@ impl Oracle<'_> {
         // In the order of reading, one that is not newer than something applied before, to the same
         // record, brought nothing.
         heard.sort_by_key(|heard| heard.read_ns);
-        let mut applied: Vec<(u64, u64, u64)> =
-            heard.iter().filter(|h| h.beat.numbered && !h.perhaps_lost).map(|h| {
-                (h.beat.applied_ns, h.read_ns, h.beat.number)
-            }).collect();
+        let mut applied: Vec<(u64, u64, u64)> = heard
+            .iter()
+            .filter(|h| h.beat.numbered && !h.perhaps_lost)
+            .map(|h| (h.beat.applied_ns, h.read_ns, h.beat.number))
+            .collect();
         applied.sort_unstable();
         // A record begins with a first beat and ends with being forgotten.
         let edges: Vec<(u64, bool)> = told
@@ -375,9 +376,7 @@ impl Story<'_> {
         };
         // A newer one, which came after the deadline or was perhaps lost, may have been taken in as
         // well, and have said that the interval is shorter.
-        let later = |h: &&Heard| {
-            h.read_ns <= t.fired_ns && h.beat.number > newest.beat.number
-        };
+        let later = |h: &&Heard| h.read_ns <= t.fired_ns && h.beat.number > newest.beat.number;
         let allowed_ns = self
             .heard
             .iter()
@@ -485,7 +484,8 @@ impl Story<'_> {
         by_application.sort_by_key(|h| h.beat.applied_ns);
         for (place, h) in by_application.iter().enumerate() {
             let from_ns = h.beat.applied_ns;
-            let together = by_application.get(place + 1).is_some_and(|n| n.beat.applied_ns == from_ns);
+            let together =
+                by_application.get(place + 1).is_some_and(|n| n.beat.applied_ns == from_ns);
             if from_ns == NEVER || together {
                 continue;
             }
@@ -493,7 +493,8 @@ impl Story<'_> {
             let next = reads.partition_point(|read_ns| *read_ns <= from_ns);
             let next_ns = reads.get(next).copied().unwrap_or(NEVER).min(self.oracle.end_ns);
             let intervals = [h.beat.interval_us, newest.unwrap_or(h).beat.interval_us];
-            let longest = |of: &dyn Fn(u64) -> u64| intervals.into_iter().map(of).max().unwrap_or(0);
+            let longest =
+                |of: &dyn Fn(u64) -> u64| intervals.into_iter().map(of).max().unwrap_or(0);
             let timeout_ns = longest(&|us| self.oracle.timeout_ns(us));
             let suspect_ns = longest(&|us| self.oracle.suspect_ns(us));
             let interval_ns = longest(&|us| self.oracle.interval_ns(us));
@@ -578,10 +579,7 @@ impl Story<'_> {
                 let t = &t.transition;
                 t.to == PeerState::Forgotten || !(at_ns..=by_ns).contains(&t.fired_ns)
             });
-            let known = !matches!(
-                self.state_at(at_ns),
-                PeerState::Unknown | PeerState::Forgotten
-            );
+            let known = !matches!(self.state_at(at_ns), PeerState::Unknown | PeerState::Forgotten);
             if known && settled && by_ns <= self.oracle.end_ns {
                 let gone = self.told.iter().any(|t| {
                     let t = &t.transition;

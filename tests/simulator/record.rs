@@ -118,7 +118,13 @@ impl Record {
         Record { in_turn: none(), mail: none(), collecting: none(), ..Record::default() }
     }
 
-    pub fn trouble(&mut self, from_ns: u64, to_ns: u64, reactor: Option<usize>, what: &'static str) {
+    pub fn trouble(
+        &mut self,
+        from_ns: u64,
+        to_ns: u64,
+        reactor: Option<usize>,
+        what: &'static str,
+    ) {
         if to_ns > from_ns {
             self.troubles.push(Trouble { from_ns, to_ns, reactor, what });
         }

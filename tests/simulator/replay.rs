@@ -109,7 +109,8 @@ pub fn tell(outcome: &Outcome) {
     println!("\n{:?}", outcome.tally);
     match violation {
         Some(violation) => {
-            let digits = "times are seconds since the start; the violation's are absolute nanoseconds";
+            let digits =
+                "times are seconds since the start; the violation's are absolute nanoseconds";
             println!("{violation}\n({digits}; the start is {START_NS})");
         }
         None => println!("nothing was wrong"),

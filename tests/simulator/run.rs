@@ -74,7 +74,8 @@ fn run_world(
         let mut record = world.record.borrow_mut();
         record.names = names().to_vec();
         let reactors = scenario.reactors as u32;
-        record.owners = names().iter().map(|(_, id)| steer(PeerId(*id), reactors) as usize).collect();
+        record.owners =
+            names().iter().map(|(_, id)| steer(PeerId(*id), reactors) as usize).collect();
         record.by_id = names().iter().enumerate().map(|(peer, (_, id))| (*id, peer)).collect();
     }
     let mut monitor = Monitor::start(world, wakers, bug);
@@ -210,9 +211,7 @@ fn tables_agree(
     scenario: &Scenario,
     end_ns: u64,
 ) -> Result<(), Violation> {
-    let wrong = |peer, what| {
-        Err(Violation { invariant: "table", peer, at_ns: end_ns, what })
-    };
+    let wrong = |peer, what| Err(Violation { invariant: "table", peer, at_ns: end_ns, what });
     let mut states = vec![PeerState::Unknown; scenario.peers];
     for told in &record.told {
         states[record.by_id[&told.transition.peer.0]] = told.transition.to;

@@ -202,7 +202,8 @@ impl Scenario {
     /// and be woken by another reactor, to read a full queue, to wait for room that was just made.
     pub fn slack_ns(&self) -> u64 {
         let machine = &self.machine;
-        let whole_queue_ns = machine.queue_capacity.min(512) as u64 * (machine.datagram_ns + 2 * US);
+        let whole_queue_ns =
+            machine.queue_capacity.min(512) as u64 * (machine.datagram_ns + 2 * US);
         let looks_ns = 200 * machine.call_ns;
         2 * MS + 2 * SPIN_LOSS_NS + 4 * machine.wake_late_ns + 3 * whole_queue_ns + looks_ns
     }

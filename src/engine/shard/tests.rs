@@ -8,6 +8,7 @@ use crate::wire::Status;
 use std::collections::{BTreeMap, HashSet};
 
 const MS: u64 = 1_000_000;
+const START: u64 = 5_000 * MS;
 /// Fixed: three intervals and 20 ms, suspicion at 60 %.
 pub(super) fn policy() -> Policy {
     Policy {
