@@ -146,6 +146,10 @@ impl Backend for SimBackend<'_> {
         Ok(())
     }
 
+    fn let_go(&mut self) {
+        unreachable!("nobody takes the sockets of a simulated monitor over");
+    }
+
     fn queues(&self) -> Queues {
         self.call();
         let core = &self.seat.world.cores[self.seat.number];

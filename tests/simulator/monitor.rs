@@ -126,6 +126,7 @@ impl Monitor {
                     next_ns: None,
                     housekeeping_ns: 0,
                     watch: Watch::new(now_ns),
+                    journal: None,
                 };
                 run(reactor, &seat);
             }));
