@@ -4,7 +4,9 @@
 use super::tests::{Bench, beat};
 use super::*;
 use crate::engine::admission::{NewcomerLimits, SharedGuard};
+use crate::engine::slot::SlotData;
 use crate::testing::{Rng, seeds};
+use crate::wire::Kind;
 use crate::wire::{Auth, Guard, Key, Keyring};
 use PeerState::*;
 

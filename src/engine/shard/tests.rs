@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::Policy;
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::testing::{Rng, seeds};
-use crate::wire::Status;
+use crate::wire::{Kind, Status};
 use std::collections::{BTreeMap, HashSet};
 
 const MS: u64 = 1_000_000;

@@ -1,0 +1,316 @@
+//! What a heartbeat does: the verb *observe*, peer by peer.
+//!
+//! ```text
+//!   known ── who may speak for it? ── where in the sequence? ─┬─ newer: store, learn      (usual)
+//!                                                             ├─ it was not up: change
+//!                                                             └─ old, twice, late: count, no more
+//!   unknown ── may it come in? ── room? ── a slot, and its first transition
+//! ```
+//!
+//! The usual way through [`Shard::heard`] touches the slot's hot line alone; whatever is rare stands
+//! in functions of its own, marked cold.
+
+use super::{Cause, Outlet, Shard};
+use crate::engine::detector::Arrivals;
+use crate::engine::notice::Notice;
+use crate::engine::sequence::{Order, Position};
+use crate::engine::slot::{Slot, SlotData, SlotWriter};
+use crate::engine::transition::{PeerState, Reason};
+use crate::metrics::{Counter, HistogramKind};
+use crate::wire::{Heartbeat, Kind, Status};
+
+/// Where a slot's sequence stands.
+fn position(slot: &Slot) -> Position {
+    Position { incarnation: slot.incarnation(), last: slot.last_sequence(), seen: slot.seen_mask() }
+}
+
+fn set_position(write: &mut SlotWriter<'_>, position: Position) {
+    write.set_incarnation(position.incarnation);
+    write.set_last_sequence(position.last);
+    write.set_seen_mask(position.seen);
+}
+
+impl Shard {
+    /// A heartbeat of a peer that has a slot. False when it is refused.
+    pub(super) fn heard(
+        &mut self,
+        index: u32,
+        beat: &Heartbeat,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let slot = self.peers.table.slot(index);
+        let mut remember_key = false;
+        if beat.key_id != slot.key_id() {
+            match self.admission.other_key(slot.key_id(), beat) {
+                Ok(remember) => remember_key = remember,
+                Err(counter) => {
+                    self.shared.counters.add(counter, 1);
+                    return false;
+                }
+            }
+        }
+        let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
+        let mut order = Order::Newer { missing: 0 };
+        let mut position = position(slot);
+        // What nobody has proven does not bind who can.
+        let proven = slot.key_id() != 0 || beat.key_id == 0;
+        if beat.sequenced {
+            if slot.sequenced() && proven {
+                order = position.take(beat.incarnation, beat.sequence);
+            } else {
+                position = Position::start(beat.incarnation, beat.sequence);
+            }
+        } else if slot.sequenced() && slot.key_id() != 0 && beat.key_id != 0 {
+            // A line may be as old as the key.
+            order = Order::Stale;
+        }
+        let missing = match order {
+            Order::Newer { missing } => missing,
+            Order::Restart => 0,
+            refused => {
+                self.refuse(index, beat, position, refused, now_ns, outlet);
+                return false;
+            }
+        };
+
+        let heartbeats = slot.heartbeats().wrapping_add(1);
+        let last_seen_ns = slot.last_seen_ns();
+        let elapsed_ns = arrived_ns.saturating_sub(last_seen_ns);
+        let policy = self.peers.groups.policy(slot.group());
+        if heartbeats.is_multiple_of(16) && order == (Order::Newer { missing: 0 }) {
+            let interval_ns = policy.interval_us(slot.interval_us()) * 1_000;
+            let deviation = elapsed_ns.abs_diff(interval_ns);
+            self.shared.histograms.of(HistogramKind::Deviation).record(deviation);
+        }
+        let interval_changed = beat.interval_us != slot.interval_us();
+        let state = slot.state();
+        // An outage, a restart, planned work and what we did not see or hear are no inter-arrival
+        // times; what was learnt of another interval does not hold for this one.
+        let continues = order != Order::Restart
+            && matches!(state, PeerState::Up | PeerState::Suspect)
+            && beat.status != Status::Maintenance
+            && slot.status() != Status::Maintenance
+            && last_seen_ns >= self.peers.sight.clear_since_ns();
+        let before = slot.arrivals();
+        let mut arrivals = before;
+        if interval_changed || order == Order::Restart || state == PeerState::Down {
+            arrivals = Arrivals::NONE;
+        } else if continues {
+            policy.learn(&mut arrivals, elapsed_ns, missing.saturating_add(1), beat.interval_us);
+        } else {
+            arrivals.resume();
+        }
+        // A heartbeat moves the deadline on by about an interval, and what is learnt from it brings
+        // the deadline nearer by a fraction of one. Only for heartbeats in a bunch that may be more,
+        // and then the timer does not find out by itself.
+        let bunched = elapsed_ns < policy.interval_us(beat.interval_us).saturating_mul(500);
+        let nearer = interval_changed
+            || bunched && policy.detector.learns() && {
+                let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
+                let was = policy.deadlines(&before, beat.interval_us).suspect_ns;
+                after.saturating_add(elapsed_ns) < was
+            };
+        {
+            let mut write = slot.write();
+            write.set_last_seen_ns(last_seen_ns.max(arrived_ns));
+            write.set_heartbeats(heartbeats);
+            write.set_status(beat.status);
+            write.set_arrivals(&arrivals);
+            if beat.sequenced {
+                write.set_sequenced(true);
+                set_position(&mut write, position);
+            }
+            if interval_changed {
+                write.set_interval_us(beat.interval_us);
+            }
+            if remember_key {
+                write.set_key_id(beat.key_id);
+            }
+            if missing > 0 {
+                write.set_gaps(slot.gaps().saturating_add(missing));
+            }
+            if order == Order::Restart {
+                write.set_restarts(slot.restarts().saturating_add(1));
+            }
+        }
+        self.shared.counters.add(Counter::Heartbeats, 1);
+        if missing > 0 {
+            self.shared.counters.add(Counter::Gaps, missing as u64);
+        }
+        if order == Order::Restart {
+            self.shared.counters.add(Counter::Restarts, 1);
+        }
+        if state == PeerState::Up && beat.kind == Kind::Beat && slot.pending().is_none() {
+            if nearer {
+                self.arm(index);
+            }
+            return true;
+        }
+        self.heard_out_of_turn(index, beat.kind, order, now_ns, outlet);
+        true
+    }
+
+    /// The rare rest of [`heard`](Self::heard): the heartbeat changes the peer's state.
+    #[cold]
+    fn heard_out_of_turn(
+        &mut self,
+        index: u32,
+        kind: Kind,
+        order: Order,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        let slot = self.peers.table.slot(index);
+        if kind == Kind::Bye {
+            if slot.state() != PeerState::Left {
+                self.change(index, Cause::of(Reason::Bye), now_ns, outlet);
+            }
+            return;
+        }
+        // Held so long by a relay that its own timeout has passed: evidence, but no sign of life.
+        let (_, judged) = self.peers.judged(slot);
+        let silent = matches!(slot.state(), PeerState::Down | PeerState::Unreachable);
+        if silent && judged.down_ns <= now_ns {
+            return;
+        }
+        match slot.pending() {
+            // Not yet announced: it stays the first beat that it is.
+            Some(Reason::FirstBeat) => {}
+            _ if slot.state() == PeerState::Up => {
+                // A pending BYE or removal of a peer that beats again after all.
+                if slot.pending() == Some(Reason::Bye) {
+                    slot.write().set_pending(None);
+                }
+                self.arm(index);
+            }
+            _ => {
+                let reason = if order == Order::Restart { Reason::Restart } else { Reason::Beat };
+                self.change(index, Cause::of(reason), now_ns, outlet);
+            }
+        }
+    }
+
+    /// A heartbeat that proves nothing: counted, and the slot otherwise left as it is.
+    #[cold]
+    fn refuse(
+        &mut self,
+        index: u32,
+        beat: &Heartbeat,
+        position: Position,
+        order: Order,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        let slot = self.peers.table.slot(index);
+        let mut write = slot.write();
+        let counter = match order {
+            Order::Duplicate => {
+                write.set_duplicates(slot.duplicates().saturating_add(1));
+                Counter::Duplicate
+            }
+            Order::Late => {
+                write.set_reordered(slot.reordered().saturating_add(1));
+                // It was counted as missing when a later one came.
+                write.set_gaps(slot.gaps().saturating_sub(1));
+                set_position(&mut write, position);
+                Counter::Reordered
+            }
+            _ => {
+                write.set_stale(slot.stale().saturating_add(1));
+                Counter::Stale
+            }
+        };
+        drop(write);
+        self.shared.counters.add(counter, 1);
+        if order == Order::Stale && beat.incarnation != slot.incarnation() {
+            let (silence, _) = self.peers.judged(slot);
+            let (incarnation, sequence) = (beat.incarnation, beat.sequence);
+            let second_sender =
+                self.conflicts.stale(index, incarnation, sequence, silence.interval_ns, now_ns);
+            if second_sender {
+                self.shared.counters.add(Counter::Conflicts, 1);
+                let incarnations = [slot.incarnation(), incarnation];
+                outlet.notice(Notice::Conflict { peer: beat.peer, at_ns: now_ns, incarnations });
+            }
+        }
+    }
+
+    /// A heartbeat, at this place of its batch, of a peer that has no slot.
+    #[cold]
+    pub(super) fn newcomer(
+        &mut self,
+        place: usize,
+        beat: &Heartbeat,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        if beat.kind == Kind::Bye {
+            self.shared.counters.add(Counter::ByeUnknown, 1);
+            return;
+        }
+        if let Err(counter) = self.admission.newcomer(beat, outlet.source(place), now_ns) {
+            self.shared.counters.add(counter, 1);
+            return;
+        }
+        let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
+        let data = SlotData {
+            peer: beat.peer,
+            state: PeerState::Up,
+            // Until it is told: a process that is killed in between leaves a newcomer.
+            pending: Some(Reason::FirstBeat),
+            status: beat.status,
+            sequenced: beat.sequenced,
+            key_id: beat.key_id,
+            profile_digest: 0,
+            last_seen_ns: arrived_ns,
+            since_ns: now_ns,
+            first_seen_ns: arrived_ns,
+            interval_us: beat.interval_us,
+            incarnation: beat.incarnation,
+            last_sequence: beat.sequence,
+            seen_mask: u32::MAX,
+            heartbeats: 1,
+            gaps: 0,
+            duplicates: 0,
+            reordered: 0,
+            restarts: 0,
+            stale: 0,
+            arrivals: Arrivals::NONE,
+            group: 0,
+            parent: 0,
+            report_no: self.report_no,
+        };
+        let index = match self.shared.budget.take().then(|| self.peers.table.insert(data)) {
+            Some(Ok(index)) => index,
+            refused => {
+                if refused.is_some() {
+                    self.shared.budget.give_back();
+                }
+                self.shared.counters.add(Counter::TableFull, 1);
+                return;
+            }
+        };
+        self.shared.counters.add(Counter::Heartbeats, 1);
+        self.moved(0, PeerState::Unknown, PeerState::Up, now_ns, outlet);
+        if beat.profile_digest != 0 {
+            // First its name, so that its first transition can be told by it.
+            self.introduce(place, beat, outlet);
+        }
+        self.change(index, Cause::of(Reason::FirstBeat), now_ns, outlet);
+    }
+
+    /// Offers a new profile to the outlet, and remembers it if it was taken.
+    pub(super) fn introduce(&mut self, place: usize, beat: &Heartbeat, outlet: &mut impl Outlet) {
+        let Some(index) = self.peers.table.find(beat.peer) else { return };
+        let slot = self.peers.table.slot(index);
+        if slot.profile_digest() == beat.profile_digest {
+            return;
+        }
+        if outlet.profile(place, beat) {
+            slot.write().set_profile_digest(beat.profile_digest);
+        } else {
+            self.shared.counters.add(Counter::ProfilesDeferred, 1);
+        }
+    }
+}
