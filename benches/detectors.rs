@@ -25,19 +25,19 @@ fn main() {
     let (peers, beats, seeds) = if measured { (32, 4_000, 3) } else { (5, 60, 1) };
     for temper in Temper::ALL {
         println!("{}: mean T_D in intervals, best of each detector", temper.name());
-        let mut worst: f64 = 0.0;
+        let mut worst = [0.0f64; RATES.len()];
         for seed in 1..=seeds {
             let trace = fleet(temper, peers, beats, seed);
             let points = sweep(&trace, &settings(), &vec![0; trace.peers.len()]);
             assert_eq!(points.len(), settings().len());
-            worst = worst.max(compare(&trace, &points, seed == 1));
+            let ratios = compare(&trace, &points, seed == 1);
+            worst.iter_mut().zip(ratios).for_each(|(worst, ratio)| *worst = worst.max(ratio));
             if let (1, Some(directory)) = (seed, directory) {
                 draw(Path::new(directory), temper, &trace, &points);
             }
         }
-        println!(
-            "blend against the best of the four, {seeds} seeds: at most {worst:.3} of its T_D\n"
-        );
+        let cells: Vec<String> = worst.iter().map(|ratio| format!("{ratio:.3}")).collect();
+        println!("blend / best of the four, worst of {seeds} seeds: {}\n", cells.join(" "));
     }
     window(peers, beats);
 }
@@ -82,13 +82,14 @@ fn best(trace: &Trace, points: &[Point], word: &str, rate: f64) -> Option<f64> {
     right.map(|point| point.mean_ns / INTERVAL_NS).min_by(f64::total_cmp)
 }
 
-/// Compares, and returns the worst ratio of blend's T_D to the best of the others'.
-fn compare(trace: &Trace, points: &[Point], print: bool) -> f64 {
-    let mut worst: f64 = 0.0;
+/// Compares, and returns the ratio of blend's T_D to the best of the others' at each rate, 0 where the
+/// trace has nothing to say.
+fn compare(trace: &Trace, points: &[Point], print: bool) -> [f64; RATES.len()] {
+    let mut ratios = [0.0; RATES.len()];
     if print {
         println!("{:>8}  {}", "rate", Detector::WORDS.map(|word| format!("{word:>8}")).join(" "));
     }
-    for rate in RATES {
+    for (rate, ratio) in RATES.into_iter().zip(&mut ratios) {
         // Below one mistake in all, the trace has nothing to say.
         if rate * (trace.arrivals() as f64) < 1.0 {
             continue;
@@ -106,10 +107,10 @@ fn compare(trace: &Trace, points: &[Point], print: bool) -> f64 {
         if let (Some(least), Some((_, Some(blend)))) =
             (others.min_by(f64::total_cmp), times.iter().find(|(word, _)| *word == "blend"))
         {
-            worst = worst.max(blend / least);
+            *ratio = blend / least;
         }
     }
-    worst
+    ratios
 }
 
 fn draw(directory: &Path, temper: Temper, trace: &Trace, points: &[Point]) {

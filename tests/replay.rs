@@ -129,3 +129,87 @@ fn a_wrong_trace_is_explained_with_its_line() {
     assert_eq!(code, Some(2));
     assert!(stderr.starts_with("systole: cannot read /nonexistent/trace: "), "{stderr}");
 }
+
+/// Twenty seconds of one peer, half of the heartbeats 30 ms late.
+fn steady() -> String {
+    let mut text = String::from("peer,seq,sent_ns,arrived_ns\n");
+    for seq in 0..200u64 {
+        let arrived_ns = 1_000_000_000 + seq * 100_000_000 + (seq % 2) * 30_000_000;
+        text += &format!("a,{seq},{},{arrived_ns}\n", seq * 100_000_000);
+    }
+    text
+}
+
+#[test]
+fn tune_names_the_setting_that_meets_the_demand_and_exits_by_it() {
+    let file = TempFile::new("tune.csv", &steady());
+    let (curve, plot) = (TempFile::new("curve.csv", ""), TempFile::new("curve.svg", ""));
+    let (code, stdout, stderr) = systole(&[
+        "tune",
+        file.path(),
+        "--detect-within",
+        "300ms",
+        "--mistakes",
+        "1/1s",
+        "--csv",
+        curve.path(),
+        "--svg",
+        plot.path(),
+    ]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.starts_with("SETTING "), "{stdout}");
+    assert!(stdout.contains("finds a crash within") && stdout.contains("0 mistakes"), "{stdout}");
+    let settings = std::fs::read_to_string(&curve.0).unwrap();
+    assert!(settings.starts_with("detector,missed,setting,t_d_p50_ns"), "{settings}");
+    assert!(settings.lines().count() > 100, "{settings}");
+    assert!(std::fs::read_to_string(&plot.0).unwrap().ends_with("</svg>\n"));
+}
+
+#[test]
+fn tune_says_by_how_much_a_demand_is_missed_and_what_would_meet_it() {
+    let file = TempFile::new("missed.csv", &steady());
+    let (code, stdout, _) =
+        systole(&["tune", file.path(), "--detect-within", "90ms", "--mistakes", "1/30d"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    for part in [
+        "Nothing finds a crash within 90 ms with one mistake in 30d 0h.",
+        "times too long",
+        "By Chen's procedure",
+        "it proves no more than one in 6.64 s (95 %)",
+    ] {
+        assert!(stdout.contains(part), "no {part:?} in {stdout}");
+    }
+}
+
+/// The monitor records what it hears, and what it recorded is replayed.
+#[test]
+fn what_serve_records_is_replayed() {
+    use std::io::{BufRead, BufReader};
+    let directory = std::env::temp_dir().join(format!("systole-{}-record", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("fleet.rec");
+    let mut monitor = Command::new(env!("CARGO_BIN_EXE_systole"))
+        .args(["serve", "--udp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--record"])
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary is built");
+    let mut ready = String::new();
+    BufReader::new(monitor.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let udp = ready.split_once("udp=").unwrap().1.split([' ', ',']).next().unwrap().to_owned();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..50 {
+        socket.send_to(b"web-1 interval=1s", &udp).unwrap();
+    }
+    // On SIGTERM the monitor reads what has arrived before it ends.
+    let pid = monitor.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().expect("there is kill").success());
+    assert!(monitor.wait().unwrap().success());
+    let answer = json(&["replay", file.to_str().unwrap(), "--json"]);
+    assert_eq!((&answer["arrivals"], &answer["dropped_from_recording"]), (&50.into(), &0.into()));
+    assert_eq!(answer["interval"], "as the senders state it");
+    assert_eq!(answer["peers"]["8b44fa76fa9a71c4"]["t_d_ns"]["max"], 3_000_000_000u64);
+    std::fs::remove_dir_all(directory).unwrap();
+}
