@@ -6,12 +6,27 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use systole::api::{PeerDetail, Summary};
 use systole::cli::client::Client;
 
 const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
 const LOAD: &str = env!("CARGO_BIN_EXE_systole-load");
+
+/// An address that nobody has and that the system gives to nobody who asks for any: it must still be
+/// free when the monitor was killed and comes back.
+fn free_port(is_free: impl Fn(&str) -> bool) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(37) + step) % 20_000;
+        let address = format!("127.0.0.1:{port}");
+        if is_free(&address) {
+            return address;
+        }
+    }
+}
 
 /// A place for a monitor's state, and addresses that it comes back to.
 struct Place {
@@ -25,10 +40,8 @@ impl Place {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let directory = base.join(format!("systole-test-{name}-{}", std::process::id()));
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let http = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let udp = udp.local_addr().expect("it is bound").to_string();
-        let http = http.local_addr().expect("it is bound").to_string();
+        let udp = free_port(|address| UdpSocket::bind(address).is_ok());
+        let http = free_port(|address| TcpListener::bind(address).is_ok());
         Place { directory, udp, http }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// How long to wait for the sockets of a killed process, milliseconds.
-const LET_GO_MS: u32 = 1_000;
+const LET_GO_MS: u32 = 5_000;
 
 /// Everything that the monitor listens on.
 pub struct Listening {
