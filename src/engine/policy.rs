@@ -94,15 +94,18 @@ impl Policy {
     /// Learns from a heartbeat that continues the sequence: `elapsed_ns` after the one before it,
     /// `steps` numbers later (1 when none is missing).
     ///
-    /// Begin anew with `Arrivals::default()` instead when the sender restarted, stated another
-    /// interval, was down, or is in maintenance; a heartbeat that came out of sequence is not learnt
-    /// from.
+    /// Begin anew with `Arrivals::default()` instead when the sender restarted or stated another
+    /// interval, and [`resume`](Arrivals::resume) when it was down or is in maintenance; a heartbeat
+    /// that came out of sequence is not learnt from.
     #[inline]
     pub fn learn(&self, arrivals: &mut Arrivals, elapsed_ns: u64, steps: u32, stated_us: u64) {
         let interval_ns = self.interval_us(stated_us) as f64 * 1e3;
         // In 64 bits, exact up to 104 days: what is left fits 32.
         let late_ns = elapsed_ns as f64 - f64::from(steps) * interval_ns;
         self.detector.learn(arrivals, late_ns as f32, steps);
+        // A sender far faster than it says would be ahead of its timetable without end, and its next
+        // heartbeat expected in a far future.
+        arrivals.lag_ns = arrivals.lag_ns.max(-interval_ns as f32);
     }
 }
 
@@ -168,6 +171,19 @@ mod tests {
                 assert!((policy.floor_ns..=policy.ceiling_ns).contains(&down_ns), "{context}");
                 assert!(suspect_ns <= down_ns, "{context}");
             }
+        }
+    }
+
+    #[test]
+    fn a_sender_far_faster_than_it_says_is_not_given_longer() {
+        for word in Detector::WORDS {
+            let policy = Policy { detector: word.parse().unwrap(), ..Policy::default() };
+            let mut arrivals = Arrivals::default();
+            for _ in 0..10_000 {
+                policy.learn(&mut arrivals, 10 * MS, 1, 0);
+            }
+            let down_ns = policy.deadlines(&arrivals, 0).down_ns;
+            assert!(down_ns <= 4_100 * MS, "{word}: {down_ns} ns for an interval of a second");
         }
     }
 

@@ -82,9 +82,9 @@ pub fn replay_peer(peer: &PeerTrace, policy: &Policy, interval_us: u64) -> Quali
                 quality.mistake_duration_ns += u128::from(elapsed_ns - deadlines.down_ns);
             }
             // As the shard does: `Shard::heard`.
-            if was_down || interval_changed {
+            if interval_changed {
                 learnt = Arrivals::NONE;
-            } else if arrival.maintenance || maintenance {
+            } else if was_down || arrival.maintenance || maintenance {
                 learnt.resume();
             } else {
                 policy.learn(&mut learnt, elapsed_ns, steps, interval.1);

@@ -21,7 +21,8 @@
 //! `docs/detection.md` says what the difference is.
 //!
 //! Absent on purpose: time, and the peer. What may be learnt from is the caller's to decide: a
-//! restart, another interval, an outage or maintenance begins anew with `Arrivals::default()`.
+//! restart and another interval begin anew with `Arrivals::default()`, an outage and maintenance are
+//! passed over by [`Arrivals::resume`].
 
 pub mod bertier;
 pub mod blend;

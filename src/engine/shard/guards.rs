@@ -276,7 +276,7 @@ fn a_learnt_deadline_is_met_exactly() {
                 let was_down = bench.state(1) == Down;
                 bench.observe(&[beat(1, 1, sequence)], arrives_ns);
                 if was_down {
-                    learnt = Arrivals::NONE;
+                    learnt.resume();
                 } else {
                     policy.learn(&mut learnt, arrives_ns - last_ns, 1, 100_000);
                 }

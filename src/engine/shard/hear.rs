@@ -94,7 +94,7 @@ impl Shard {
             && last_seen_ns >= self.peers.sight.clear_since_ns();
         let before = slot.arrivals();
         let mut arrivals = before;
-        if interval_changed || order == Order::Restart || state == PeerState::Down {
+        if interval_changed || order == Order::Restart {
             arrivals = Arrivals::NONE;
         } else if continues {
             policy.learn(&mut arrivals, elapsed_ns, missing.saturating_add(1), beat.interval_us);
@@ -104,7 +104,8 @@ impl Shard {
         // A heartbeat moves the deadline on by about an interval, and what is learnt from it brings
         // the deadline nearer by a fraction of one. Only for heartbeats in a bunch that may be more,
         // and then the timer does not find out by itself.
-        let bunched = elapsed_ns < policy.interval_us(beat.interval_us).saturating_mul(500);
+        let half_ns = policy.interval_us(beat.interval_us).saturating_mul(500);
+        let bunched = elapsed_ns < half_ns || !continues;
         let nearer = interval_changed
             || bunched && policy.detector.learns() && {
                 let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
