@@ -2,7 +2,7 @@
 //! outlive the process; and until when the process was looking.
 //!
 //! ```text
-//!  words  0 newest    1 looked_ns    2 reserved    …             one page
+//!  words  0 newest    1 looked_ns    2 reserved    3 absences …  one page
 //!         512 ┌────────────────┬────────────────┬─────┬──────────────────┐
 //!             │ number, record │ number, record │  …  │ 32,768 of them   │   a ring, 16 words each
 //!             └────────────────┴────────────────┴─────┴──────────────────┘
@@ -37,6 +37,10 @@ const RECORD_WORDS: usize = 16;
 const NEWEST: usize = 0;
 const LOOKED_NS: usize = 1;
 const RESERVED: usize = 2;
+/// How many absences there were, then the ends of the latest, in pairs.
+const ABSENCES: usize = 3;
+const ABSENCE: usize = 4;
+const KEPT_ABSENCES: u64 = 16;
 
 /// The journal. One writer, the shard's owner.
 pub struct Journal {
@@ -115,6 +119,27 @@ impl Journal {
     pub fn looked(&self, now_ns: u64) {
         // Release: keeps what was applied before it, for who reads the memory after a kill.
         self.words[LOOKED_NS].store(now_ns, Ordering::Release);
+    }
+
+    /// The latest times in which no process was looking, oldest first: they bear on deadlines of
+    /// peers that were not heard since.
+    pub fn absences(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let count = self.words[ABSENCES].load(Ordering::Relaxed);
+        (count.saturating_sub(KEPT_ABSENCES)..count).map(|n| {
+            let at = ABSENCE + (n % KEPT_ABSENCES) as usize * 2;
+            let word = |at: usize| self.words[at].load(Ordering::Relaxed);
+            (word(at), word(at + 1))
+        })
+    }
+
+    /// Notes that no process was looking between these times.
+    pub fn absent(&self, from_ns: u64, to_ns: u64) {
+        let count = self.words[ABSENCES].load(Ordering::Relaxed);
+        let at = ABSENCE + (count % KEPT_ABSENCES) as usize * 2;
+        self.words[at].store(from_ns, Ordering::Relaxed);
+        self.words[at + 1].store(to_ns, Ordering::Relaxed);
+        // Release: as in `append`.
+        self.words[ABSENCES].store(count.wrapping_add(1), Ordering::Release);
     }
 
     /// How many slots from the first on have memory behind them.
@@ -230,5 +255,12 @@ mod tests {
         assert!(journal.behind(0).map(|(n, _)| n).eq([1, 4]));
         journal.words[NEWEST].store(u64::MAX, Ordering::Relaxed);
         assert_eq!(journal.behind(0).count(), 0);
+    }
+
+    #[test]
+    fn the_latest_absences_are_kept_in_order() {
+        let journal = Journal::anonymous().unwrap();
+        (0..20).for_each(|n| journal.absent(n * 10, n * 10 + 5));
+        assert!(journal.absences().eq((4..20).map(|n| (n * 10, n * 10 + 5))));
     }
 }

@@ -230,6 +230,9 @@ pub fn start(
             if let Some(looked_ns) = looked_ns {
                 // What arrived since the sockets were bound is still in them, the rest is lost.
                 let (now_ns, to) = (Monotonic.now_ns(), &mut reactor.reports);
+                if let Some(journal) = &reactor.journal {
+                    journal.absent(looked_ns.min(now_ns), now_ns);
+                }
                 reactor.shard.blind(looked_ns.min(now_ns), now_ns, to);
                 reactor.shard.deaf(looked_ns.min(now_ns), now_ns, to);
             }
@@ -312,6 +315,9 @@ impl Estate {
         let Some(Kept { journal, history, looked_ns, .. }) = self.kept else {
             return (shard, None);
         };
+        for (from_ns, to_ns) in journal.absences().filter(|(from, to)| from < to && *to < now_ns) {
+            shard.was_absent(from_ns, to_ns);
+        }
         let (redone, refused) = shard.resume(history, journal.newest(), looked_ns, now_ns);
         if journal.looked_ns() == 0 {
             journal.looked(now_ns);

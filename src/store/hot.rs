@@ -38,7 +38,7 @@ const FILE_NEW: &str = "hot.new";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"SYSTOLE\0");
 /// Which record is at which byte; another number for every change of a slot or of a journal.
-const LAYOUT: u64 = 1 << 16 | size_of::<Slot>() as u64;
+const LAYOUT: u64 = 2 << 16 | size_of::<Slot>() as u64;
 const SECTION: u64 = 64 << 10;
 const SLOT: u64 = size_of::<Slot>() as u64;
 /// Slots that are given memory at a time.
@@ -296,10 +296,16 @@ impl HotFile {
         }
         let looked_ns = self.journals.iter().map(|journal| journal.looked_ns()).min().unwrap_or(0);
         let looked_ns = moved(looked_ns);
+        let absences: Vec<(u64, u64)> = match shift_ns {
+            0 => self.journals[0].absences().collect(),
+            _ => Vec::new(),
+        };
         let shards = to.journals.into_iter().zip(regions).zip(histories);
         let memory = shards
             .map(|((journal, slots), history)| {
                 journal.looked(looked_ns);
+                // Of whichever shard: who looked all the while was lucky.
+                absences.iter().for_each(|(from_ns, to_ns)| journal.absent(*from_ns, *to_ns));
                 ShardMemory { slots, kept: Some(Kept { journal, history, looked_ns }) }
             })
             .collect();

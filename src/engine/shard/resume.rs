@@ -6,6 +6,13 @@ use crate::engine::transition::{PeerState, Reason, Transition};
 use std::collections::HashMap;
 
 impl Shard {
+    /// No process was looking between these times, and what came then found no socket: blind, and
+    /// deaf as well. Told in ascending order, before anything else.
+    pub fn was_absent(&mut self, from_ns: u64, to_ns: u64) {
+        self.peers.sight.blind(from_ns, to_ns);
+        self.peers.sight.deaf(from_ns, to_ns);
+    }
+
     /// Goes on with the peers that the table was recovered with, from `looked_ns`, when the earlier
     /// process was last known to have read everything, to `now_ns`: makes the transitions of
     /// `history` that it did not come to make, and arms all timers. The history is in the order of
@@ -20,9 +27,7 @@ impl Shard {
         looked_ns: u64,
         now_ns: u64,
     ) -> (u32, u32) {
-        // What came meanwhile found no socket: blind, and deaf as well.
-        self.peers.sight.blind(looked_ns.min(now_ns), now_ns);
-        self.peers.sight.deaf(looked_ns.min(now_ns), now_ns);
+        self.was_absent(looked_ns.min(now_ns), now_ns);
         self.report_no = newest as u32;
         // Each peer's last record alone: it is also what the slot of one with older ones says.
         let last: HashMap<_, _> = history.into_iter().map(|t| (t.peer, t)).collect();
