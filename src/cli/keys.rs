@@ -25,6 +25,7 @@ pub fn guard(settings: &Settings) -> Result<SharedGuard, Failure> {
         Some(path) => read(settings.auth, path)?,
         None => Guard::default(),
     };
+    say_which(settings.keys.as_deref(), &guard);
     Ok(Arc::new(ArcSwap::from_pointee(guard)))
 }
 
@@ -39,7 +40,12 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
     let body = move || {
         for _ in signals.forever() {
             match read(auth, &path) {
-                Ok(new) => guard.store(Arc::new(new)),
+                Ok(new) => {
+                    let new = Arc::new(new);
+                    guard.store(new.clone());
+                    // Said once it is so: whoever waits for the line may use the new keys.
+                    say_which(Some(&path), &new);
+                }
                 Err(error) => error!("the keys stay as they were: {error}"),
             }
         }
@@ -52,8 +58,11 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
 }
 
 fn read(auth: Auth, path: &Path) -> Result<Guard, keys_file::KeysError> {
-    let keys = keys_file::keyring(path)?;
-    let ids: Vec<String> = keys.keys().map(|key| key.id().to_string()).collect();
-    info!(path = %path.display(), auth = auth.as_str(), ids = ids.join(","), "keys read");
-    Ok(Guard { auth, keys })
+    Ok(Guard { auth, keys: keys_file::keyring(path)? })
+}
+
+fn say_which(path: Option<&Path>, guard: &Guard) {
+    let Some(path) = path else { return };
+    let ids: Vec<String> = guard.keys.keys().map(|key| key.id().to_string()).collect();
+    info!(path = %path.display(), auth = guard.auth.as_str(), ids = ids.join(","), "keys read");
 }
