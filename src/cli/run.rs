@@ -79,6 +79,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let own = settings.groups.iter().map(|group| group.policy);
     let policies = std::iter::once(settings.policy).chain(own).collect();
     let groups = Arc::new(Groups::new(policies, settings.brake));
+    let learnt_holds = remembered.places.same_detectors;
     let config = ControlConfig {
         monitor_id: identity.monitor,
         epoch_ns: identity.epoch_ns,
@@ -103,6 +104,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         transport: settings.transport,
         idle: settings.idle,
         groups,
+        learnt_holds,
         max_peers: settings.max_peers,
         cores,
         guard: guard.clone(),

@@ -24,6 +24,7 @@ use crate::reactor::{self, Fleet};
 pub use crate::store::events::Identity;
 use crate::store::events::{EventFile, Origin};
 use crate::store::hot::{self, Hot, HotFile, Shape, Unusable};
+use crate::store::places::PlacesFile;
 use crate::store::{StateDir, StateError, dir};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -171,10 +172,18 @@ fn recover(
     let (hot, memory) = hot.split();
     let published = memory.iter().map(|m| m.kept.as_ref().map_or(0, |k| k.journal.newest()));
     let continuation = Continuation { published: published.collect(), names };
-    let keeper = Keeper { dir, hot, told, began_ns, looked_ns };
     let log = EventLog::resume(settings.events, Some(events), held);
-    let control = Memory { registry, events: log, continuation };
+    let (file, places) = PlacesFile::open(dir.path(), &detectors(settings))?;
+    let keeper = Keeper { dir, hot, told, began_ns, looked_ns };
+    let places_file = Some(file);
+    let control = Memory { registry, events: log, continuation, places, places_file };
     Ok(State { memory, control, identity, keeper: Some(keeper) })
+}
+
+/// Which detector holds for whom, as a line of text.
+fn detectors(settings: &Settings) -> String {
+    let own = settings.groups.iter().map(|g| format!(" {}={}", g.name, g.policy.detector));
+    std::iter::once(settings.policy.detector.to_string()).chain(own).collect()
 }
 
 /// The transitions in the journals that were not published, oldest first.

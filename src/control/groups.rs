@@ -1,7 +1,7 @@
 //! The groups by name and by number, and where each peer belongs.
 //!
 //! Names are the senders' words, numbers the engine's: 0 is "no group", the others are given in the
-//! order in which the names come up, and never change while the monitor runs. A group's policy is
+//! order in which the names come up, and never change, not over a restart either where state is kept. A group's policy is
 //! that of the first configured rule whose pattern its name matches, else the general one; it is set
 //! before the first peer is put in the group.
 //!
@@ -13,6 +13,7 @@
 
 use crate::engine::brake::BrakeSettings;
 use crate::engine::groups::{Groups, MAX_GROUPS, Scope};
+use crate::store::places::{Places, PlacesFile};
 use crate::wire::{PeerId, Profile};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +64,8 @@ pub struct GroupTable {
     /// The engine's numbers of the parents.
     parents: Mutex<HashMap<PeerId, u32>>,
     refused: AtomicU64,
+    /// Where the numbers outlive the process.
+    file: Mutex<Option<PlacesFile>>,
 }
 
 impl GroupTable {
@@ -78,7 +81,16 @@ impl GroupTable {
             names: RwLock::new(names),
             parents: Mutex::default(),
             refused: AtomicU64::new(0),
+            file: Mutex::default(),
         }
+    }
+
+    /// Goes on with the numbers of an earlier process, and keeps those to come.
+    pub fn resume(self, places: Places, file: Option<PlacesFile>) -> GroupTable {
+        places.groups.iter().for_each(|name| _ = self.enrol(name));
+        places.parents.iter().for_each(|parent| _ = self.parent_number(*parent));
+        *self.file.lock().expect(UNPOISONED) = file;
+        self
     }
 
     /// A group's number, if it has one.
@@ -129,7 +141,12 @@ impl GroupTable {
         // One at a time, under the lock, as the engine asks for.
         let number = self.engine.parent_number(parent);
         match number {
-            Some(number) => _ = parents.insert(parent, number),
+            Some(number) => {
+                // Written before it is used.
+                let mut file = self.file.lock().expect(UNPOISONED);
+                file.iter_mut().for_each(|file| file.parent(parent));
+                parents.insert(parent, number);
+            }
             // Relaxed: as in `refused`.
             None => _ = self.refused.fetch_add(1, Ordering::Relaxed),
         }
@@ -159,6 +176,8 @@ impl GroupTable {
             return 0;
         }
         let number = names.by_number.len() as u16;
+        let mut file = self.file.lock().expect(UNPOISONED);
+        file.iter_mut().for_each(|file| file.group(name));
         let name: Arc<str> = name.into();
         let rule = self.rule(&name);
         self.engine.set_policy(number, rule.map_or(0, |rule| rule.policy));

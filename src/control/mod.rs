@@ -46,6 +46,7 @@ use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, Histograms};
 use crate::reactor::{self, ReactorHandle};
 use crate::store::names::NamesFound;
+use crate::store::places::{Places, PlacesFile};
 use crate::wire::{self, PeerId};
 use alarms::{Alarms, Surroundings};
 use events::{EventLog, Names};
@@ -103,6 +104,10 @@ pub struct Memory {
     pub events: EventLog,
     /// What the publisher goes on with.
     pub continuation: Continuation,
+    /// The numbers of groups and parents that were given before.
+    pub places: Places,
+    /// Where they are kept.
+    pub places_file: Option<PlacesFile>,
 }
 
 impl Memory {
@@ -209,7 +214,8 @@ impl ControlState {
         let expect = Expectations::new(config.expect.clone(), clock::monotonic_ns());
         let rules = config.rules.clone();
         ControlState {
-            groups: GroupTable::new(config.groups.clone(), config.brake, rules),
+            groups: GroupTable::new(config.groups.clone(), config.brake, rules)
+                .resume(memory.places, memory.places_file),
             tallies: Tallies::default(),
             alarms: Mutex::new(Alarms::new(expect)),
             registry: memory.registry,

@@ -33,6 +33,8 @@ pub enum Scope {
 pub struct Groups {
     policies: Box<[Policy]>,
     policy_of: Box<[AtomicU16]>,
+    /// Groups that were given a policy, the nameless one included.
+    group_count: AtomicU32,
     fleet: Brake,
     groups: Box<[Brake]>,
     /// The id of each parent; the control plane alone writes.
@@ -51,6 +53,7 @@ impl Groups {
         Groups {
             policies: policies.into(),
             policy_of: (0..MAX_GROUPS).map(|_| AtomicU16::new(0)).collect(),
+            group_count: AtomicU32::new(1),
             fleet: Brake::new(brake),
             groups: (0..MAX_GROUPS).map(|_| Brake::new(BrakeSettings::OFF)).collect(),
             parents: (0..MAX_GROUPS).map(|_| AtomicU64::new(0)).collect(),
@@ -79,6 +82,7 @@ impl Groups {
         assert!((policy as usize) < self.policies.len(), "there is no policy {policy}");
         // Relaxed: as in `policy`.
         self.policy_of[group as usize].store(policy, Ordering::Relaxed);
+        self.group_count.fetch_max(u32::from(group) + 1, Ordering::Relaxed);
     }
 
     /// Gives a group a brake of its own, beside the fleet's.
@@ -112,6 +116,14 @@ impl Groups {
         // Relaxed: see `parent_number`.
         let id = self.parents.get(number as usize)?.load(Ordering::Relaxed);
         (id != 0).then_some(PeerId(id))
+    }
+
+    /// Whether both numbers have been given out, so that what a slot of an earlier process says of
+    /// them can mean something.
+    pub fn knows(&self, group: u16, parent: u32) -> bool {
+        // Relaxed: asked before anybody else is at work.
+        u32::from(group) < self.group_count.load(Ordering::Relaxed)
+            && parent < self.parent_count.load(Ordering::Relaxed)
     }
 
     fn brake(&self, scope: Scope) -> &Brake {

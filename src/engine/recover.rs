@@ -18,6 +18,8 @@
 //!
 //! Nothing here is told to anybody: what had been decided and not told is in the journal.
 
+use super::detector::Arrivals;
+use super::groups::Groups;
 use super::slot::{SlotData, Slots};
 use super::table::Table;
 use super::transition::PeerState;
@@ -26,11 +28,15 @@ use std::sync::Arc;
 
 /// On what terms slots are taken over.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct Terms<'a> {
     /// Monotonic time now: no time in a slot may be after it.
     pub now_ns: u64,
     /// This shard among the others.
     pub shard: u32,
+    /// The numbers of groups and parents that slots may name.
+    pub groups: &'a Groups,
+    /// Whether what the detectors had learnt means something to ours.
+    pub learnt_holds: bool,
     /// How many shards there are.
     pub shards: u32,
 }
@@ -46,7 +52,7 @@ pub struct Found {
     pub discarded: u32,
 }
 
-impl Terms {
+impl Terms<'_> {
     /// Whether a slot can have been written by a shard that we are the heirs of.
     fn admit(&self, data: &SlotData) -> bool {
         let times = [data.last_seen_ns, data.since_ns, data.first_seen_ns];
@@ -61,7 +67,7 @@ impl Table {
     ///
     /// # Panics
     /// When the slots have an owner already.
-    pub fn recover(slots: Arc<Slots>, seed: [u64; 2], terms: &Terms) -> (Table, Found) {
+    pub fn recover(slots: Arc<Slots>, seed: [u64; 2], terms: &Terms<'_>) -> (Table, Found) {
         let mut found = Found::default();
         let table = Table::adopt(slots, seed, |slot, is_new| {
             let torn = slot.repair();
@@ -75,9 +81,13 @@ impl Table {
             }
             found.peers += 1;
             let mut write = slot.write();
-            // Numbers that the control plane gives anew.
-            write.set_group(0);
-            write.set_parent(0);
+            if !terms.groups.knows(data.group, data.parent) {
+                write.set_group(0);
+                write.set_parent(0);
+            }
+            if !terms.learnt_holds {
+                write.set_arrivals(&Arrivals::NONE);
+            }
             if torn {
                 found.repaired += 1;
                 write.set_sequenced(false);

@@ -33,6 +33,8 @@ pub struct ReactorSettings {
     pub idle: IdleStrategy,
     /// How deadlines are computed, for each group.
     pub groups: Arc<Groups>,
+    /// Whether what an earlier process's detectors had learnt means something to ours.
+    pub learnt_holds: bool,
     /// Most peers over all reactors.
     pub max_peers: u32,
     /// Which reactor runs on which core.
@@ -130,7 +132,7 @@ pub fn start(
     let reactors = sockets.len();
     let mailboxes: Arc<[Mailbox]> = (0..reactors).map(|_| Mailbox::default()).collect();
     let budget = Arc::new(Budget::new(settings.max_peers as u64));
-    let estates = take_over(memory);
+    let estates = take_over(memory, settings);
     let views: Arc<[_]> = estates.iter().map(|estate| estate.table.view()).collect();
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -278,7 +280,7 @@ struct Estate {
 }
 
 /// Recovers the tables of all shards, each on a thread of its own: that takes longest.
-fn take_over(memory: Vec<ShardMemory>) -> Vec<Estate> {
+fn take_over(memory: Vec<ShardMemory>, settings: &ReactorSettings) -> Vec<Estate> {
     let shards = memory.len() as u32;
     let one = |shard: u32, memory: ShardMemory| {
         let slots = Arc::new(Slots::new(memory.slots));
@@ -288,7 +290,8 @@ fn take_over(memory: Vec<ShardMemory>) -> Vec<Estate> {
             None => (Table::new(slots, seed), Found::default()),
             Some(_) => {
                 let now_ns = Monotonic.now_ns();
-                let terms = Terms { now_ns, shard, shards };
+                let ReactorSettings { ref groups, learnt_holds, .. } = *settings;
+                let terms = Terms { now_ns, shard, shards, groups, learnt_holds };
                 Table::recover(slots, seed, &terms)
             }
         };

@@ -1,10 +1,11 @@
-//! What outlives the process: the state directory and the three files in it.
+//! What outlives the process: the state directory and the four files in it.
 //!
 //! ```text
 //!   lock     held by the one monitor that may use the directory
 //!   hot      mapped: each shard's slots and journal          written by the reactors
 //!   events   mapped: the numbered transitions, a ring        written by the publisher
 //!   names    appended: who is behind an id                   written by the publisher
+//!   places   appended: the numbers of groups and parents     written by the publisher
 //! ```
 //!
 //! A kill loses nothing that a process has stored to a mapped page or written to a file: both are
@@ -20,6 +21,7 @@ pub mod dir;
 pub mod events;
 pub mod hot;
 pub mod names;
+pub mod places;
 
 pub use dir::{StateDir, StateError};
 

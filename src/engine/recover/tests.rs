@@ -103,7 +103,8 @@ impl World {
             self.stream.push(transition);
             self.published = number;
         }
-        let terms = Terms { now_ns, shard: 0, shards: 1 };
+        let groups = Groups::uniform(policy());
+        let terms = Terms { now_ns, shard: 0, shards: 1, groups: &groups, learnt_holds: true };
         let (table, found) = Table::recover(self.slots.clone(), SEED, &terms);
         let surroundings = Surroundings {
             groups: Arc::new(Groups::uniform(policy())),
@@ -289,7 +290,8 @@ fn a_slot_torn_in_a_change_says_what_the_journal_says() {
 #[test]
 fn what_no_process_can_have_written_is_emptied_and_the_rest_kept() {
     let now = 9_000 * MS;
-    let terms = Terms { now_ns: now, shard: 1, shards: 3 };
+    let groups = Groups::uniform(policy());
+    let terms = Terms { now_ns: now, shard: 1, shards: 3, groups: &groups, learnt_holds: true };
     let mine: Vec<PeerId> =
         (1..).map(PeerId).filter(|id| wire::steer(*id, 3) == 1).take(4).collect();
     let stranger = (1..).map(PeerId).find(|id| wire::steer(*id, 3) == 2).unwrap();
@@ -315,12 +317,37 @@ fn what_no_process_can_have_written_is_emptied_and_the_rest_kept() {
 }
 
 #[test]
+fn a_group_and_what_was_learnt_are_kept_as_far_as_they_mean_something() {
+    let groups = Groups::uniform(policy());
+    groups.set_policy(2, 0);
+    let learnt = Arrivals { mean_ns: 5.0, samples: 9, ..Arrivals::NONE };
+    for (group, learnt_holds) in [(2, true), (2, false), (3, true)] {
+        let slots = Arc::new(Slots::new(SlotRegion::anonymous(4).unwrap()));
+        let data = SlotData {
+            peer: PeerId(7),
+            state: PeerState::Up,
+            arrivals: learnt,
+            group,
+            ..SlotData::FREE
+        };
+        slots.all()[0].write().set_data(&data);
+        let terms = Terms { now_ns: 1, shard: 0, shards: 1, groups: &groups, learnt_holds };
+        let (table, _) = Table::recover(slots, SEED, &terms);
+        let found = table.read(0);
+        assert_eq!(found.group, if group == 2 { 2 } else { 0 });
+        assert_eq!(found.arrivals, if learnt_holds { learnt } else { Arrivals::NONE });
+    }
+}
+
+#[test]
 fn any_bytes_are_taken_for_what_they_are() {
     for seed in seeds() {
         let mut rng = Rng::new(seed);
         let slots = Arc::new(Slots::new(SlotRegion::anonymous(64).unwrap()));
         slots.all().iter().for_each(|slot| slot.scramble(|| rng.next()));
-        let terms = Terms { now_ns: u64::MAX >> 1, shard: 0, shards: 1 };
+        let groups = Groups::uniform(policy());
+        let now_ns = u64::MAX >> 1;
+        let terms = Terms { now_ns, shard: 0, shards: 1, groups: &groups, learnt_holds: true };
         let (table, found) = Table::recover(slots.clone(), SEED, &terms);
         assert_eq!(table.len(), found.peers, "seed {seed}");
         drop(table);

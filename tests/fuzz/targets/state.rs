@@ -121,18 +121,21 @@ fn slots(bytes: &[u8]) {
     let journal = Journal::mapped(map(Journal::BYTES, &journal));
     let region = SlotRegion::mapped(map(SLOTS, first), 16, Box::new(|index| index));
 
-    let terms = Terms { now_ns: NOW_NS, shard: 0, shards: 1 };
-    let (table, found) = Table::recover(Arc::new(Slots::new(region)), [1, 2], &terms);
-    assert_eq!(table.len(), found.peers);
     let policy = Policy {
         grace_ns: 0,
         forget_down_ns: 3_600_000_000_000,
         forget_left_ns: 60_000_000_000,
         ..Policy::default()
     };
+    let groups = Arc::new(Groups::uniform(policy));
+    groups.set_policy(1, 0);
+    let learnt_holds = true;
+    let terms = Terms { now_ns: NOW_NS, shard: 0, shards: 1, groups: &groups, learnt_holds };
+    let (table, found) = Table::recover(Arc::new(Slots::new(region)), [1, 2], &terms);
+    assert_eq!(table.len(), found.peers);
     let states = Arc::new(StateCounts::default());
     let shared = Surroundings {
-        groups: Arc::new(Groups::uniform(policy)),
+        groups,
         views: [].into(),
         budget: Arc::new(Budget::new(16)),
         states: states.clone(),
