@@ -145,7 +145,7 @@ impl Silence {
 /// The windows in which a shard did not see or hear all.
 #[derive(Debug, Default)]
 pub struct Sight {
-    /// In ascending order and without overlap.
+    /// In ascending order of their ends; only those of different kinds may overlap.
     windows: [Window; WINDOWS],
     len: usize,
 }
@@ -204,7 +204,10 @@ impl Sight {
         if window.to_ns <= window.from_ns {
             return;
         }
-        if self.len > 0 && window.from_ns <= self.windows[self.len - 1].to_ns {
+        // A time in which something was lost often follows a stall without a gap. They stay apart, or
+        // who was heard in the second would be granted the length of the first.
+        let follows = |last: &Window| window.from_ns <= last.to_ns && window.deaf == last.deaf;
+        if self.len > 0 && follows(&self.windows[self.len - 1]) {
             let last = &mut self.windows[self.len - 1];
             *last = joined(*last, window);
             return;
@@ -294,6 +297,13 @@ mod tests {
         assert_eq!(judged.why, Extensions::DEAF);
         let early = judge(&[(100 * S, 100 * S + S / 10, true)], &SILENT);
         assert_eq!(early, SILENT.plain(), "the deadlines leave room for more than one already");
+    }
+
+    #[test]
+    fn who_was_heard_behind_a_stall_is_not_granted_it_for_a_loss_that_follows() {
+        // Down in 3 s; the loss leaves time for one more, and that is less.
+        let windows = [(90 * S, 99 * S, false), (99 * S, 100 * S + S / 2, true)];
+        assert_eq!(judge(&windows, &SILENT), SILENT.plain());
     }
 
     #[test]
