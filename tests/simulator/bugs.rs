@@ -41,9 +41,14 @@ impl Bug {
         Bug::TransitionDoubled,
     ];
 
-    /// It must be found within so many seeds.
+    /// It must be found within so many seeds; about ten times as many as it takes.
     pub fn seeds(self) -> u64 {
-        100
+        match self {
+            // Another reactor must have a heartbeat unread at the very time that it is judged.
+            Bug::WatermarkRunsAhead => 2_000,
+            Bug::BacklogUnasked => 250,
+            _ => 30,
+        }
     }
 
     /// What a reactor with this bug takes for the time.

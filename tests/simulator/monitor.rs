@@ -172,7 +172,14 @@ impl Monitor {
             }
             for taken in 0..most {
                 let Some(report) = handle.reports.pop() else { break };
-                let Report::Transition(transition) = report else { continue };
+                let transition = match report {
+                    Report::Transition(transition) => transition,
+                    Report::Notice(notice) => {
+                        record.notices.push((now_ns, reactor, notice));
+                        continue;
+                    }
+                    Report::Profile { .. } => continue,
+                };
                 let told = Told { reactor, taken_ns: now_ns, transition };
                 if bug == Some(Bug::TransitionLost) && taken > 0 && handle.reports.is_empty() {
                     continue;

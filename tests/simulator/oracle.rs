@@ -280,13 +280,16 @@ impl Story<'_> {
     fn judge(&self) -> Result<(), Violation> {
         let mut state = PeerState::Unknown;
         let mut since_ns = 0;
-        // Of its first record everything that was heard is known to have met it; of a later one only
-        // what was read after its first beat.
+        // Of its first record everything that was heard is known to have met it; of a later one, or
+        // when something was heard before that made no record, only what was read after its first
+        // beat.
         let mut birth_ns = 0;
         for told in self.told {
             let t = &told.transition;
             self.legal(state, since_ns, told)?;
-            if t.reason == Reason::FirstBeat && (since_ns > 0 || !self.oracle.all_fit) {
+            let left = |h: &Heard| h.beat.bye && h.read_ns <= t.fired_ns;
+            let others = since_ns > 0 || !self.oracle.all_fit || self.heard.iter().any(left);
+            if t.reason == Reason::FirstBeat && others {
                 birth_ns = t.fired_ns;
             }
             match t.reason {
@@ -367,8 +370,9 @@ impl Story<'_> {
                 && (h.at_home || first_mail_ns < t.fired_ns)
         };
         let Some(newest) = self.heard.iter().filter(in_time).max_by_key(|h| h.beat.number) else {
-            // A relay may have brought it so late that its deadline had passed before it came.
-            let old = |h: &Heard| h.beat.age_ns > 0 && h.read_ns <= t.fired_ns;
+            // A relay may have brought it so late that its deadline had passed before it came; or it
+            // is the copy of one that was perhaps lost.
+            let old = |h: &Heard| (h.beat.age_ns > 0 || h.perhaps_lost) && h.read_ns <= t.fired_ns;
             if birth_ns > 0 || self.heard.iter().any(old) {
                 return Ok(());
             }

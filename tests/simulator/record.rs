@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use systole::engine::notice::Notice;
 use systole::engine::transition::Transition;
 
 /// Not yet, or never.
@@ -102,6 +103,8 @@ pub struct Record {
     pub beats: Vec<Beat>,
     pub datagrams: Vec<Datagram>,
     pub told: Vec<Told>,
+    /// What else the control plane was told, by which reactor and when.
+    pub notices: Vec<(u64, usize, Notice)>,
     pub troubles: Vec<Trouble>,
     /// When an operator asked for a peer's removal.
     pub removals: Vec<(u64, usize)>,

@@ -5,6 +5,7 @@ use super::record::{Fate, NEVER};
 use super::run::Outcome;
 use super::scenario::{START_NS, US};
 use std::fmt::Write as _;
+use systole::engine::notice::Notice;
 
 /// Most lines that are told.
 const MOST_LINES: usize = 400;
@@ -89,6 +90,16 @@ pub fn tell(outcome: &Outcome) {
                 since(told.taken_ns),
             ),
         ));
+    }
+    for (at_ns, reactor, notice) in &record.notices {
+        let line = match *notice {
+            Notice::Blind { from_ns, to_ns, deaf } => {
+                let word = if deaf { "deaf" } else { "blind" };
+                format!("{word} from {} to {}", since(from_ns), since(to_ns))
+            }
+            other => format!("{other:?}"),
+        };
+        lines.push((*at_ns, format!("reactor {reactor} says: {line}")));
     }
     if let Some(violation) = violation {
         lines.push((violation.at_ns, format!("*** {violation}")));
