@@ -90,10 +90,39 @@ impl Registry {
     /// # Errors
     /// The system refuses.
     pub fn read(&self, directory: &Path) -> Result<(NamesFile, NamesFound), StateError> {
-        NamesFile::open(directory, |peer, profile| match profile {
-            Some(profile) => self.insert(peer, profile),
-            None => self.remove(peer),
-        })
+        let mut records = Vec::new();
+        let opened = NamesFile::open(directory, |peer, profile| {
+            records.push((self.place(peer) as u32, peer, profile));
+        })?;
+        self.take_in(records);
+        Ok(opened)
+    }
+
+    /// Takes in many records with their parts, the later of two with one peer holding, part by part:
+    /// one by one each would miss the cache a few times, and leave holes as its part grew.
+    fn take_in(&self, mut records: Vec<(u32, PeerId, Option<OwnedProfile>)>) {
+        // Stable, so that of one peer's the latest is last.
+        records.sort_by_key(|(part, peer, _)| (*part, *peer));
+        for of_part in records.chunk_by_mut(|a, b| a.0 == b.0) {
+            let mut part = self.parts[of_part[0].0 as usize].write().expect(UNPOISONED);
+            let mut known = std::mem::take(&mut *part).into_iter().peekable();
+            let mut merged: Vec<Record> = Vec::with_capacity(known.len() + of_part.len());
+            for of_peer in of_part.chunk_by_mut(|a, b| a.1 == b.1) {
+                let Some((_, peer, latest)) = of_peer.last_mut() else { continue };
+                while let Some(before) = known.next_if(|(other, _)| other < peer) {
+                    merged.push(before);
+                }
+                // Of a peer that was known already, this is the later word.
+                let was_known = known.next_if(|(other, _)| other == peer).is_some();
+                self.len.fetch_sub(usize::from(was_known), Ordering::Relaxed);
+                if let Some(profile) = latest.take() {
+                    merged.push((*peer, profile));
+                    self.len.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            merged.extend(known);
+            *part = merged;
+        }
     }
 
     /// Shows every peer's profile to `each`, a part at a time.
@@ -127,7 +156,11 @@ impl Registry {
     }
 
     fn part(&self, peer: PeerId) -> &RwLock<Vec<Record>> {
-        &self.parts[self.hasher.hash_one(peer.0) as usize % PARTS]
+        &self.parts[self.place(peer)]
+    }
+
+    fn place(&self, peer: PeerId) -> usize {
+        self.hasher.hash_one(peer.0) as usize % PARTS
     }
 }
 
@@ -138,6 +171,33 @@ mod tests {
     use super::*;
     use crate::control::testing::{Random, profile, seeds};
     use std::collections::HashMap;
+
+    #[test]
+    fn many_at_once_are_as_one_after_the_other() {
+        for seed in seeds() {
+            let mut random = Random::new(seed);
+            let (at_once, one_by_one) = (Registry::default(), Registry::default());
+            for _ in 0..3 {
+                let mut records = Vec::new();
+                for _ in 0..2_000 {
+                    let peer = PeerId(random.below(900));
+                    let named = (random.below(3) > 0)
+                        .then(|| profile(&format!("peer-{}", random.below(9_999)), "web", &[]));
+                    records.push((at_once.place(peer) as u32, peer, named.clone()));
+                    match named {
+                        Some(profile) => one_by_one.insert(peer, profile),
+                        None => one_by_one.remove(peer),
+                    }
+                }
+                at_once.take_in(records);
+                assert_eq!(at_once.len(), one_by_one.len(), "seed {seed}");
+                for peer in (0..900).map(PeerId) {
+                    let owned = |r: &Registry| r.with(peer, |p| p.map(|p| OwnedProfile::of(&p)));
+                    assert_eq!(owned(&at_once), owned(&one_by_one), "seed {seed} {peer}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn it_does_what_a_hash_map_does() {
