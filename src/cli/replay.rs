@@ -1,7 +1,7 @@
 //! `systole replay`: what a setting would have made of a trace.
 //!
 //! It asks no monitor and needs no guard: what counts is the down verdict, by the rules of
-//! [`trace::replay`](crate::trace::replay).
+//! [`trace::replay`](mod@crate::trace::replay).
 
 use super::setting::{SettingArgs, TraceArgs};
 use super::terminal::{self, Severity, Terminal};
