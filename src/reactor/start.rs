@@ -322,6 +322,7 @@ impl Estate {
             shard.was_absent(from_ns, to_ns);
         }
         let (redone, refused) = shard.resume(history, journal.newest(), looked_ns, now_ns);
+        let before = (looked_ns > 0).then_some(looked_ns);
         if journal.looked_ns() == 0 {
             journal.looked(now_ns);
         }
@@ -329,7 +330,7 @@ impl Estate {
         counters.set(Counter::SlotsRepaired, self.found.repaired as u64);
         counters.set(Counter::SlotsDiscarded, (self.found.discarded + refused) as u64);
         counters.set(Counter::TransitionsRedone, redone as u64);
-        (shard, Some(looked_ns))
+        (shard, before)
     }
 }
 

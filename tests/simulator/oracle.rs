@@ -213,10 +213,10 @@ impl Oracle<'_> {
         // In the order of reading, one that is not newer than something applied before, to the same
         // record, brought nothing.
         heard.sort_by_key(|heard| heard.read_ns);
-        let mut applied: Vec<(u64, u64, u64)> = heard
+        let mut applied: Vec<(u64, u64)> = heard
             .iter()
             .filter(|h| h.beat.numbered && !h.perhaps_lost)
-            .map(|h| (h.beat.applied_ns, h.read_ns, h.beat.number))
+            .map(|h| (h.beat.applied_ns, h.beat.number))
             .collect();
         applied.sort_unstable();
         // A record begins with a first beat and ends with being forgotten.
@@ -236,11 +236,12 @@ impl Oracle<'_> {
             let Some((birth_ns, true)) = edge.checked_sub(1).map(|edge| edges[edge]) else {
                 continue;
             };
-            // Of those before, only what was read after the birth surely met this record.
-            while let Some((applied_ns, read_ns, number)) = applied.get(next)
+            // Of those before, what was applied from the birth on met this record, the beat that made
+            // it first of all.
+            while let Some((applied_ns, number)) = applied.get(next)
                 && *applied_ns <= h.read_ns
             {
-                if *read_ns >= birth_ns {
+                if *applied_ns >= birth_ns {
                     best = best.max(*number);
                 }
                 next += 1;
