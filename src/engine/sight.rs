@@ -145,7 +145,7 @@ impl Silence {
 /// The windows in which a shard did not see or hear all.
 #[derive(Debug, Default)]
 pub struct Sight {
-    /// In ascending order of their ends; only those of different kinds may overlap.
+    /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
 }
@@ -206,7 +206,9 @@ impl Sight {
         }
         // A time in which something was lost often follows a stall without a gap. They stay apart, or
         // who was heard in the second would be granted the length of the first.
-        let follows = |last: &Window| window.from_ns <= last.to_ns && window.deaf == last.deaf;
+        let follows = |last: &Window| {
+            window.from_ns < last.to_ns || window.from_ns == last.to_ns && window.deaf == last.deaf
+        };
         if self.len > 0 && follows(&self.windows[self.len - 1]) {
             let last = &mut self.windows[self.len - 1];
             *last = joined(*last, window);
@@ -304,6 +306,16 @@ mod tests {
         // Down in 3 s; the loss leaves time for one more, and that is less.
         let windows = [(90 * S, 99 * S, false), (99 * S, 100 * S + S / 2, true)];
         assert_eq!(judge(&windows, &SILENT), SILENT.plain());
+    }
+
+    #[test]
+    fn a_loss_within_a_stall_is_not_granted_the_stall_on_top() {
+        let stall = (101 * S, 110 * S, false);
+        let loss = (101 * S - 1, 110 * S - 1, true);
+        for windows in [[stall, loss], [loss, stall]] {
+            // The stall's length, or time for one more, whichever is later.
+            assert_eq!(judge(&windows, &SILENT).suspect_ns, 111 * S, "{windows:?}");
+        }
     }
 
     #[test]
