@@ -371,9 +371,11 @@ impl Story<'_> {
                 && (h.at_home || first_mail_ns < t.fired_ns)
         };
         let Some(newest) = self.heard.iter().filter(in_time).max_by_key(|h| h.beat.number) else {
-            // A relay may have brought it so late that its deadline had passed before it came; or it
-            // is the copy of one that was perhaps lost.
-            let old = |h: &Heard| (h.beat.age_ns > 0 || h.perhaps_lost) && h.read_ns <= t.fired_ns;
+            // A relay may have brought it so late that its deadline had passed before it came; it is
+            // the copy of one that was perhaps lost; or it is the first mail of all.
+            let old = |h: &Heard| {
+                (h.beat.age_ns > 0 || h.perhaps_lost || !h.at_home) && h.queued_ns <= t.fired_ns
+            };
             if birth_ns > 0 || self.heard.iter().any(old) {
                 return Ok(());
             }

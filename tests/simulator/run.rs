@@ -4,7 +4,7 @@ use super::bugs::Bug;
 use super::monitor::Monitor;
 use super::oracle::{Oracle, Violation};
 use super::record::{Fate, Record};
-use super::scenario::{MS, START_NS, Scenario, exponential};
+use super::scenario::{MS, SECOND, START_NS, Scenario, exponential};
 use super::senders::{Fleet, MOST_PEERS, names};
 use super::world::{Event, Next, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -122,6 +122,8 @@ fn happen(
     let scenario = &world.scenario;
     let stormy = now_ns < scenario.stormy_until_ns;
     match event {
+        // What comes in the last moment would not be read any more.
+        Event::Arrive { .. } if now_ns + SECOND > scenario.end_ns => {}
         Event::Arrive { datagram } => world.arrive(datagram, now_ns),
         Event::Beat { sender, generation } => fleet.beat(world, sender, generation, now_ns),
         Event::Relay { relay } => fleet.flush(world, relay, now_ns),
