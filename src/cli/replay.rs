@@ -144,31 +144,39 @@ pub fn warn_of(trace: &Trace) {
     }
 }
 
-/// A setting in a line.
+/// A setting as the options that make it, for `serve` as for `replay`.
 pub fn describe(policy: &Policy) -> String {
-    let duration = words::duration;
-    let missed = |rest: String| match policy.missed {
-        1.0 => rest,
-        missed => format!("{missed} intervals may be missed, {rest}"),
-    };
-    let mut text = match policy.detector {
-        Detector::Fixed { timeout_ns: Some(ns) } => format!("fixed, {}", duration(ns)),
-        Detector::Fixed { timeout_ns: None } => format!("fixed, {} × interval", policy.missed),
-        Detector::Chen(chen) => {
-            format!("chen, {}", missed(format!("margin {}", duration(chen.margin_ns))))
+    // Rounded up: a little later, and no more mistakes than said.
+    let missed = (policy.missed * 1e4).ceil() / 1e4;
+    let missed = format!(" --missed {missed}");
+    let mut text = format!("--detector {}", policy.detector);
+    match policy.detector {
+        Detector::Fixed { timeout_ns: Some(ns) } => {
+            text += &format!(" --timeout {}", exactly(ns));
         }
-        Detector::Bertier(bertier) => {
-            format!("bertier, {}", missed(format!("β {} φ {}", bertier.beta, bertier.phi)))
+        Detector::Fixed { timeout_ns: None } | Detector::Bertier(_) => text += &missed,
+        Detector::Chen(chen) => {
+            text += &missed;
+            text += &format!(" --margin {}", exactly(chen.margin_ns));
         }
         Detector::Blend(blend) => {
-            format!("blend, {}", missed(format!("{} mean errors", blend.deviations)))
+            text += &missed;
+            text += &format!(" --deviations {}", blend.deviations);
         }
-        Detector::Phi(phi) => format!("phi, {}", missed(format!("threshold {}", phi.threshold()))),
-    };
+        Detector::Phi(phi) => {
+            text += &missed;
+            text += &format!(" --threshold {}", phi.threshold());
+        }
+    }
     if policy.grace_ns > 0 {
-        text += &format!(", grace {}", duration(policy.grace_ns));
+        text += &format!(" --grace {}", exactly(policy.grace_ns));
     }
     text
+}
+
+/// A duration as an option takes it, with nothing rounded away: one word.
+fn exactly(ns: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_nanos(ns)).to_string().replace(' ', "")
 }
 
 fn text(answer: &Answer, policy: &Policy, limit: usize, terminal: Terminal) -> String {

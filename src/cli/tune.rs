@@ -200,7 +200,7 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> Strin
     let within = words::duration(demand.within_ns);
     let mut text = match judgement {
         Judgement::Met(point) => format!(
-            "{}: finds a crash within {} and made {} here.",
+            "{}\nfinds a crash within {} and made {} here. (serve: add --grace 0ms, or its 50ms are on top.)",
             describe(&point.policy),
             words::duration(point.p99_ns),
             words::plural(point.mistakes, "mistake")
@@ -233,7 +233,7 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> Strin
     if watched_ns < 3.0 * wanted_ns {
         let _ = write!(
             text,
-            "\nThe trace is {} of one peer: without a single mistake it proves no more than one in {} \
+            "\nThe trace is {} of watching, all peers together: without a single mistake it proves no more than one in {} \
              (95 %).",
             words::duration(watched_ns as u64),
             words::duration((watched_ns / 3.0) as u64)
