@@ -206,8 +206,10 @@ impl Sight {
         }
         // A time in which something was lost often follows a stall without a gap. They stay apart, or
         // who was heard in the second would be granted the length of the first.
+        let kind = |window: &Window| (window.deaf, window.blind_ns > 0);
         let follows = |last: &Window| {
-            window.from_ns < last.to_ns || window.from_ns == last.to_ns && window.deaf == last.deaf
+            window.from_ns < last.to_ns
+                || window.from_ns == last.to_ns && kind(&window) == kind(last)
         };
         if self.len > 0 && follows(&self.windows[self.len - 1]) {
             let last = &mut self.windows[self.len - 1];
@@ -326,6 +328,14 @@ mod tests {
         let heard = Silence { last_seen_ns: 101 * S, deadlines, ..SILENT };
         let plain = heard.plain();
         assert_eq!((judged.suspect_ns, judged.down_ns), (plain.suspect_ns, plain.down_ns));
+    }
+
+    #[test]
+    fn a_loss_behind_a_stall_with_losses_does_not_bring_the_length_of_the_stall_along() {
+        // Heard at 100 s, behind a stall in which something was lost, and before another loss.
+        let windows = [(90 * S, 99 * S, false), (90 * S, 99 * S, true), (99 * S, 101 * S, true)];
+        let judged = judge(&windows, &SILENT);
+        assert_eq!(judged, judge(&windows[2..], &SILENT));
     }
 
     #[test]
