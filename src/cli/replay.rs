@@ -120,12 +120,26 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
         peers,
     };
     warn_of(&trace);
+    warn_of_old(&answer.overall);
     if args.json {
         terminal::print_json(&answer)?;
     } else {
         terminal::print(&text(&answer, &policy, args.limit, Terminal::detect()))?;
     }
     Ok(0)
+}
+
+/// Says on stderr how much of the trace proves nothing.
+fn warn_of_old(overall: &Figures) {
+    let old = overall.arrivals - overall.heartbeats;
+    if old > 0 {
+        terminal::say(&format!(
+            "systole: {} of {} arrivals are old or repeated by their numbers and prove nothing; of a \
+             sender that began its numbers anew, a CSV must say so in a column `incarnation`",
+            words::count(old),
+            words::count(overall.arrivals)
+        ));
+    }
 }
 
 /// Says on stderr what is not in the trace.

@@ -35,6 +35,9 @@ impl TraceArgs {
                 trace.append(part);
             }
         }
+        if trace.arrivals() == 0 {
+            return Err(Failure::usage("there are no heartbeats in the trace"));
+        }
         let intervals = trace.peers.iter().map(|peer| match self.interval {
             Some(interval) => interval.as_nanos().div_ceil(1_000) as u64,
             None if peer.arrivals.iter().all(|arrival| arrival.interval != 0) => 0,

@@ -50,9 +50,15 @@ pub enum CsvError {
         /// Where.
         line: u64,
     },
-    /// A line has too few values.
+    /// A line is longer than any of a trace.
+    #[error("line {line}: longer than {MAX_LINE} bytes, so this is no trace")]
+    Long {
+        /// Where.
+        line: u64,
+    },
+    /// A line has not as many values as the header.
     #[error("line {line}: has {found} values, the header {expected}")]
-    Short {
+    Values {
         /// Where.
         line: u64,
         /// Values found.
@@ -114,9 +120,12 @@ pub fn read(input: impl Read) -> Result<Trace, CsvError> {
     let mut latest = 0;
     while {
         text.clear();
-        input.read_until(b'\n', &mut text)? > 0
+        input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut text)? > 0
     } {
         line += 1;
+        if text.len() as u64 > MAX_LINE {
+            return Err(CsvError::Long { line });
+        }
         let row = text.trim_ascii();
         let row = row.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(row);
         if row.is_empty() {
@@ -128,8 +137,8 @@ pub fn read(input: impl Read) -> Result<Trace, CsvError> {
             columns = Some(Columns::of(&fields[..found], line)?);
             continue;
         };
-        if found < columns.count {
-            return Err(CsvError::Short { line, found, expected: columns.count });
+        if found != columns.count {
+            return Err(CsvError::Values { line, found, expected: columns.count });
         }
         let number = |place: usize, column: &'static str| {
             parse(&fields[place]).ok_or_else(|| CsvError::Number {
@@ -174,6 +183,8 @@ pub fn read(input: impl Read) -> Result<Trace, CsvError> {
     Ok(trace)
 }
 
+/// Bytes of the longest line.
+const MAX_LINE: u64 = 65_536;
 /// Columns that are looked at; what is beyond is passed over.
 const MAX_COLUMNS: usize = 16;
 

@@ -30,7 +30,8 @@ pub use replay::{Replay, replay};
 
 use crate::engine::sequence::{Order, Position};
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// One heartbeat as it arrived.
@@ -111,12 +112,15 @@ impl Trace {
     /// It cannot be read, or is neither.
     pub fn open(path: &Path) -> Result<Trace, TraceError> {
         let name = || path.display().to_string();
-        let bytes =
-            std::fs::read(path).map_err(|cause| TraceError::Unreadable { path: name(), cause })?;
-        if format::is_recording(&bytes) {
+        let unreadable = |cause| TraceError::Unreadable { path: name(), cause };
+        let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
+        // A look before the file is read: whatever else it is, it may be without end.
+        if format::is_recording(file.fill_buf().map_err(unreadable)?) {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(unreadable)?;
             format::decode(&bytes).map_err(|cause| TraceError::Format { path: name(), cause })
         } else {
-            csv::read(Cursor::new(bytes)).map_err(|cause| TraceError::Csv { path: name(), cause })
+            csv::read(file).map_err(|cause| TraceError::Csv { path: name(), cause })
         }
     }
 
