@@ -65,7 +65,7 @@ impl Journal {
     ///
     /// # Panics
     /// When the mapping has fewer than [`BYTES`](Self::BYTES).
-    #[cfg(not(any(loom, miri)))]
+    #[cfg(not(loom))]
     pub fn mapped(mapping: memmap2::MmapMut) -> Journal {
         Journal { words: Region::mapped(mapping, Self::BYTES / 8) }
     }

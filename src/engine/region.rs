@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 /// # Safety
 /// The type consists of atomics alone, so that every pattern of bytes is a value of it, zero bytes
 /// are its `Default`, threads may share it, and there is nothing to drop.
-#[cfg_attr(any(loom, miri), allow(dead_code, reason = "only mappings ask for it"))]
+#[cfg_attr(loom, allow(dead_code, reason = "only mappings ask for it"))]
 pub(super) unsafe trait Words: Default + Send + Sync {}
 
 // SAFETY: an atomic of std itself.
@@ -27,7 +27,7 @@ pub(super) struct Region<T> {
 
 /// Who gives the memory back.
 enum Memory {
-    #[cfg(not(any(loom, miri)))]
+    #[cfg(not(loom))]
     Mapped {
         _mapping: memmap2::MmapMut,
     },
@@ -63,7 +63,10 @@ impl<T> Region<T> {
         let mapping = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
         Ok(Region::mapped(mapping, len))
     }
+}
 
+#[cfg(not(loom))]
+impl<T> Region<T> {
     /// The first `len` values of a mapping that the caller hands in, whatever bytes they are.
     ///
     /// # Panics
@@ -108,7 +111,7 @@ impl<T> Deref for Region<T> {
 impl<T> Drop for Region<T> {
     fn drop(&mut self) {
         match self.memory {
-            #[cfg(not(any(loom, miri)))]
+            #[cfg(not(loom))]
             Memory::Mapped { .. } => {} // unmaps itself
             Memory::Heap => {
                 let values = NonNull::slice_from_raw_parts(self.first, self.len);

@@ -44,7 +44,7 @@ impl SlotRegion {
 
     /// The slots in a mapping, as many as fit; whatever bytes they are. `reserved` of them have
     /// memory behind them, and `reserve` finds more.
-    #[cfg(not(any(loom, miri)))]
+    #[cfg(not(loom))]
     pub fn mapped(mapping: memmap2::MmapMut, reserved: u32, reserve: Reserve) -> SlotRegion {
         let capacity = (mapping.len() / size_of::<Slot>()).min(Self::MAX_CAPACITY as usize);
         let region = Region::mapped(mapping, capacity);
