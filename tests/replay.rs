@@ -91,7 +91,7 @@ fn people_get_a_table() {
     assert!(lines[0].starts_with("PEER  ARRIVALS  MISSING  MISTAKES"), "{stdout}");
     assert!(lines[1].starts_with("all          8        1         2"), "{stdout}");
     assert_eq!(lines.len(), 5, "{stdout}");
-    assert!(lines[4].starts_with("fixed, 200 ms; interval estimated"), "{stdout}");
+    assert!(lines[4].starts_with("--detector fixed --timeout 200ms; interval estimated"), "{stdout}");
 }
 
 #[test]
@@ -212,4 +212,17 @@ fn what_serve_records_is_replayed() {
     assert_eq!(answer["interval"], "as the senders state it");
     assert_eq!(answer["peers"]["8b44fa76fa9a71c4"]["t_d_ns"]["max"], 3_000_000_000u64);
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_sender_that_began_anew_unnoticed_is_named() {
+    let mut text = String::from("peer,seq,sent_ns,arrived_ns\n");
+    for (beat, seq) in (100..140u64).chain(1..40).enumerate() {
+        text += &format!("anew,{seq},0,{}\n", 1_000_000_000 + beat as u64 * 100_000_000);
+    }
+    let file = TempFile::new("anew.csv", &text);
+    let (code, _, stderr) = systole(&["replay", file.path(), "--timeout", "200ms"]);
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("39 of 79 arrivals of anew are old or repeated"), "{stderr}");
+    assert!(stderr.contains("a column `incarnation`"), "{stderr}");
 }

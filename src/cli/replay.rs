@@ -120,7 +120,7 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
         peers,
     };
     warn_of(&trace);
-    warn_of_old(&answer.overall);
+    warn_of_old(&answer.peers);
     if args.json {
         terminal::print_json(&answer)?;
     } else {
@@ -129,17 +129,23 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Says on stderr how much of the trace proves nothing.
-fn warn_of_old(overall: &Figures) {
-    let old = overall.arrivals - overall.heartbeats;
-    if old > 0 {
-        terminal::say(&format!(
-            "systole: {} of {} arrivals are old or repeated by their numbers and prove nothing; of a \
-             sender that began its numbers anew, a CSV must say so in a column `incarnation`",
-            words::count(old),
-            words::count(overall.arrivals)
-        ));
-    }
+/// Says on stderr which senders seem to have begun their numbers anew unnoticed. Networks repeat and
+/// reorder a few datagrams; a tenth of a peer's arrivals looks like a restart that the trace hides.
+fn warn_of_old(peers: &BTreeMap<String, Figures>) {
+    let old = |figures: &Figures| figures.arrivals - figures.heartbeats;
+    let hidden = |figures: &Figures| old(figures) >= 16 && old(figures) * 10 > figures.arrivals;
+    let mut suspicious = peers.iter().filter(|(_, figures)| hidden(figures));
+    let Some((name, figures)) = suspicious.next() else { return };
+    let others = match suspicious.count() {
+        0 => String::new(),
+        count => format!(", and {} like it", words::plural(count as u64, "peer")),
+    };
+    terminal::say(&format!(
+        "systole: {} of {} arrivals of {name} are old or repeated by their numbers and prove nothing\
+         {others}; of a sender that began its numbers anew, a CSV must say so in a column `incarnation`",
+        words::count(old(figures)),
+        words::count(figures.arrivals)
+    ));
 }
 
 /// Says on stderr what is not in the trace.
