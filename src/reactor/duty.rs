@@ -194,11 +194,14 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         }
     }
 
-    /// Takes no more out of the sockets, and applies what was taken.
+    /// Applies what is queued now, and takes no more out of the sockets.
     ///
     /// # Errors
     /// What ends the transport for good.
     pub fn let_go(&mut self) -> io::Result<()> {
+        // One look takes no more than a bounded run of datagrams, and a cancelled receive leaves the
+        // rest where it is: without a successor, nobody would ever read it.
+        self.drain()?;
         self.backend.let_go();
         while self.receive()? > 0 {}
         Ok(())
