@@ -62,7 +62,7 @@ impl Layer {
         })?;
         let mut layer = Layer::default();
         for (written, value) in table {
-            if let Some(kind) = sections::KINDS.iter().find(|kind| kind.name == written) {
+            if let Some(kind) = sections::SECTIONS.iter().find(|kind| kind.name == written) {
                 layer.sections.extend(kind.read(&value, path)?);
                 continue;
             }
@@ -70,9 +70,13 @@ impl Layer {
             // A file that names a file would need rules for who wins; no.
             let known = KEYS.iter().filter(|key| key.name != "config");
             let Some(key) = known.clone().find(|key| key.name == name) else {
+                if sections::look_like(&value) {
+                    return Err(sections::unknown(written, path));
+                }
+                let home = sections::home_of(&name);
                 let suggestion = closest(&name, known.map(|key| key.name));
                 let (path, key) = (path.into(), written);
-                return Err(ConfigError::UnknownKey { path, key, suggestion });
+                return Err(ConfigError::UnknownKey { path, key, home, suggestion });
             };
             let origin = Origin::File(path.into());
             let texts = texts(&value, &origin, key)?;
@@ -132,7 +136,7 @@ impl Given<'_> {
     /// Its one value. A flag given twice counts by its last, as everywhere.
     pub(super) fn one<T>(
         &self,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
         let text = match self.given {
             None => self.key.default,

@@ -25,7 +25,7 @@ pub mod value;
 
 pub use keys::{KEYS, Key, SWITCH};
 pub use layers::{Layer, closest};
-pub use sections::{ExpectSettings, GroupSettings};
+pub use sections::{ExpectSettings, GroupSettings, Kind, SECTIONS};
 
 use crate::engine::Policy;
 use crate::engine::admission::NewcomerLimits;
@@ -64,6 +64,8 @@ pub enum StateChoice {
 /// Everything `systole serve` needs to know, validated.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
+    /// The file that they come from, in part.
+    pub config: Option<PathBuf>,
     /// UDP addresses to listen on; at least one.
     pub udp: Vec<SocketAddr>,
     /// True when nobody asked for `udp`: an address family that the machine lacks is then no error.
@@ -138,33 +140,55 @@ pub enum ConfigError {
     #[error(
         "unknown key `{key}` in {path}{hint} `systole serve --help` lists every key",
         path = path.display(),
-        hint = suggestion.map_or(";".into(), |s| {
-            format!(", did you mean `{}`?", s.replace('-', "_"))
-        })
+        hint = match home {
+            Some(section) => format!("; it belongs under a line [[{section}]]."),
+            None => hint(*suggestion),
+        }
     )]
     UnknownKey {
         /// The file.
         path: PathBuf,
         /// The key as written.
         key: String,
+        /// The kind of section that has such a key, if one has.
+        home: Option<&'static str>,
         /// The nearest key that exists, if one is near.
         suggestion: Option<&'static str>,
     },
     /// A section of the file has a key that does not exist.
     #[error(
         "unknown key `{key}` in {section}{hint} known are {known}",
-        hint = suggestion.as_ref().map_or(";".into(), |s| {
-            format!(", did you mean `{}`?", s.replace('-', "_"))
-        })
+        hint = match general {
+            true => "; it holds for the whole monitor, so put it above the first [[…]] line;".into(),
+            false => hint(*suggestion),
+        }
     )]
     UnknownSectionKey {
         /// The section, as people call it.
         section: String,
         /// The key as written.
         key: String,
+        /// Whether the file's flat part has such a key.
+        general: bool,
         /// The nearest key that exists there, if one is near.
         suggestion: Option<&'static str>,
         /// All keys that do.
+        known: String,
+    },
+    /// The file has a section of a kind that does not exist.
+    #[error(
+        "unknown section [[{name}]] in {path}{hint} known are {known}",
+        path = path.display(),
+        hint = suggestion.map_or(";".into(), |s| format!(", did you mean [[{s}]]?"))
+    )]
+    UnknownSection {
+        /// The file.
+        path: PathBuf,
+        /// The section's name as written.
+        name: String,
+        /// The nearest kind that exists, if one is near.
+        suggestion: Option<&'static str>,
+        /// All kinds that do.
         known: String,
     },
     /// What should be sections is something else.
@@ -198,6 +222,11 @@ pub enum ConfigError {
     },
 }
 
+/// The nearest key that exists, as the file writes it.
+fn hint(suggestion: Option<&str>) -> String {
+    suggestion.map_or(";".into(), |near| format!(", did you mean `{}`?", near.replace('-', "_")))
+}
+
 impl Settings {
     /// Resolves the flags, the environment, the file that either of them names, and the defaults.
     ///
@@ -221,6 +250,7 @@ impl Settings {
         let receive_buffer = layer.given("receive-buffer");
         let (auth, keys) = auth(layer)?;
         Ok(Settings {
+            config: layer.text("config").map(PathBuf::from),
             auth,
             keys,
             newcomers: newcomers(layer)?,

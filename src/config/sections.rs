@@ -31,9 +31,13 @@ const MOST_EXPECTED: usize = 100_000;
 
 /// A kind of section.
 #[derive(Debug)]
-pub(super) struct Kind {
+pub struct Kind {
     /// As the file has it.
-    pub(super) name: &'static str,
+    pub name: &'static str,
+    /// What it is for, in a line.
+    pub help: &'static str,
+    /// One of them, as the file would have it.
+    pub example: &'static str,
     /// Keys of its own.
     own: &'static [Key],
     /// Keys that it shares with the flat part.
@@ -48,14 +52,16 @@ const NAME: Key = own("name", "a group's name, or a pattern like rack-* (* any c
 const PARENT: Key = own("parent", "the name of a peer, like switch-1");
 const NAMES: Key =
     Key { several: true, ..own("names", "names of peers, like [\"db-1\", \"db-2\"]") };
-const GROUP: Key = own("group", "a group's name");
+const GROUP: Key = own("group", "the name of one group, without * and ?");
 const COUNT: Key = own("count", "a whole number from 1 to 134217728");
 const WITHIN: Key = own("within", "a duration from 1s to 90d, like 2m");
 
 /// All kinds of sections.
-pub(super) static KINDS: [Kind; 2] = [
+pub static SECTIONS: [Kind; 2] = [
     Kind {
         name: "group",
+        help: "what differs for groups whose name matches; the first section that matches holds",
+        example: "name = \"rack-*\", missed = 5, floor = \"2s\", parent = \"switch-1\"",
         own: &[NAME, PARENT],
         shared: &[
             "interval",
@@ -76,7 +82,13 @@ pub(super) static KINDS: [Kind; 2] = [
             "mass-silence-hold",
         ],
     },
-    Kind { name: "expect", own: &[NAMES, GROUP, COUNT, WITHIN], shared: &[] },
+    Kind {
+        name: "expect",
+        help: "who ought to be there, and is reported as missing otherwise",
+        example: "names = [\"db-1\", \"db-2\"], or group = \"web\" and count = 12; within = \"5m\"",
+        own: &[NAMES, GROUP, COUNT, WITHIN],
+        shared: &[],
+    },
 ];
 
 /// One section: texts by key.
@@ -122,9 +134,37 @@ pub enum ExpectSettings {
     },
 }
 
+/// Whether a value is a section or several, whatever their name.
+pub(super) fn look_like(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Table(_) => true,
+        toml::Value::Array(all) => !all.is_empty() && all.iter().all(toml::Value::is_table),
+        _ => false,
+    }
+}
+
+/// The complaint about sections of a kind that does not exist.
+pub(super) fn unknown(name: String, path: &Path) -> ConfigError {
+    let suggestion = closest(&name, SECTIONS.iter().map(|kind| kind.name));
+    let known: Vec<String> = SECTIONS.iter().map(|kind| format!("[[{}]]", kind.name)).collect();
+    ConfigError::UnknownSection { path: path.into(), name, suggestion, known: known.join(", ") }
+}
+
+/// The kind of section that has a key of this name to itself.
+pub(super) fn home_of(key: &str) -> Option<&'static str> {
+    let has = |kind: &&Kind| kind.own.iter().any(|own| own.name == key);
+    SECTIONS.iter().find(has).map(|kind| kind.name)
+}
+
 impl Kind {
+    /// The names of its keys, as the file has them.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let own = self.own.iter().map(|key| key.name);
+        own.chain(self.shared.iter().copied()).map(|name| name.replace('-', "_"))
+    }
+
     fn key(&self, name: &str) -> Option<&'static Key> {
-        let own = KINDS.iter().find(|kind| kind.name == self.name)?.own;
+        let own = SECTIONS.iter().find(|kind| kind.name == self.name)?.own;
         let shared = || KEYS.iter().find(|key| key.name == name && self.shared.contains(&name));
         own.iter().find(|key| key.name == name).or_else(shared)
     }
@@ -164,6 +204,7 @@ impl Section {
             return Err(ConfigError::UnknownSectionKey {
                 section: self.called.clone(),
                 key: written.to_owned(),
+                general: KEYS.iter().any(|key| key.name == name),
                 suggestion: closest(&name, known.iter().copied()),
                 known: known.join(", ").replace('-', "_"),
             });
@@ -186,6 +227,10 @@ impl Section {
     fn given(&self, name: &str) -> Option<Given<'_>> {
         let given = self.texts.get(name)?;
         Some(Given { key: self.kind.key(name)?, given: Some(given) })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.texts.contains_key(name)
     }
 
     fn wrong(&self, problem: &'static str) -> ConfigError {
@@ -231,25 +276,37 @@ pub(super) fn groups(layer: &Layer) -> Result<Vec<GroupSettings>, ConfigError> {
 
 /// The expectations of all sections.
 pub(super) fn expect(layer: &Layer) -> Result<Vec<ExpectSettings>, ConfigError> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
     for section in layer.sections("expect") {
         let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(90 * 86_400));
         let within = match section.given("within") {
             Some(given) => given.one(|t| value::duration(t, shortest, longest))?,
             None => Duration::from_secs(120),
         };
-        let (names, count) = (section.given("names"), section.given("count"));
-        match (names, section.given("group"), count) {
+        let (names, group) = (section.given("names"), section.given("group"));
+        match (names, group, section.given("count")) {
             (Some(names), None, None) if !names.texts().is_empty() => {
                 for name in names.texts() {
-                    let name = text(name).map_err(|problem| names.error(name, problem))?;
+                    let new = text(name).and_then(|name| once(&mut seen, ("peer", name)));
+                    let name = new.map_err(|problem| names.error(name, problem))?;
                     all.push(ExpectSettings::Peer { name, within });
                 }
             }
             (None, Some(group), Some(count)) => {
-                let name = group.one(text)?;
+                let name = group.one(|t| once(&mut seen, ("group", one_group(t)?)))?;
                 let count = count.one(|t| value::integer(t, 1, 1 << 27))? as u32;
                 all.push(ExpectSettings::Group { name, count, within });
+            }
+            (None, Some(_), None) => {
+                return Err(section.wrong("names a group and not how many; add count = N"));
+            }
+            (None, None, Some(_)) => {
+                return Err(section.wrong("has a count and not of whom; add group = \"NAME\""));
+            }
+            (Some(_), ..) if section.texts.len() > 1 + usize::from(section.has("within")) => {
+                return Err(
+                    section.wrong("has names and a group or a count; make two sections of it")
+                );
             }
             _ => return Err(section.wrong("expects nobody; give names, or a group and a count")),
         }
@@ -260,6 +317,25 @@ pub(super) fn expect(layer: &Layer) -> Result<Vec<ExpectSettings>, ConfigError> 
         }
     }
     Ok(all)
+}
+
+/// The name, if nobody of it is expected yet.
+fn once(
+    seen: &mut BTreeSet<(&'static str, String)>,
+    expected: (&'static str, String),
+) -> Result<String, String> {
+    match seen.insert(expected.clone()) {
+        true => Ok(expected.1),
+        false => Err("is expected already; once is enough".into()),
+    }
+}
+
+/// The name of one group. A pattern would leave open whether each or all together are meant.
+fn one_group(name: &str) -> Result<String, String> {
+    match name.contains(['*', '?']) {
+        true => Err("is a pattern, and the count is of one group; name each group".into()),
+        false => text(name),
+    }
 }
 
 /// A name as it is.

@@ -88,7 +88,25 @@ fn an_unknown_key_is_named_with_the_nearest() {
         complaint(&[], &[], "colour = \"red\""),
         "unknown key `colour` in /etc/systole.toml; `systole serve --help` lists every key"
     );
+    assert_eq!(
+        complaint(&[], &[], "parent = \"switch-1\""),
+        "unknown key `parent` in /etc/systole.toml; it belongs under a line [[group]]. \
+         `systole serve --help` lists every key"
+    );
     assert!(complaint(&[], &[], "[udp]\nx = 1").contains("is of type table"));
+}
+
+#[test]
+fn an_unknown_section_is_named_with_the_nearest() {
+    let known = "known are [[group]], [[expect]]";
+    for (file, near) in [
+        ("[[groups]]\nname = \"a\"", "[[groups]] in /etc/systole.toml, did you mean [[group]]?"),
+        ("[groups]\nname = \"a\"", "[[groups]] in /etc/systole.toml, did you mean [[group]]?"),
+        ("[[expected]]\nnames = []", "[[expected]] in /etc/systole.toml, did you mean [[expect]]?"),
+        ("[[webhook]]\nurl = \"x\"", "[[webhook]] in /etc/systole.toml;"),
+    ] {
+        assert_eq!(complaint(&[], &[], file), format!("unknown section {near} {known}"));
+    }
 }
 
 #[test]
@@ -234,7 +252,14 @@ fn a_wrong_section_is_told_by_its_place() {
         ),
         (
             format!("{second}max_peers = 3"),
-            format!("unknown key `max_peers` in [[group]] 2 of {PATH}; known are name, parent,"),
+            format!(
+                "unknown key `max_peers` in [[group]] 2 of {PATH}; it holds for the whole monitor, \
+                 so put it above the first [[…]] line; known are name, parent,"
+            ),
+        ),
+        (
+            format!("{second}colour = 3"),
+            format!("unknown key `colour` in [[group]] 2 of {PATH}; known are name, parent,"),
         ),
         (
             format!("{second}missed = [1, 2]"),
@@ -253,7 +278,28 @@ fn a_wrong_section_is_told_by_its_place() {
         ("group = \"a\"".into(), "begin each with a line [[group]]".into()),
         ("[[expect]]\nwithin = \"1m\"".into(), "expects nobody; give names, or".into()),
         ("[[expect]]\nnames = []".into(), "expects nobody".into()),
-        ("[[expect]]\ngroup = \"web\"".into(), "expects nobody".into()),
+        (
+            "[[expect]]\ngroup = \"web\"".into(),
+            "[[expect]] 1 of /etc/systole.toml names a group and not how many; add count".into(),
+        ),
+        ("[[expect]]\ncount = 3".into(), "has a count and not of whom; add group".into()),
+        (
+            "[[expect]]\nnames = [\"a\"]\ncount = 3\nwithin = \"5m\"".into(),
+            "has names and a group or a count; make two sections".into(),
+        ),
+        ("[[expect]]\nnames = []\nwithin = \"5m\"".into(), "expects nobody".into()),
+        (
+            "[[expect]]\nnames = [\"a\"]\n[[expect]]\nnames = [\"b\", \"a\"]".into(),
+            format!("names in [[expect]] 2 of {PATH}: `a` is expected already"),
+        ),
+        (
+            "[[expect]]\ngroup = \"a\"\ncount = 1\n[[expect]]\ngroup = \"a\"\ncount = 2".into(),
+            format!("group in [[expect]] 2 of {PATH}: `a` is expected already"),
+        ),
+        (
+            "[[expect]]\ngroup = \"web-*\"\ncount = 2".into(),
+            format!("group in [[expect]] 1 of {PATH}: `web-*` is a pattern, and the count is of"),
+        ),
         (
             "[[expect]]\nnames = [\"\"]".into(),
             format!("names in [[expect]] 1 of {PATH}: `` is empty; give names of peers"),
