@@ -221,3 +221,24 @@ fn a_key_on_standard_output_is_a_file_of_keys() {
     let keys = keys_file::read(Path::new(&file)).unwrap();
     assert_eq!((keys[0].key.id(), keys[0].groups.as_deref()), (7, Some(&["web".to_owned()][..])));
 }
+
+#[test]
+fn a_senders_file_has_its_key_alone_and_replaces_nothing() {
+    let folder = Folder::new("keygen-sender-test");
+    let (keys, web, db) = (folder.file("keys"), folder.file("web.key"), folder.file("db.key"));
+    assert!(systole(&["keygen", &keys, "--group", "db"]).status.success());
+    let made = systole(&["keygen", &keys, "--group", "web", "--sender", &web]);
+    assert!(made.status.success());
+    assert!(String::from_utf8_lossy(&made.stderr).contains(&format!("Each sender gets {web}")));
+    assert!(systole(&["keygen", &keys, "--extract", "1", "--sender", &db]).status.success());
+    let all = keys_file::read(Path::new(&keys)).unwrap();
+    for (file, own) in [(&web, &all[1]), (&db, &all[0])] {
+        assert_eq!(keys_file::read(Path::new(file)).unwrap(), std::slice::from_ref(own));
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    refused(&["keygen", &keys, "--sender", &web], "cannot write a new file");
+    refused(&["keygen", &keys, "--sender", &keys], "a file of its own");
+    refused(&["keygen", &keys, "--extract", "9", "--sender", &folder.file("x")], "has no key 9");
+    let after = keys_file::read(Path::new(&keys)).unwrap();
+    assert_eq!(after, all, "what was refused has made no key");
+}

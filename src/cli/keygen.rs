@@ -12,13 +12,16 @@ const EXAMPLES: &str = "\
 Examples:
   systole keygen /etc/systole/keys                     the first key, of id 1, for every peer
   systole keygen --group web --group db keys           the next one, which speaks for two groups only
+  systole keygen keys --group web --sender web.key     and a file of that key alone, for senders
+  systole keygen keys --extract 3 --sender db.key      the same for a key that is there already
   systole keygen --id 7 >sender.key                    to standard output
 ";
 
 const AFTER: &str = "\
 A file that is not there is made with mode 0600. Keys that are in it stay as they are: an id that is \
 taken is refused. The monitor takes the file with --keys (and reads it again on SIGHUP), a sender a \
-file with its own key alone with --key. docs/security.md says how to change keys step by step.";
+file with its own key alone with `systole beat --key`: --sender writes one, and overwrites nothing. \
+docs/security.md says how to change keys step by step.";
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
@@ -30,6 +33,13 @@ pub struct KeygenArgs {
     /// A group that the key may speak for; may be repeated. Without it the key speaks for all.
     #[arg(long, value_name = "GROUP")]
     group: Vec<String>,
+    /// Write the key alone to this file, too: what a sender takes with `systole beat --key`.
+    #[arg(long, value_name = "FILE", requires = "file")]
+    sender: Option<PathBuf>,
+    /// Make no key: write this one of the file to --sender.
+    #[arg(long, value_name = "N", requires = "sender", conflicts_with_all = ["id", "group"])]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..))]
+    extract: Option<u8>,
     /// File to add the key to; standard output when not given.
     file: Option<PathBuf>,
 }
@@ -47,6 +57,13 @@ pub fn keygen(args: KeygenArgs) -> Result<u8, Failure> {
             )));
         }
     }
+    if let (Some(id), Some(path), Some(sender)) = (args.extract, &args.file, &args.sender) {
+        let key = keys_file::sender_key(path, Some(id))?;
+        let groups = key.groups.unwrap_or_default();
+        create(sender, &keys_file::written(id, key.key.secret(), &groups))?;
+        terminal::say(&format!("systole: key {id} alone is in {}", sender.display()));
+        return Ok(0);
+    }
     let secret = random()?;
     let Some(path) = args.file else {
         let id = args.id.unwrap_or(1);
@@ -54,6 +71,9 @@ pub fn keygen(args: KeygenArgs) -> Result<u8, Failure> {
         std::io::stdout().write_all(text.as_bytes()).map_err(|_| Failure::nobody_reads())?;
         return Ok(0);
     };
+    if args.sender.as_ref() == Some(&path) {
+        return Err(Failure::usage("--sender: give a file of its own, not the monitor's"));
+    }
     let exists = path.exists();
     let ids: Vec<u8> = match exists {
         // An empty file, as mktemp makes one, is as good as none.
@@ -73,8 +93,13 @@ pub fn keygen(args: KeygenArgs) -> Result<u8, Failure> {
             Failure::usage(format!("{} is full: it has all 255 keys", path.display()))
         })?,
     };
-    append(&path, &keys_file::written(id, &secret, &args.group), !ids.is_empty())?;
-    terminal::say(&next_steps(id, &path, &args.group));
+    let text = keys_file::written(id, &secret, &args.group);
+    // The sender's first: a file in the way must not leave a key that nobody has.
+    if let Some(sender) = &args.sender {
+        create(sender, &text)?;
+    }
+    append(&path, &text, !ids.is_empty())?;
+    terminal::say(&next_steps(id, &path, &args.group, args.sender.as_deref()));
     Ok(0)
 }
 
@@ -97,8 +122,26 @@ fn append(path: &Path, text: &str, apart: bool) -> Result<(), Failure> {
     })
 }
 
-fn next_steps(id: u8, path: &Path, groups: &[String]) -> String {
+/// Writes a file of one key; one that is there is left alone.
+fn create(path: &Path, text: &str) -> Result<(), Failure> {
+    let write = || {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error: std::io::Error| {
+        Failure::usage(format!("--sender: cannot write a new file {}: {error}", path.display()))
+    })
+}
+
+fn next_steps(id: u8, path: &Path, groups: &[String], sender: Option<&Path>) -> String {
     let path = path.display();
+    let theirs = match sender {
+        Some(sender) => format!("Each sender gets {} (mode 0600)", sender.display()),
+        None => {
+            "Each sender gets a file with this key alone (mode 0600; --sender writes one)".into()
+        }
+    };
     let whom = match groups {
         [] => "every peer".to_owned(),
         groups => format!("peers of {}", groups.join(", ")),
@@ -106,7 +149,7 @@ fn next_steps(id: u8, path: &Path, groups: &[String]) -> String {
     format!(
         "systole: key {id}, for {whom}, is in {path}. Next:\n\
          \x20 1. The monitor reads it: `systole serve --keys {path} --auth optional`, or SIGHUP if it runs.\n\
-         \x20 2. Each sender gets a file with this key alone (mode 0600): `systole beat --key FILE …`.\n\
+         \x20 2. {theirs}: `systole beat --key FILE …`.\n\
          \x20 3. When all have it: `--auth required`."
     )
 }

@@ -43,6 +43,11 @@ impl Key {
         self.id
     }
 
+    /// The secret itself, to write it into a file of keys.
+    pub(crate) fn secret(&self) -> &[u8; SECRET] {
+        &self.secret
+    }
+
     /// The tag of these bytes.
     #[inline]
     pub fn tag(&self, covered: &[u8]) -> [u8; TAG] {
