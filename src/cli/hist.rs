@@ -13,8 +13,8 @@ use std::fmt::Write;
 const EXAMPLES: &str = "\
 Examples:
   systole hist
-  systole hist lateness_ns detection_time_ns
-  systole hist lateness_ns --format hgrm > lateness.hgrm
+  systole hist lateness detection_time
+  systole hist lateness --format hgrm > lateness.hgrm
   systole hist --reset && sleep 60 && systole hist --since interval
 ";
 
@@ -22,7 +22,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(before_long_help = EXAMPLES)]
 pub struct HistArgs {
-    /// Which histograms, `_ns` left out or not; all when none is named.
+    /// Which histograms, by the names of the table (`lateness`, or `lateness_ns` as JSON and CSV have
+    /// it); all when none is named.
     names: Vec<String>,
     /// How to print them: a table, JSON with all buckets, HdrHistogram's percentile text, or one
     /// CSV line each.
@@ -79,16 +80,17 @@ pub fn hist(args: HistArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Those named, or all.
+/// A histogram's name as people write it; its values have their unit beside them.
+fn short(name: &str) -> &str {
+    name.strip_suffix("_ns").unwrap_or(name)
+}
+
+/// Those named, with `_ns` or without, or all.
 fn select(mut all: Histograms, names: &[String]) -> Result<Histograms, Failure> {
-    let full = |name: &String| match name.strip_suffix("_ns") {
-        Some(_) => name.clone(),
-        None => format!("{name}_ns"),
-    };
     for name in names {
-        if !all.histograms.contains_key(&full(name)) {
-            let known: Vec<&str> = all.histograms.keys().map(String::as_str).collect();
-            let near = closest(&full(name), HistogramKind::ALL.iter().map(|kind| kind.label()));
+        if !all.histograms.keys().any(|key| short(key) == short(name)) {
+            let known: Vec<&str> = all.histograms.keys().map(|key| short(key)).collect();
+            let near = closest(short(name), HistogramKind::ALL.iter().map(|k| short(k.label())));
             let hint = near.map_or(".".into(), |near| format!(", did you mean `{near}`?"));
             return Err(Failure::usage(format!(
                 "no histogram `{name}`{hint} There are {}",
@@ -97,7 +99,7 @@ fn select(mut all: Histograms, names: &[String]) -> Result<Histograms, Failure> 
         }
     }
     if !names.is_empty() {
-        all.histograms.retain(|key, _| names.iter().any(|name| full(name) == *key));
+        all.histograms.retain(|key, _| names.iter().any(|name| short(name) == short(key)));
     }
     Ok(all)
 }
@@ -108,10 +110,7 @@ fn table(all: &Histograms, terminal: Terminal) -> String {
     for (name, figures) in &all.histograms {
         let f = figures;
         let values = [f.p50, f.p90, f.p99, f.p999, f.p9999, f.p99999, f.max];
-        let mut row = vec![
-            Cell::new(name.strip_suffix("_ns").unwrap_or(name)),
-            Cell::new(words::count(f.count)),
-        ];
+        let mut row = vec![Cell::new(short(name)), Cell::new(words::count(f.count))];
         row.extend(values.map(|ns| match f.count {
             0 => Cell::new("-"),
             _ => Cell::new(words::duration(ns)),
@@ -239,8 +238,8 @@ mod tests {
         assert_eq!(failure.code(), 2);
         assert_eq!(
             failure.to_string(),
-            "no histogram `latenes`, did you mean `lateness_ns`? \
-             There are ingest_ns, lateness_ns"
+            "no histogram `latenes`, did you mean `lateness`? \
+             There are ingest, lateness"
         );
     }
 }
