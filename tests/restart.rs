@@ -179,8 +179,47 @@ fn a_second_monitor_on_the_same_state_is_refused_in_one_line() {
         .expect("the binary is built");
     let says = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{says}");
-    assert!(says.contains("is used by another monitor"), "{says}");
+    let directory = place.directory.display();
+    assert!(says.contains(&format!("with its state in {directory}: --takeover")), "{says}");
+    assert_eq!(says.lines().count(), 1, "{says}");
     monitor.end();
+}
+
+#[test]
+fn a_second_monitor_on_the_same_ports_is_told_who_has_them_and_how_to_replace_it() {
+    let place = Place::new("rival");
+    let monitor = place.start(&[]);
+    for state in [place.directory.to_str().expect("UTF-8"), "none"] {
+        let refused = Command::new(SYSTOLE)
+            .args(["serve", "--udp", &place.udp, "--http", &place.http, "--state-dir", state])
+            .output()
+            .expect("the binary is built");
+        let says = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{says}");
+        assert!(says.contains("--takeover") && !says.contains("another program"), "{says}");
+    }
+    monitor.end();
+}
+
+#[test]
+fn a_check_beside_a_monitor_that_runs_touches_nothing() {
+    let place = Place::new("check");
+    let check = || {
+        let output = place.command(&["--check"]).output().expect("the binary is built");
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(check().contains("there is none yet"));
+    assert!(!place.directory.exists(), "nothing was made");
+    let monitor = place.start(&[]);
+    place.send("web-1 interval=1h");
+    place.until("it is known", |summary| summary.peers.up == 1);
+    assert!(check().contains("a monitor is using it: only with --takeover"));
+    let summary = place.get::<Summary>("/api/v1/summary");
+    assert_eq!(summary.peers.up, 1, "it goes on");
+    let log = monitor.end();
+    assert!(!log.contains("asked to take over"), "{log}");
+    assert!(check().contains("there is state to go on with"));
 }
 
 #[test]

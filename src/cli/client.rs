@@ -29,10 +29,18 @@ impl Client {
     /// # Errors
     /// It is neither (exit code 2).
     pub fn new(http: &str) -> Result<Client, Failure> {
+        Client::patient_for(http, Duration::from_secs(30))
+    }
+
+    /// As [`Client::new`], one that waits for an answer no longer than this.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn patient_for(http: &str, patience: Duration) -> Result<Client, Failure> {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_recv_response(Some(Duration::from_secs(30)))
+            .timeout_connect(Some(patience.min(Duration::from_secs(5))))
+            .timeout_recv_response(Some(patience))
             // A monitor is on the operator's own network; a web proxy would only be in the way.
             .proxy(None)
             .user_agent(concat!("systole/", env!("CARGO_PKG_VERSION")))
@@ -96,10 +104,15 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub fn peer(&self, name: &str) -> Result<api::PeerDetail, Failure> {
-        if name.is_empty() {
-            return Err(Failure::usage("a peer's name is empty; give one"));
-        }
-        self.get(&format!("/api/v1/peers/{}", percent_encode(name)))
+        self.get(&path_of(name)?)
+    }
+
+    /// Has a peer removed.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn forget(&self, name: &str) -> Result<api::Removal, Failure> {
+        self.delete(&path_of(name)?)
     }
 
     fn read<T: DeserializeOwned>(
@@ -152,6 +165,14 @@ impl Client {
              with --http or SYSTOLE_HTTP",
             self.base
         ))
+    }
+}
+
+/// Where a peer is.
+fn path_of(peer: &str) -> Result<String, Failure> {
+    match peer {
+        "" => Err(Failure::usage("a peer's name is empty; give one")),
+        _ => Ok(format!("/api/v1/peers/{}", percent_encode(peer))),
     }
 }
 

@@ -5,7 +5,7 @@
 //! they are bound to; what is listened on besides is bound. Their queues outlive the monitor, so what
 //! arrives while there is none is read by the next.
 
-use super::{Failure, state};
+use super::{Failure, rival, state};
 use crate::config::Settings;
 use crate::io::sockets::{self, BindError, Group};
 use listenfd::ListenFd;
@@ -32,10 +32,6 @@ impl Listening {
     /// Exit code 2: an address is taken, or cannot be had.
     pub fn open(settings: &Settings, reactors: usize) -> Result<Listening, Failure> {
         let (mut inherited, http) = inherited()?;
-        let http = match http {
-            Some(listener) => listener,
-            None => bind_http(settings.http)?,
-        };
         let mut groups = Vec::new();
         if settings.udp_is_default && !inherited.is_empty() {
             // Whoever hands sockets down says by them where to listen.
@@ -57,6 +53,10 @@ impl Listening {
             let says = "this machine has neither IPv4 nor IPv6; give --udp an address";
             return Err(Failure::usage(says));
         }
+        let http = match http {
+            Some(listener) => listener,
+            None => bind_http(settings.http)?,
+        };
         say(&groups);
         Ok(Listening { groups, http })
     }
@@ -118,11 +118,10 @@ fn join(socket: UdpSocket, settings: &Settings, reactors: usize) -> Result<Group
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| {
         let what = match error.kind() {
-            ErrorKind::AddrInUse => {
-                "another program, perhaps a second monitor, listens there; stop \
-                it or choose another address with --http"
-                    .to_owned()
-            }
+            ErrorKind::AddrInUse => rival::answering(address, None).unwrap_or_else(|| {
+                "another program listens there; stop it or choose another address with --http"
+                    .into()
+            }),
             ErrorKind::PermissionDenied => {
                 "no privilege for this port; choose one from 1024 up with --http".to_owned()
             }
@@ -155,6 +154,12 @@ fn bind_udp(
         Err(error @ BindError::FamilyUnavailable { .. }) if settings.udp_is_default => {
             warn!(%address, "not listening there: {error}");
             Ok(None)
+        }
+        Err(error @ BindError::Taken { .. }) => {
+            Err(Failure::usage(match rival::answering(settings.http, Some(address)) {
+                Some(rival) => format!("{address} is taken: {rival}"),
+                None => error.to_string(),
+            }))
         }
         Err(error) => Err(Failure::usage(error.to_string())),
     }

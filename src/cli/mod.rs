@@ -1,10 +1,10 @@
 //! The commands: one file each, and what they share.
 //!
 //! ```text
-//!  serve ─▶ config ─▶ run           the monitor
+//!  serve ─▶ config ─▶ run, or plan  the monitor, or what it would do
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
-//!  status, watch, hist, is-up       clients ─▶ client, events ─▶ HTTP
+//!  status, watch, hist, is-up, …    clients ─▶ client, events ─▶ HTTP
 //!  replay, tune                     setting ─▶ trace; asks nobody
 //! ```
 //!
@@ -15,8 +15,10 @@ pub mod allocator;
 pub mod beat;
 pub mod client;
 pub mod events;
+pub mod expected;
 pub mod failure;
 mod fold;
+pub mod forget;
 pub mod hgrm;
 pub mod hist;
 pub mod incidents;
@@ -25,7 +27,9 @@ pub mod keygen;
 pub mod keys;
 mod listen;
 mod notes;
+mod plan;
 pub mod replay;
+mod rival;
 pub mod run;
 pub mod serve;
 pub mod setting;
@@ -53,6 +57,7 @@ Examples:
   systole watch                                   what happens as it happens
   systole incidents                               failures that belong together
   systole silence 'web-*' --for 2h                planned work
+  systole forget web-1                            it will not come back
   systole is-up web-1 && deploy                   for scripts
 ";
 
@@ -79,8 +84,12 @@ enum Command {
     Status(status::StatusArgs),
     /// Show incidents: failures that belong together.
     Incidents(incidents::IncidentsArgs),
+    /// Show who is expected and has not come.
+    Expected(expected::ExpectedArgs),
     /// Silence peers for planned work, list the silences, or end one.
     Silence(silence::SilenceArgs),
+    /// Remove peers that will not come back.
+    Forget(forget::ForgetArgs),
     /// Print what happens as it happens.
     Watch(watch::WatchArgs),
     /// Show the monitor's latency histograms.
@@ -101,7 +110,9 @@ pub fn main() -> ExitCode {
         Command::IsUp(args) => is_up::is_up(args),
         Command::Status(args) => status::status(args),
         Command::Incidents(args) => incidents::incidents(args),
+        Command::Expected(args) => expected::expected(args),
         Command::Silence(args) => silence::silence(args),
+        Command::Forget(args) => forget::forget(args),
         Command::Watch(args) => watch::watch(args),
         Command::Hist(args) => hist::hist(args),
         Command::Replay(args) => replay::replay(args),

@@ -11,7 +11,7 @@ use super::listen::Listening;
 use super::state::{self, Identity, Keeper};
 use super::takeover::{self, Sockets, Terms};
 use super::terminal::colours_allowed;
-use super::{Failure, keys};
+use super::{Failure, keys, rival};
 use crate::clock;
 use crate::config::{ExpectSettings, GroupSettings, LogFormat, Settings};
 use crate::control::expect::{Expectation, Expected};
@@ -65,7 +65,10 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let terms = Terms::of(&settings, reactors);
     let listening = match take_over(&settings, &terms)? {
         Some(Sockets { groups, http }) => Listening::adopt(groups, http, &settings)?,
-        None => Listening::open(&settings, reactors)?,
+        None => {
+            rival::refuse(&settings)?;
+            Listening::open(&settings, reactors)?
+        }
     };
     let udp = listening.udp();
     let Listening { groups: bound, http: listener } = listening;
@@ -85,6 +88,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         epoch_ns: identity.epoch_ns,
         started_wall_ns,
         state_dir: keeper.as_ref().map(|keeper| keeper.path().to_owned()),
+        looked_ns: keeper.as_ref().and_then(Keeper::looked_ns),
         groups: groups.clone(),
         max_peers: settings.max_peers as usize,
         ring_capacity: settings.events,
@@ -291,7 +295,7 @@ fn end_on_signal(end: mpsc::Sender<End>) -> anyhow::Result<()> {
 }
 
 /// All cores but one, which is left to the control plane and to everybody else; at least one.
-fn default_reactors() -> usize {
+pub(super) fn default_reactors() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 

@@ -1,7 +1,8 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use crate::config::{KEYS, Key, Layer, SWITCH, Settings};
+use super::{plan, terminal};
+use crate::config::{KEYS, Key, Layer, SECTIONS, SWITCH, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 const EXAMPLES: &str = "\
@@ -10,23 +11,57 @@ Examples:
   systole serve --interval 500ms --missed 4 --http 0.0.0.0:4680
   systole serve --udp 10.0.0.1:4600 --udp '[fd00::1]:4600' --max-peers 50000
   SYSTOLE_IDLE=sleep systole serve --config /etc/systole.toml
+  systole serve --config /etc/systole.toml --check        what it would do; starts nothing
+  systole serve --config /etc/systole.toml --takeover     an upgrade: replaces the one that runs
 ";
 
 const LAYERS: &str = "\
 A flag wins over its environment variable (SYSTOLE_MAX_PEERS for --max-peers), that over the same \
-key in the TOML file (max_peers = 50000), that over the default.
+key in the TOML file (max_peers = 50000), that over the default.";
 
+const OUTPUT: &str = "\
 On stdout comes one line, when the monitor is ready: ready udp=ADDR[,ADDR] http=ADDR. Logs go to \
-stderr. SIGINT and SIGTERM end it with exit code 0.";
+stderr. SIGINT and SIGTERM end it with exit code 0; wrong settings, a taken port and the like with 2.";
+
+/// What the file may have beside the flat keys, made from the table of sections.
+fn sections() -> String {
+    let one = |kind: &crate::config::Kind| {
+        let keys: Vec<String> = kind.keys().collect();
+        format!(
+            "  [[{}]]  {}\n    like     {}\n    keys     {}",
+            kind.name,
+            kind.help,
+            kind.example,
+            keys.join(", ")
+        )
+    };
+    let all: Vec<String> = SECTIONS.iter().map(one).collect();
+    format!(
+        "The file may also have sections, any number of each, below all flat keys \
+         (docs/guards.md describes them):\n{}",
+        all.join("\n")
+    )
+}
 
 /// What was given as flags.
 #[derive(Clone, Debug)]
-pub struct ServeArgs(Layer);
+pub struct ServeArgs {
+    layer: Layer,
+    /// Only to say what the monitor would do. A flag alone: no file should keep it from starting.
+    check: bool,
+}
+
+const CHECK: &str = "check";
 
 impl clap::Args for ServeArgs {
     fn augment_args(command: Command) -> Command {
-        let command = command.before_long_help(EXAMPLES).after_long_help(LAYERS);
-        command.args(KEYS.iter().map(flag))
+        let after = format!("{LAYERS}\n\n{}\n\n{OUTPUT}", sections());
+        let command = command.before_long_help(EXAMPLES).after_long_help(after);
+        let check = Arg::new(CHECK).long(CHECK).action(ArgAction::SetTrue).help(
+            "say what the monitor would do with these settings, or what is wrong with them (exit \
+             code 2); starts nothing",
+        );
+        command.arg(check).args(KEYS.iter().map(flag))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -40,7 +75,7 @@ impl clap::FromArgMatches for ServeArgs {
             let texts = matches.get_many::<String>(key.name)?;
             Some((key, texts.cloned().collect()))
         });
-        Ok(ServeArgs(Layer::from_flags(given)))
+        Ok(ServeArgs { layer: Layer::from_flags(given), check: matches.get_flag(CHECK) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -73,12 +108,16 @@ fn flag(key: &'static Key) -> Arg {
         ))
 }
 
-/// Resolves the settings and runs the monitor with them.
+/// Resolves the settings and runs the monitor with them, or says what it would do.
 ///
 /// # Errors
 /// Wrong settings (exit code 2), or what kept the monitor from starting or running.
 pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
-    let settings = Settings::load(args.0, |name| std::env::var(name).ok())?;
+    let settings = Settings::load(args.layer, |name| std::env::var(name).ok())?;
+    if args.check {
+        terminal::print(&plan::plan(&settings)?)?;
+        return Ok(0);
+    }
     super::run::run(settings).map(|()| 0).map_err(|error| match error.downcast::<Failure>() {
         Ok(failure) => failure,
         Err(error) => Failure::failed(format!("{error:#}")),
@@ -94,7 +133,7 @@ mod tests {
         let command = ServeArgs::augment_args(Command::new("serve"));
         let matches = command.get_matches_from(line.split(' '));
         let args = ServeArgs::from_arg_matches(&matches).unwrap();
-        Settings::load(args.0, |_| None).unwrap()
+        Settings::load(args.layer, |_| None).unwrap()
     }
 
     #[test]
@@ -102,6 +141,15 @@ mod tests {
         let settings = parse("serve --udp 127.0.0.1:1 --udp [::1]:2,127.0.0.1:3 --max-peers 7");
         assert_eq!((settings.udp.len(), settings.max_peers), (3, 7));
         assert_eq!(parse("serve --missed 2 --missed 4").policy.missed, 4.0, "the last one counts");
+    }
+
+    #[test]
+    fn the_help_names_every_section_with_its_keys() {
+        let help = sections();
+        for kind in &SECTIONS {
+            assert!(help.contains(&format!("[[{}]]", kind.name)), "{help}");
+            assert!(kind.keys().all(|key| help.contains(&key)), "{help}");
+        }
     }
 
     #[test]

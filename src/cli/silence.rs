@@ -108,7 +108,12 @@ pub fn silence(args: SilenceArgs) -> Result<u8, Failure> {
 
 fn said(silence: &Silence) -> String {
     let until = words::time(&silence.until, words::timestamp(&silence.from));
-    format!("silence #{} of {} holds until {until} UTC", silence.id, silence.selector)
+    let whom = match silence.matches {
+        Some(0) => "; it matches nobody now, and holds for who comes".into(),
+        Some(matches) => format!(", for {}", words::plural(matches, "peer")),
+        None => String::new(),
+    };
+    format!("silence #{} of {} holds until {until} UTC{whom}", silence.id, silence.selector)
 }
 
 fn list(all: &Silences, terminal: Terminal) -> String {
@@ -167,8 +172,13 @@ mod tests {
             from: "2026-11-23T10:00:00.000000000Z".into(),
             until: "2026-11-23T12:00:00.000000000Z".into(),
             left_ns: 7_000_000_000_000,
+            matches: None,
         };
-        assert_eq!(said(&silence), "silence #3 of group=web holds until 12:00:00.000000 UTC");
+        let said_of = |matches| said(&Silence { matches, ..silence.clone() });
+        let holds = "silence #3 of group=web holds until 12:00:00.000000 UTC";
+        assert_eq!(said_of(Some(40)), format!("{holds}, for 40 peers"));
+        let nobody = format!("{holds}; it matches nobody now, and holds for who comes");
+        assert_eq!(said_of(Some(0)), nobody);
         let text = list(&Silences { silences: vec![silence] }, Terminal::PLAIN);
         assert_eq!(
             text,

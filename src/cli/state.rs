@@ -210,6 +210,11 @@ impl Keeper {
         self.dir.path()
     }
 
+    /// When the process before last looked, monotonic nanoseconds; `None` without one.
+    pub fn looked_ns(&self) -> Option<u64> {
+        self.looked_ns
+    }
+
     /// One line for the log.
     pub fn say_what_was_recovered(&self, fleet: &Fleet, control: &ControlState) {
         let reactors_ms = (clock::monotonic_ns() - self.began_ns) / 1_000_000;

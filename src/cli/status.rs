@@ -5,8 +5,11 @@
 
 use super::client::{Client, MonitorArgs, query};
 use super::terminal::{self, Severity, Terminal};
-use super::{Failure, watch, words};
-use crate::api::{PeerDetail, PeerPage, PeerSummary, Qos, Summary};
+use super::{Failure, expected, watch, words};
+use crate::api::{
+    Expectations, Expected, GroupQos, PeerCounts, PeerDetail, PeerPage, PeerSummary, Qos,
+    QosReport, Summary,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -14,8 +17,10 @@ const EXAMPLES: &str = "\
 Examples:
   systole status                             how many are up, and who is not
   systole status web-1                       one peer, with the evidence
-  systole status --state down --group web
-  systole status --state all --limit 1000 --json | jq -r '.peers[].name'
+  systole status --all                       every peer, whatever its state
+  systole status --group web                 the group in figures, and who of it is not up
+  systole status --state down --label rack=r7
+  systole status --all --json | jq -r '.peers[].name'
 ";
 
 const AFTER: &str = "\
@@ -26,18 +31,24 @@ peer is unknown or no monitor answers.";
 const NOT_UP: [&str; 4] = ["down", "unreachable", "suspect", "left"];
 /// Most peers on one page of the API.
 const PAGE: usize = 1_000;
+const DEFAULT_LIMIT: usize = 20;
+/// Most of the missing that are named.
+const MOST_MISSING: usize = 8;
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
 pub struct StatusArgs {
     /// A peer's name; without it, those that are not up are listed.
-    #[arg(conflicts_with_all = ["state", "group", "prefix", "label", "incident"])]
+    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident"])]
     name: Option<String>,
-    /// List the peers in this state.
+    /// List the peers in this state; without it those in any but up.
     #[arg(long, value_parser = ["up", "suspect", "down", "unreachable", "left", "all"])]
     state: Option<String>,
-    /// List only peers of this group.
+    /// List every peer, in whatever state, however many there are.
+    #[arg(long, conflicts_with = "state")]
+    all: bool,
+    /// List only peers of this group, and tell its figures.
     #[arg(long)]
     group: Option<String>,
     /// List only peers whose name begins so.
@@ -49,9 +60,9 @@ pub struct StatusArgs {
     /// List only members of this open incident (see `systole incidents`).
     #[arg(long, value_name = "ID")]
     incident: Option<u32>,
-    /// List so many at most; 0 lists all.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    /// List so many at most, 20 unless --all is given; 0 lists all.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -59,13 +70,52 @@ pub struct StatusArgs {
     monitor: MonitorArgs,
 }
 
+impl StatusArgs {
+    /// The states to list, one after the other; `None` is any.
+    fn states(&self) -> Vec<Option<&str>> {
+        match self.state.as_deref() {
+            _ if self.all => vec![None],
+            None => NOT_UP.into_iter().map(Some).collect(),
+            Some("all") => vec![None],
+            state => vec![state],
+        }
+    }
+
+    fn most(&self) -> usize {
+        match self.limit {
+            Some(0) => usize::MAX,
+            Some(limit) => limit,
+            None if self.all => usize::MAX,
+            None => DEFAULT_LIMIT,
+        }
+    }
+
+    /// Whom the flags choose, in words; `None` when they choose nobody in particular.
+    fn whom(&self) -> Option<String> {
+        let mut whom = Vec::new();
+        whom.extend(self.group.as_ref().map(|group| format!("group {group}")));
+        whom.extend(self.prefix.as_ref().map(|prefix| format!("name {prefix}…")));
+        whom.extend(self.label.iter().map(|label| format!("label {label}")));
+        whom.extend(self.incident.map(|id| format!("incident #{id}")));
+        (!whom.is_empty()).then(|| whom.join(", "))
+    }
+}
+
 /// What `--json` prints without a name.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Listing {
     summary: Summary,
+    /// The group asked for, when the monitor knows somebody of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupQos>,
+    /// Who is expected and has not come, the first of them.
+    missing: Vec<Expected>,
     peers: Vec<PeerSummary>,
     /// True when there are more than `--limit`.
     truncated: bool,
+    /// Whether anybody is as asked for, but for the state.
+    #[serde(skip)]
+    anybody: bool,
 }
 
 /// Asks the monitor and prints.
@@ -92,54 +142,72 @@ pub fn status(args: StatusArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Collects the peers asked for, state by state, page by page, up to the limit.
+/// Collects what is asked for.
 fn list(client: &Client, args: &StatusArgs) -> Result<Listing, Failure> {
     let summary: Summary = client.get("/api/v1/summary")?;
-    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
-    let states: Vec<Option<&str>> = match args.state.as_deref() {
-        None => NOT_UP.into_iter().map(Some).collect(),
-        Some("all") => vec![None],
-        state => vec![state],
-    };
-    let incident = args.incident.map(|id| id.to_string());
+    let limit = args.most();
     let mut peers = Vec::new();
-    for state in states {
-        let mut cursor: Option<String> = None;
+    for state in args.states() {
         // One more than the limit tells whether there are more.
-        while peers.len() <= limit {
-            let page_size = (limit - peers.len()).saturating_add(1).min(PAGE).to_string();
-            let mut parameters = vec![
-                ("state", state),
-                ("group", args.group.as_deref()),
-                ("prefix", args.prefix.as_deref()),
-                ("incident", incident.as_deref()),
-                ("limit", Some(page_size.as_str())),
-                ("cursor", cursor.as_deref()),
-            ];
-            parameters.extend(args.label.iter().map(|label| ("label", Some(label.as_str()))));
-            let page: PeerPage = client.get(&format!("/api/v1/peers{}", query(parameters)))?;
-            peers.extend(page.peers);
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
-        }
+        collect(client, args, state, limit.saturating_add(1), &mut peers)?;
     }
     let truncated = peers.len() > limit;
     peers.truncate(limit);
-    Ok(Listing { summary, peers, truncated })
+    let mut anybody = peers.clone();
+    if anybody.is_empty() && args.whom().is_some() {
+        collect(client, args, None, 1, &mut anybody)?;
+    }
+    let group = match &args.group {
+        Some(name) => {
+            let path = format!("/api/v1/qos{}", query([("group", Some(name.as_str()))]));
+            client.get::<QosReport>(&path)?.groups.pop()
+        }
+        None => None,
+    };
+    let mut missing = Vec::new();
+    if summary.alarms.missing > 0 {
+        missing = client.get::<Expectations>("/api/v1/expected")?.expected;
+    }
+    let anybody = !anybody.is_empty();
+    Ok(Listing { summary, group, missing, peers, truncated, anybody })
+}
+
+/// Adds the peers in a state, page by page, up to so many in all.
+fn collect(
+    client: &Client,
+    args: &StatusArgs,
+    state: Option<&str>,
+    most: usize,
+    peers: &mut Vec<PeerSummary>,
+) -> Result<(), Failure> {
+    let incident = args.incident.map(|id| id.to_string());
+    let mut cursor: Option<String> = None;
+    while peers.len() < most {
+        let page_size = (most - peers.len()).min(PAGE).to_string();
+        let mut parameters = vec![
+            ("state", state),
+            ("group", args.group.as_deref()),
+            ("prefix", args.prefix.as_deref()),
+            ("incident", incident.as_deref()),
+            ("limit", Some(page_size.as_str())),
+            ("cursor", cursor.as_deref()),
+        ];
+        parameters.extend(args.label.iter().map(|label| ("label", Some(label.as_str()))));
+        let page: PeerPage = client.get(&format!("/api/v1/peers{}", query(parameters)))?;
+        peers.extend(page.peers);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn overview(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String {
-    let mut text = head(&listing.summary, terminal);
+    let mut text = head(listing, args, terminal);
     text.push('\n');
     if listing.peers.is_empty() {
-        let nobody = match (listing.summary.peers.total, args.state.as_deref()) {
-            (0, _) => "Nobody has beaten yet. Try: systole beat --to HOST:4600 --name web-1",
-            (_, None) => "Everybody asked for is up.",
-            _ => "Nobody is in the state asked for.",
-        };
-        return text + "\n" + nobody;
+        return text + "\n" + &nobody(listing, args);
     }
     let now = words::timestamp(&listing.summary.time);
     let header = ["PEER", "GROUP", "STATE", "FOR", "LAST HEARD", "SILENT", "INTERVAL", "SAYS"];
@@ -159,42 +227,69 @@ fn overview(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String 
     text = text + "\n" + &terminal::render(&table);
     if listing.truncated {
         let shown = words::plural(listing.peers.len() as u64, "peer");
-        let hint =
-            format!("… {shown} shown, there are more: --limit N, --state, --group, --prefix");
+        let hint = format!(
+            "… {shown} shown, there are more: --limit N, --state, --group, --prefix, --all"
+        );
         text = text + "\n" + &terminal.paint(Severity::Quiet, &hint);
     }
     text
 }
 
-/// The monitor and its fleet, in a few lines.
-fn head(summary: &Summary, terminal: Terminal) -> String {
+/// Why nobody is listed.
+fn nobody(listing: &Listing, args: &StatusArgs) -> String {
+    if listing.summary.peers.total == 0 {
+        return "Nobody has beaten yet. Try: systole beat --to HOST:4600 --name web-1".into();
+    }
+    match (args.whom(), args.state.as_deref()) {
+        (None, None) => "Everybody is up.".into(),
+        (None, Some(state)) => format!("Nobody is in state {state}."),
+        (Some(whom), _) if !listing.anybody => format!("Nobody matches: {whom}."),
+        (Some(whom), None) => format!("All who match are up: {whom}."),
+        (Some(whom), Some(state)) => {
+            format!("Of those who match nobody is in state {state}: {whom}.")
+        }
+    }
+}
+
+/// The monitor and its fleet, or the group asked for, in a few lines.
+fn head(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String {
+    let summary = &listing.summary;
     let now = words::timestamp(&summary.time);
-    let peers = &summary.peers;
-    let count = |n: u64, state: &str| {
-        let severity = if n == 0 { Severity::Plain } else { Severity::of_state(state) };
-        terminal.paint(severity, &format!("{} {state}", words::count(n)))
+    let total = words::plural(summary.peers.total, "peer");
+    let fleet = match args.whom() {
+        Some(_) => format!("{total} in all"),
+        None => format!("{total}: {}", by_state(&summary.peers, terminal)),
     };
-    let states = [
-        count(peers.up, "up"),
-        count(peers.suspect, "suspect"),
-        count(peers.down, "down"),
-        count(peers.left, "left"),
-    ];
-    let unreachable = (peers.unreachable > 0).then(|| count(peers.unreachable, "unreachable"));
-    let states: Vec<String> = states.into_iter().chain(unreachable).collect();
     let mut text = format!(
-        "monitor {} ({}), running for {}, {} by {} on udp {}\n{}: {}; {} heartbeats/s; last event #{}",
+        "monitor {} ({}), running for {}, {} by {} on udp {}\n{fleet}; {} heartbeats/s; last event #{}",
         summary.monitor,
         summary.version,
         words::duration(words::between(&summary.started, now)),
         words::plural(summary.reactors.into(), "reactor"),
         summary.transport,
         summary.udp.join(", "),
-        words::plural(peers.total, "peer"),
-        states.join(", "),
         words::count(summary.heartbeats_per_second.round() as u64),
         summary.last_seq,
     );
+    if let Some(group) = &listing.group {
+        let known = words::plural(group.peers.total, "peer");
+        let states = by_state(&group.peers, terminal);
+        text = format!("{text}\ngroup {}, {known}: {states}", group.group);
+        for line in group_quality(&group.qos) {
+            text = text + "\n  " + &line;
+        }
+    }
+    if !listing.missing.is_empty() {
+        let named: Vec<String> =
+            listing.missing.iter().take(MOST_MISSING).map(expected::in_short).collect();
+        let more = if listing.missing.len() > MOST_MISSING { ", …" } else { "" };
+        let missing = format!(
+            "{} expected and missing: {}{more} (systole expected)",
+            words::count(summary.alarms.missing),
+            named.join(", ")
+        );
+        text = text + "\n" + &terminal.paint(Severity::Bad, &missing);
+    }
     for (severity, line) in alarms(summary) {
         text = text + "\n" + &terminal.paint(severity, &line);
     }
@@ -211,6 +306,21 @@ fn head(summary: &Summary, terminal: Terminal) -> String {
     text
 }
 
+fn by_state(peers: &PeerCounts, terminal: Terminal) -> String {
+    let count = |n: u64, state: &str| {
+        let severity = if n == 0 { Severity::Plain } else { Severity::of_state(state) };
+        terminal.paint(severity, &format!("{} {state}", words::count(n)))
+    };
+    let states = [
+        count(peers.up, "up"),
+        count(peers.suspect, "suspect"),
+        count(peers.down, "down"),
+        count(peers.left, "left"),
+    ];
+    let unreachable = (peers.unreachable > 0).then(|| count(peers.unreachable, "unreachable"));
+    states.into_iter().chain(unreachable).collect::<Vec<_>>().join(", ")
+}
+
 /// What the monitor makes of it beyond single peers; nothing when nothing is the matter.
 fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
     let alarms = &summary.alarms;
@@ -223,7 +333,6 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
     };
     say(alarms.incidents, if alarms.incidents == 1 { "incident open" } else { "incidents open" });
     say(alarms.held, "held as suspect");
-    say(alarms.missing, "missing");
     say(alarms.flapping, "flapping");
     say(alarms.conflicts, "identity conflicts seen");
     if !now.is_empty() {
@@ -246,6 +355,22 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
         lines.push((Severity::Quiet, line));
     }
     lines
+}
+
+/// Chen's figures of a group, a line each.
+fn group_quality(qos: &Qos) -> Vec<String> {
+    let found = match (qos.detection_time_ns, qos.detection_time_max_ns) {
+        (Some(mean), Some(longest)) => format!(
+            "called down {}, {} after the last heartbeat on average, {} at most",
+            times(qos.detections),
+            words::duration(mean),
+            words::duration(longest)
+        ),
+        _ => "nobody was called down yet".to_owned(),
+    };
+    let jitter = qos.jitter_ns.map(|ns| format!(", jitter {}", words::duration(ns)));
+    let loss = format!("loss {:.4} %{}", qos.loss * 100.0, jitter.unwrap_or_default());
+    vec![found, quality(qos), loss]
 }
 
 /// Chen's figures of a peer, in words.

@@ -100,6 +100,11 @@ pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<Sockets>, Failure> 
     }
 }
 
+/// Whether a monitor that uses this state directory would hand over.
+pub fn is_offered(directory: &Path) -> bool {
+    UnixStream::connect(directory.join(SOCKET)).is_ok()
+}
+
 /// Listens for whoever wants to take over; `hand_over` is given the connection of one that agrees, to
 /// be answered with [`give`] when all else has ended.
 ///
@@ -130,7 +135,12 @@ pub fn offer(
 fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let theirs: Terms = serde_json::from_str(&read_line(stream)?)?;
+    let asked = read_line(stream)?;
+    if asked.is_empty() {
+        // Somebody looked whether we are here.
+        return Ok(false);
+    }
+    let theirs: Terms = serde_json::from_str(&asked)?;
     if theirs == *ours {
         return Ok(true);
     }
@@ -205,6 +215,7 @@ mod tests {
     fn who_agrees_is_given_all_sockets_in_their_order_and_others_are_told_why_not() {
         let temp = TempDir::new();
         assert!(ask(temp.path(), &terms(2)).unwrap().is_none(), "nobody is there");
+        assert!(!is_offered(temp.path()));
         let bind = |_| UdpSocket::bind("127.0.0.1:0").unwrap();
         // More than one message holds.
         let groups: Vec<Vec<UdpSocket>> = (0..2).map(|_| (0..50).map(bind).collect()).collect();
@@ -213,6 +224,7 @@ mod tests {
         let (asked, heard) = mpsc::channel();
         let send = move |stream| asked.send(stream).unwrap();
         offer(temp.path(), terms(50), send).unwrap();
+        assert!(is_offered(temp.path()), "and whoever only looks is given nothing");
         let refusal = ask(temp.path(), &terms(2)).err().unwrap();
         assert_eq!(refusal.code(), 2);
         assert!(refusal.to_string().contains("the same --udp and --reactors"), "{refusal}");

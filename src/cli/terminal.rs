@@ -175,6 +175,15 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&text)
 }
 
+/// A value as JSON on one line.
+///
+/// # Errors
+/// It cannot be written so.
+pub fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))
+}
+
 /// Has SIGINT end the process with exit code 130 instead of by the signal.
 pub fn exit_130_on_interrupt() {
     let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));

@@ -8,7 +8,7 @@ use super::fold::{Fold, More};
 use super::notes;
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, words};
-use crate::api::{Event, EventGap, Note};
+use crate::api::{Event, EventGap, Note, Summary};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -23,9 +23,11 @@ Examples:
 
 const AFTER: &str = "\
 Members of an incident and peers that flap are told once, and of changes that are alike five in a \
-second are shown and the rest summed up; --all and --json show each. Times are UTC. A lost connection is said on stderr and resumed where it broke; transitions that the \
+second are shown and the rest summed up; --all and --json show each. Times are UTC. A lost \
+connection is said on stderr and resumed where it broke; transitions that the \
 monitor no longer holds are announced as a gap. When the monitor was restarted, that is said on \
-stderr and all that it holds follows. Ctrl-C ends it with exit code 130.";
+stderr: with how long nobody looked when it goes on with its state, else all that it holds follows. \
+Ctrl-C ends it with exit code 130.";
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
@@ -71,9 +73,9 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
         ("notes", (!args.json || args.notes).then_some("1")),
     ]);
     let base = client.base().to_owned();
-    let updates = read(EventStream::new(client, filters, args.after))?;
+    let updates = read(EventStream::new(client.clone(), filters, args.after))?;
     let mut lines = Lines::new(Terminal::detect());
-    let mut epoch = Epoch::default();
+    let (mut epoch, mut start) = (Epoch::default(), Start::default());
     let mut fold = (!args.all && !args.json).then(Fold::default);
     loop {
         let update = match updates.recv_timeout(QUIET) {
@@ -90,9 +92,14 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
             }
         };
         match update {
-            Update::Connected { again: false } => terminal::say(&format!("watching {base}")),
-            Update::Connected { again: true } => {
-                terminal::say(&format!("connected to {base} again"))
+            Update::Connected { again } => {
+                let how = if again { "connected again to" } else { "watching" };
+                terminal::say(&format!("{how} {base}"));
+                if let Some(news) =
+                    client.get("/api/v1/summary").ok().and_then(|now| start.see(&now))
+                {
+                    terminal::say(&news);
+                }
             }
             Update::Lost(why) => terminal::say(&format!("lost {base} ({why}); connecting anew")),
             Update::Gap(gap) => terminal::say(&gap_line(&gap)),
@@ -101,7 +108,7 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
                     terminal::say("the monitor was restarted; numbers begin anew");
                 }
                 if args.json {
-                    terminal::print(&json_line(&*event)?)?;
+                    terminal::print(&terminal::json_line(&*event)?)?;
                     continue;
                 }
                 let time_ns = words::timestamp(&event.time).as_nanosecond();
@@ -153,11 +160,6 @@ fn read(mut stream: EventStream) -> Result<Receiver<Result<Update, Failure>>, Fa
     Ok(updates)
 }
 
-fn json_line(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value)
-        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))
-}
-
 /// A note with its name in it: on the stream that stands beside it.
 fn json_note(note: &Note) -> Result<String, Failure> {
     #[derive(serde::Serialize)]
@@ -166,12 +168,40 @@ fn json_note(note: &Note) -> Result<String, Failure> {
         #[serde(flatten)]
         note: &'a Note,
     }
-    json_line(&Named { event: note.event(), note })
+    terminal::json_line(&Named { event: note.event(), note })
 }
 
 fn gap_line(gap: &EventGap) -> String {
     let missing = words::plural(1 + gap.to_seq.saturating_sub(gap.from_seq), "transition");
     format!("gap: {missing} (#{} to #{}) no longer held", gap.from_seq, gap.to_seq)
+}
+
+/// A start this recent is news to who connects for the first time.
+const RECENT_NS: u64 = 60_000_000_000;
+
+/// Which start of the monitor was seen last: what a new one means is told once.
+#[derive(Default)]
+struct Start(Option<String>);
+
+impl Start {
+    /// What there is to say when this is what the monitor says of itself.
+    fn see(&mut self, now: &Summary) -> Option<String> {
+        let before = self.0.replace(now.started.clone());
+        let running_ns = words::between(&now.started, words::timestamp(&now.time));
+        let is_news = match before {
+            Some(before) => before != now.started,
+            None => running_ns < RECENT_NS,
+        };
+        // One that has nothing to go on with is told by its epoch.
+        let state = now.state.as_ref().filter(|state| is_news && state.blind_ns > 0)?;
+        Some(format!(
+            "the monitor was restarted {} ago and goes on with {}; nobody looked for {}, and \
+             deadlines are extended for it",
+            words::duration(running_ns),
+            words::plural(state.peers_recovered, "peer"),
+            words::duration(state.blind_ns)
+        ))
+    }
 }
 
 /// Which start of which monitor the transitions are of.
@@ -343,6 +373,30 @@ mod tests {
         let begins = [event(1), event(2), later(1), later(2)]
             .map(|e| epoch.begins_with(&e.monitor, e.epoch));
         assert_eq!(begins, [false, false, true, false]);
+    }
+
+    #[test]
+    fn how_long_nobody_looked_is_said_once_for_each_start() {
+        use crate::api::StateFigures;
+        let summary = |started: &str, blind_ns| Summary {
+            started: started.into(),
+            time: "2026-11-23T10:10:00Z".into(),
+            state: Some(StateFigures { blind_ns, peers_recovered: 40, ..StateFigures::default() }),
+            ..Summary::default()
+        };
+        let first = summary("2026-11-23T10:00:00Z", 900_000_000);
+        let second = summary("2026-11-23T10:09:58Z", 2_100_000_000);
+        let mut start = Start::default();
+        assert_eq!(start.see(&first), None, "long ago");
+        let said = start.see(&second).unwrap();
+        assert_eq!(
+            said,
+            "the monitor was restarted 2 s ago and goes on with 40 peers; nobody looked for 2.1 s, \
+             and deadlines are extended for it"
+        );
+        assert_eq!(start.see(&second), None, "told already");
+        assert_eq!(Start::default().see(&second), Some(said), "just now");
+        assert_eq!(Start::default().see(&summary("2026-11-23T10:09:58Z", 0)), None, "the first");
     }
 
     #[test]

@@ -277,12 +277,8 @@ impl Settings {
                 value::choice(text, &choices)
             })?,
             idle: layer.given("idle").one(|text| {
-                let choices = [
-                    ("hybrid", IdleStrategy::Hybrid),
-                    ("spin", IdleStrategy::Spin),
-                    ("sleep", IdleStrategy::Sleep),
-                ];
-                value::choice(text, &choices)
+                let all = [IdleStrategy::Hybrid, IdleStrategy::Spin, IdleStrategy::Sleep];
+                value::choice(text, &all.map(|idle| (idle.as_str(), idle)))
             })?,
             receive_buffer_bytes: receive_buffer.one(|t| value::size(t, 4 << 10, 1 << 30))?
                 as usize,

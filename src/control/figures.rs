@@ -103,6 +103,7 @@ impl ControlState {
                 slots_repaired: self.count(Counter::SlotsRepaired),
                 slots_discarded: self.count(Counter::SlotsDiscarded),
                 transitions_redone: self.count(Counter::TransitionsRedone),
+                blind_ns: self.blind_at_start_ns(),
             }),
         }
     }

@@ -76,6 +76,9 @@ pub struct ControlConfig {
     pub started_wall_ns: u64,
     /// The state directory, if there is one.
     pub state_dir: Option<PathBuf>,
+    /// When the process before last looked, monotonic nanoseconds; `None` without one whose state
+    /// this one goes on with.
+    pub looked_ns: Option<u64>,
     /// How deadlines are computed: the very ones that the shards use.
     pub groups: Arc<Groups>,
     /// Most peers that the monitor takes, over all reactors.
@@ -201,6 +204,8 @@ pub struct ControlState {
     /// Set once the names of an earlier process are in the registry.
     names_read: OnceLock<NamesFound>,
     reactors: OnceLock<Box<[ReactorHandle]>>,
+    /// When they were attached, monotonic nanoseconds.
+    attached_ns: OnceLock<u64>,
     /// See `wall_offset_ns`.
     wall_offset_ns: AtomicI64,
     /// Heartbeats per second, the bits of an f64.
@@ -226,6 +231,7 @@ impl ControlState {
             baseline: Mutex::new(Baseline::start(config.started_wall_ns)),
             names_read: OnceLock::new(),
             reactors: OnceLock::new(),
+            attached_ns: OnceLock::new(),
             wall_offset_ns: AtomicI64::new(clock::wall_offset_ns()),
             rate_bits: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -242,6 +248,13 @@ impl ControlState {
     fn attach(&self, reactors: Vec<ReactorHandle>) {
         let again = self.reactors.set(reactors.into()).is_err();
         assert!(!again, "the reactors are attached once");
+        let _ = self.attached_ns.set(clock::monotonic_ns());
+    }
+
+    /// How long nobody looked between the process before and this one, nanoseconds; 0 without one.
+    pub fn blind_at_start_ns(&self) -> u64 {
+        let attached_ns = self.attached_ns.get().copied().unwrap_or_else(clock::monotonic_ns);
+        self.config.looked_ns.map_or(0, |looked_ns| attached_ns.saturating_sub(looked_ns))
     }
 
     /// The reactors, in the order that the steering numbers them; none before they are attached.

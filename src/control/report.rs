@@ -87,9 +87,14 @@ impl ControlState {
     pub fn silence(&self, new: api::NewSilence) -> Result<api::Silence, SilenceError> {
         let selector: Selector = new.selector.parse()?;
         let now = Now::with(self.wall_offset_ns());
-        let mut alarms = self.alarms();
-        let added = alarms.silences.add(selector, now.monotonic_ns, new.for_ns, new.reason)?;
-        Ok(silence_in_words(&now, &added))
+        let added =
+            self.alarms().silences.add(selector, now.monotonic_ns, new.for_ns, new.reason)?;
+        // It holds by now: the alarms are not locked while the fleet is gone through.
+        let mut matches = 0;
+        self.registry.for_each(&mut |_, profile| {
+            matches += u64::from(added.selector.matches(&profile.profile()));
+        });
+        Ok(api::Silence { matches: Some(matches), ..silence_in_words(&now, &added) })
     }
 
     /// Ends a silence; it is returned if it held.
@@ -247,6 +252,7 @@ fn silence_in_words(now: &Now, silence: &Silence) -> api::Silence {
         from: now.stamp(silence.from_ns),
         until: now.stamp(silence.until_ns),
         left_ns: silence.until_ns.saturating_sub(now.monotonic_ns),
+        matches: None,
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn config() -> ControlConfig {
         epoch_ns: 1_700_000_000_123_456_789,
         started_wall_ns: 1_700_000_000_123_456_789,
         state_dir: None,
+        looked_ns: None,
         groups: Arc::new(Groups::uniform(Policy {
             suspect_fraction: 0.6,
             forget_down_ns: 1 << 50,

@@ -46,9 +46,12 @@ pub(super) async fn silence(
             error.body_text()
         ))
     })?;
-    let added = monitor.state.silence(new);
-    let added = added.map_err(|error| ApiError::bad_request(error.to_string()))?;
-    Ok((StatusCode::CREATED, Json(added)))
+    aside(&monitor, move |state| {
+        let added = state.silence(new);
+        let added = added.map_err(|error| ApiError::bad_request(error.to_string()))?;
+        Ok((StatusCode::CREATED, Json(added)))
+    })
+    .await
 }
 
 /// `DELETE /api/v1/silences/{id}`.

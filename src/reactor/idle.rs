@@ -23,6 +23,17 @@ pub enum IdleStrategy {
     Sleep,
 }
 
+impl IdleStrategy {
+    /// Its name, as `--idle` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IdleStrategy::Hybrid => "hybrid",
+            IdleStrategy::Spin => "spin",
+            IdleStrategy::Sleep => "sleep",
+        }
+    }
+}
+
 /// What to do until something happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plan {

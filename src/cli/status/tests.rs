@@ -155,7 +155,7 @@ fn args(line: &str) -> StatusArgs {
 #[test]
 fn the_overview_is_exact() {
     let peers = vec![down().summary, PeerSummary { group: String::new(), ..peer("left").summary }];
-    let listing = Listing { summary: summary(), peers, truncated: true };
+    let listing = Listing { summary: summary(), peers, truncated: true, ..Listing::default() };
     assert_eq!(
         overview(&listing, &args("status"), Terminal::PLAIN),
         "monitor 00000000000000a1 (0.1.0), running for 2h 4m, 3 reactors by uring on udp 0.0.0.0:4600
@@ -165,21 +165,80 @@ dropped or refused: 12 drop_text
 PEER   GROUP  STATE    FOR  LAST HEARD       SILENT  INTERVAL  SAYS
 web-1  web    down   2m 3s  10:02:03.123456   2m 6s       1 s  ok
 web-1  -      left   4m 8s  10:02:03.123456  400 ms       1 s  ok
-… 2 peers shown, there are more: --limit N, --state, --group, --prefix"
+… 2 peers shown, there are more: --limit N, --state, --group, --prefix, --all"
     );
 }
 
 #[test]
 fn an_empty_overview_says_why() {
-    let empty = |summary| Listing { summary, peers: vec![], truncated: false };
-    let text = |listing: &Listing, line| overview(listing, &args(line), Terminal::PLAIN);
-    assert!(text(&empty(summary()), "status").ends_with("\n\nEverybody asked for is up."));
-    assert!(
-        text(&empty(summary()), "status --state down")
-            .ends_with("Nobody is in the state asked for.")
+    let check = |line: &str, anybody, says: &str| {
+        let listing = Listing { summary: summary(), anybody, ..Listing::default() };
+        let text = overview(&listing, &args(line), Terminal::PLAIN);
+        assert!(text.ends_with(&format!("\n\n{says}")), "{line}: {text}");
+    };
+    check("status", false, "Everybody is up.");
+    check("status --state down", false, "Nobody is in state down.");
+    check("status --group web", true, "All who match are up: group web.");
+    check("status --group wbe", false, "Nobody matches: group wbe.");
+    check("status --label a=b --prefix x --all", false, "Nobody matches: name x…, label a=b.");
+    check(
+        "status --incident 3 --state left",
+        true,
+        "Of those who match nobody is in state left: incident #3.",
     );
     let fresh = Summary { peers: PeerCounts::default(), ..summary() };
-    assert!(text(&empty(fresh), "status").contains("Nobody has beaten yet."));
+    let listing = Listing { summary: fresh, ..Listing::default() };
+    let text = overview(&listing, &args("status"), Terminal::PLAIN);
+    assert!(text.contains("Nobody has beaten yet."));
+}
+
+#[test]
+fn a_group_is_told_in_its_own_figures() {
+    let peers = PeerCounts { up: 38, down: 2, total: 40, ..PeerCounts::default() };
+    let qos = Qos {
+        detections: 2,
+        detection_time_ns: Some(3_050_000_000),
+        detection_time_max_ns: Some(3_060_000_000),
+        loss: 0.000_25,
+        query_accuracy: 1.0,
+        ..Qos::default()
+    };
+    let group = Some(GroupQos { group: "web".into(), peers, qos });
+    let listing = Listing { summary: summary(), group, anybody: true, ..Listing::default() };
+    let text = overview(&listing, &args("status --group web"), Terminal::PLAIN);
+    assert_eq!(
+        text.lines().skip(1).take(5).collect::<Vec<_>>(),
+        [
+            "50,000 peers in all; 49,500 heartbeats/s; last event #50501",
+            "group web, 40 peers: 38 up, 0 suspect, 2 down, 0 left",
+            "  called down 2 times, 3.05 s after the last heartbeat on average, 3.06 s at most",
+            "  never called down wrongly",
+            "  loss 0.0250 %",
+        ]
+    );
+}
+
+#[test]
+fn who_is_missing_is_named() {
+    let mut summary = summary();
+    summary.alarms.missing = 10;
+    let one = |i| Expected { peer: format!("db-{i}"), wanted: 1, ..Expected::default() };
+    let missing = (0..10).map(one).collect();
+    let listing = Listing { summary, missing, ..Listing::default() };
+    let text = head(&listing, &args("status"), Terminal::PLAIN);
+    let line = "10 expected and missing: db-0, db-1, db-2, db-3, db-4, db-5, db-6, db-7, … \
+                (systole expected)";
+    assert!(text.lines().any(|l| l == line), "{text}");
+}
+
+#[test]
+fn which_peers_to_list_and_how_many() {
+    let limits = ["status", "status --all", "status --all --limit 5", "status --limit 0"];
+    assert_eq!(limits.map(|line| args(line).most()), [20, usize::MAX, 5, usize::MAX]);
+    assert_eq!(args("status").states(), NOT_UP.map(Some));
+    assert_eq!(args("status --all").states(), [None]);
+    assert_eq!(args("status --state all").states(), [None]);
+    assert_eq!(args("status --state down").states(), [Some("down")]);
 }
 
 #[test]
@@ -243,14 +302,13 @@ fn the_overview_says_what_is_the_matter() {
     let all = AlarmCounts {
         incidents: 1,
         held: 600,
-        missing: 2,
         blind_ns: 2_100_000_000,
         extended: 7,
         silences: 1,
         ..AlarmCounts::default()
     };
     let expected = [
-        "1 incident open, 600 held as suspect, 2 missing: see systole incidents",
+        "1 incident open, 600 held as suspect: see systole incidents",
         "the monitor did not run for 2.1 s; 7 verdicts extended",
         "1 silence (systole silence list)",
     ];

@@ -1,0 +1,52 @@
+//! `systole forget`: peers that will not come back, removed before their time.
+
+use super::client::{Client, MonitorArgs};
+use super::{Failure, terminal};
+use crate::api::Removal;
+
+const EXAMPLES: &str = "\
+Examples:
+  systole forget web-1                       it was taken out of service
+  systole forget web-1 web-2 web-3
+  systole status --state down --all --json | jq -r '.peers[].name' | xargs systole forget
+";
+
+const AFTER: &str = "\
+Everything known of a peer is dropped: its past, its key, its place. A transition to `forgotten` \
+follows. One that beats again is a newcomer; to keep its alarms quiet use `systole silence`. Exit \
+codes: 0 done; 3 a peer is unknown (those before it are removed), or no monitor answers.";
+
+/// What was given as flags.
+#[derive(clap::Args, Debug)]
+#[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
+pub struct ForgetArgs {
+    /// Names of peers; an id where no peer has that name.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    monitor: MonitorArgs,
+}
+
+/// Asks the monitor to forget, one after the other.
+///
+/// # Errors
+/// A peer is unknown or no monitor answers (exit code 3), or its reactor is busy (1).
+pub fn forget(args: ForgetArgs) -> Result<u8, Failure> {
+    terminal::exit_130_on_interrupt();
+    let client = Client::new(&args.monitor.http)?;
+    for name in &args.names {
+        let removal = client.forget(name)?;
+        match args.json {
+            true => terminal::print(&terminal::json_line(&removal)?)?,
+            false => terminal::print(&said(&removal))?,
+        }
+    }
+    Ok(0)
+}
+
+fn said(removal: &Removal) -> String {
+    format!("{} is forgotten; if it beats again it is a newcomer", removal.name)
+}
