@@ -1,6 +1,8 @@
 //! What a reactor sees of the world: a clock and a receive transport, both of which take time.
 
 use super::bugs::Bug;
+use super::record::OVERSLEPT;
+use super::scenario::US;
 use super::world::World;
 use corosensei::Yielder;
 use std::cell::RefCell;
@@ -73,6 +75,8 @@ pub struct SimBackend<'a> {
     /// Reactors to wake with the next call into the kernel.
     pub to_wake: RefCell<Vec<usize>>,
     pub counts: TransportCounts,
+    /// When it was decided how long to wait.
+    pub planned_ns: u64,
 }
 
 impl SimBackend<'_> {
@@ -141,6 +145,15 @@ impl Backend for SimBackend<'_> {
             Some(timeout_ns) => now_ns + timeout_ns + late_ns,
             None => u64::MAX,
         };
+        if let Some(timeout_ns) = patience.timeout_ns {
+            // The time to wait is counted from here, not from when it was decided. Getting here
+            // takes some microseconds; what is told is to be held up on the way.
+            let meant_ns = self.planned_ns + timeout_ns;
+            if now_ns > self.planned_ns + 100 * US {
+                let mut record = world.record.borrow_mut();
+                record.trouble(meant_ns, now_ns + timeout_ns, Some(self.seat.number), OVERSLEPT);
+            }
+        }
         let want = if patience.min_wait_ns == 0 { 1 } else { patience.want };
         self.seat.sleep(until_ns, want, now_ns + patience.min_wait_ns);
         Ok(())

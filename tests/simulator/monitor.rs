@@ -107,6 +107,7 @@ impl Monitor {
                     counters: counters.clone(),
                     to_wake: RefCell::default(),
                     counts: TransportCounts::default(),
+                    planned_ns: now_ns,
                 };
                 let reactor = Reactor {
                     me: number,
@@ -215,6 +216,7 @@ fn run(mut reactor: Reactor<SimBackend<'_>, SimClock<'_>>, seat: &Seat<'_>) {
         } else {
             polls = 0;
         }
+        reactor.backend.planned_ns = now_ns;
         reactor.rest(plan).expect("the simulated transport does not fail");
     }
 }

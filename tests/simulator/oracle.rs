@@ -452,9 +452,9 @@ impl Story<'_> {
         self.wrong("cause", t.fired_ns, format!("{t:?}, and no heartbeat brought that news"))
     }
 
-    /// When a silence that would be judged at `due_ns`, of a peer that was heard at `dated_ns` or later,
-    /// must be judged at the latest: later by what the monitor did not see of it, and the time for one more heartbeat behind what it did not see or
-    /// hear.
+    /// When a silence that would be judged at `due_ns`, of a peer that was heard at `dated_ns` or
+    /// later, must be judged at the latest: later by what the monitor did not see of it, and the time
+    /// for one more heartbeat behind what it did not see or hear.
     fn granted(&self, dated_ns: u64, due_ns: u64, interval_ns: u64, more_ns: u64) -> u64 {
         let slack_ns = self.oracle.scenario.slack_ns();
         let mut due_ns = due_ns;
@@ -491,17 +491,31 @@ impl Story<'_> {
         by_application.sort_by_key(|h| h.beat.applied_ns);
         for (place, h) in by_application.iter().enumerate() {
             let from_ns = h.beat.applied_ns;
-            let together =
-                by_application.get(place + 1).is_some_and(|n| n.beat.applied_ns == from_ns);
-            if from_ns == NEVER || together {
+            // One that had been read by then and was applied later is asked in this one's stead.
+            let on_its_way = |later: &&Heard| {
+                later.read_ns <= from_ns
+                    && (later.beat.applied_ns > from_ns || later.beat.applied_ns == NEVER)
+            };
+            let same_time = |next: &&Heard| next.beat.applied_ns == from_ns;
+            let behind = &by_application[place + 1..];
+            if from_ns == NEVER || behind.first().is_some_and(same_time) {
                 continue;
             }
-            let newest = by_application[..=place].iter().max_by_key(|h| h.beat.number);
+            if behind.iter().any(on_its_way) {
+                continue;
+            }
             let next = reads.partition_point(|read_ns| *read_ns <= from_ns);
             let next_ns = reads.get(next).copied().unwrap_or(NEVER).min(self.oracle.end_ns);
-            let intervals = [h.beat.interval_us, newest.unwrap_or(h).beat.interval_us];
+            // The last that surely counted, and whatever may have counted behind it, say how long the
+            // peer may be silent and since when; whichever of them is the most patient.
+            let so_far = &by_application[..=place];
+            let sure = so_far.iter().filter(|h| !h.perhaps_lost).map(|h| h.beat.number).max();
+            let last = so_far.iter().filter(|l| Some(l.beat.number) >= sure).chain([h]);
+            let intervals: Vec<u64> = last.clone().map(|last| last.beat.interval_us).collect();
+            let dated_ns = last.map(|last| last.queued_ns.saturating_sub(last.beat.age_ns)).min();
+            let dated_ns = dated_ns.unwrap_or(0);
             let longest =
-                |of: &dyn Fn(u64) -> u64| intervals.into_iter().map(of).max().unwrap_or(0);
+                |of: &dyn Fn(u64) -> u64| intervals.iter().copied().map(of).max().unwrap_or(0);
             let timeout_ns = longest(&|us| self.oracle.timeout_ns(us));
             let suspect_ns = longest(&|us| self.oracle.suspect_ns(us));
             let interval_ns = longest(&|us| self.oracle.interval_ns(us));
@@ -511,7 +525,6 @@ impl Story<'_> {
             for (after_ns, more_ns, state) in
                 [(suspect_ns, one_more_ns, "suspect"), (timeout_ns, more_ns, "down")]
             {
-                let dated_ns = h.queued_ns.saturating_sub(h.beat.age_ns);
                 let due_ns = self.granted(dated_ns, from_ns + after_ns, interval_ns, more_ns);
                 let by_ns = self.done_by(due_ns + ROUNDING_NS);
                 if by_ns >= next_ns {

@@ -87,12 +87,14 @@ pub struct Trouble {
 impl Trouble {
     /// Whether the reactor did not run in it.
     pub fn blind(&self) -> bool {
-        self.what != FULL
+        self.what != FULL && self.what != OVERSLEPT
     }
 }
 
 /// The trouble of a reactor that runs and has no room for what it finds.
 pub const FULL: &str = "its report ring was full";
+/// The trouble of a reactor that decided how long to sleep, and was held up before it fell asleep.
+pub const OVERSLEPT: &str = "overslept";
 
 #[derive(Default)]
 pub struct Record {
