@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
+use systole::api::{GroupQos, PeerCounts, Qos, QosReport};
 
 const PEER: &str = r#"{"name":"web-1","id":"0123456789abcdef","group":"web","state":"STATE",
 "status":"ok","last_seen":"2026-11-23T10:02:03.123456Z","silent_ns":400000000,
@@ -114,6 +115,15 @@ fn status_pages_through_the_states_worst_first() {
         "peers":{"up":5,"suspect":0,"down":2,"left":1,"total":8},"max_peers":10,"heartbeats":9,
         "heartbeats_per_second":1.0,"kernel_drops":0,"dropped":{},"last_seq":3,
         "timing":{"interval_ns":1,"missed":3.0,"grace_ns":1,"suspect_at":0.6}}"#;
+    let qos = serde_json::to_string(&QosReport {
+        groups: vec![GroupQos {
+            group: "d b".into(),
+            peers: PeerCounts { down: 2, left: 1, total: 3, ..PeerCounts::default() },
+            qos: Qos::default(),
+        }],
+        ..QosReport::default()
+    })
+    .expect("it is JSON");
     let peer = |state: &str, name: &str| PEER.replace("STATE", state).replace("web-1", name);
     let (asked, questions) = channel();
     let http = monitor(move |path: &str| {
@@ -122,6 +132,7 @@ fn status_pages_through_the_states_worst_first() {
             |peers: &[String], next: &str| format!("{{\"peers\":[{}]{next}}}", peers.join(","));
         let body = match path {
             "/api/v1/summary" => summary.to_owned(),
+            "/api/v1/qos?group=d%20b" => qos.to_owned(),
             p if p.contains("cursor=1-7") => page(&[peer("down", "db-2")], ""),
             p if p.contains("state=down") => page(&[peer("down", "db-1")], ",\"next\":\"1-7\""),
             p if p.contains("state=left") => page(&[peer("left", "db-3")], ""),
@@ -241,5 +252,5 @@ fn hist_prints_every_format() {
     }
     let (exit, _, stderr) = run(&http, &["hist", "latness"]);
     assert_eq!(exit, Some(2));
-    assert!(stderr.contains("did you mean `lateness_ns`?"), "{stderr}");
+    assert!(stderr.contains("did you mean `lateness`?"), "{stderr}");
 }

@@ -99,8 +99,8 @@ impl Journal {
             let record = self.record(number);
             // Relaxed: read before the shard's owner is at work.
             let word = |i: usize| record[i].load(Ordering::Relaxed);
-            let words = std::array::from_fn(|i| word(i + 1));
-            (word(0) == number).then(|| from_words(&words)).flatten().map(|t| (number, t))
+            let words = (word(0) == number).then(|| std::array::from_fn(|i| word(i + 1)))?;
+            from_words(&words).map(|t| (number, t))
         })
     }
 
