@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! horizon = now
-//! if something is due by horizon, we did not look for a while, or another reactor waits for our
-//! watermark:
+//! if something is due by horizon, we did not look for a while, the journal does not know that we
+//! did, or another reactor waits for our watermark:
 //!     receive until all that was queued at horizon has been read, and take the mail
 //!     tell the shard for how long we did not look, and what was lost
 //!     fire what was due by horizon, so many at a time
@@ -43,6 +43,9 @@ const WEED_VISITS: u32 = 256;
 const WEED_CLEARANCE_NS: u64 = 100_000;
 /// How often the transport's own counters are copied.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// How old the note of our last look may grow while datagrams keep coming: what it lags behind is
+/// taken for blindness after a kill, and later detection.
+const LOOK_NS: u64 = 5_000_000;
 /// How long to wait for the control plane when its ring is full.
 const FULL_RING_WAIT_NS: u64 = 200_000;
 
@@ -101,7 +104,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let mut blocked = false;
         self.watch.look(horizon_ns);
         let asked = self.mailboxes[self.me].take_asked();
-        if self.is_due(horizon_ns) || self.watch.is_blind() || asked {
+        let must_look = self.watch.is_blind() || self.is_looked_for(horizon_ns);
+        if self.is_due(horizon_ns) || must_look || asked {
             received = self.drain()?;
             mail = self.collect_mail();
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
@@ -219,6 +223,13 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if let Some(journal) = &self.journal {
             journal.looked(horizon_ns);
         }
+    }
+
+    /// Whether it is long ago that everything which had arrived was applied: under steady traffic a
+    /// single pass never sees the queues empty.
+    fn is_looked_for(&self, horizon_ns: u64) -> bool {
+        let is_old = |journal: &Arc<Journal>| horizon_ns > journal.looked_ns() + LOOK_NS;
+        self.journal.as_ref().is_some_and(is_old)
     }
 
     fn is_due(&mut self, horizon_ns: u64) -> bool {

@@ -7,6 +7,7 @@ use super::mailbox::{Mailbox, Parcel};
 use super::watch::Watch;
 use super::*;
 use crate::clock::Clock;
+use crate::engine::journal::Journal;
 use crate::engine::shard::{Shard, Surroundings};
 use crate::engine::sight::Extensions;
 use crate::engine::slot::{SlotRegion, Slots};
@@ -400,6 +401,27 @@ fn a_flood_of_others_delays_a_verdict_by_no_more_than_the_queue() {
     let told = bench.run_until(start_ns + 320 * MS);
     let down = told.iter().find(|t| t.to == PeerState::Down).expect("it fell silent");
     assert!(down.lateness_ns() < MS, "late by {} ns", down.lateness_ns());
+}
+
+/// After a kill the time since the last look counts as blindness.
+#[test]
+fn traffic_without_an_end_does_not_keep_the_journal_from_knowing_that_we_look() {
+    let mut bench = Bench::new(1, 1_024);
+    let journal = Arc::new(Journal::anonymous().unwrap());
+    bench.reactor.journal = Some(journal.clone());
+    let start_ns = bench.now_ns();
+    journal.looked(start_ns);
+    // Nothing is due for seconds, and every look finds a datagram.
+    for i in 0..20_000u32 {
+        let at_ns = start_ns + i as u64 * 20_000;
+        bench.arrive(at_ns, &wire::encode_beat(&beat(1 + i as u64 % 100, i, 10_000)));
+    }
+    while bench.now_ns() < start_ns + 390 * MS {
+        let plan = bench.turn();
+        bench.reactor.rest(plan).unwrap();
+        let lag_ns = bench.now_ns().saturating_sub(journal.looked_ns());
+        assert!(lag_ns < 6 * MS, "{lag_ns} ns behind");
+    }
 }
 
 #[test]
