@@ -6,8 +6,8 @@ use super::peers::aside;
 use super::query::{Pairs, bad_value, number, switch, unknown_key};
 use crate::api;
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 
 /// Groups that a report on quality tells apart unless it is asked for more.
@@ -37,9 +37,11 @@ pub(super) async fn silences(State(monitor): State<Monitor>) -> Json<api::Silenc
 /// `POST /api/v1/silences`.
 pub(super) async fn silence(
     State(monitor): State<Monitor>,
-    new: Result<Json<api::NewSilence>, JsonRejection>,
+    request: Request,
 ) -> Result<(StatusCode, Json<api::Silence>), ApiError> {
-    let Json(new) = new.map_err(|error| {
+    let body = tokio::time::timeout(monitor.patience, Json::from_request(request, &()));
+    let late = |_| ApiError::bad_request("the body of the request did not come in time");
+    let Json(new): Json<api::NewSilence> = body.await.map_err(late)?.map_err(|error| {
         ApiError::bad_request(format!(
             "{}; send JSON like {{\"selector\": \"web-*\", \"for_ns\": 7200000000000, \
              \"reason\": \"new kernel\"}}",

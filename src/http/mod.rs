@@ -5,6 +5,7 @@
 //! types, but for the page, the metrics and the two probes.
 
 mod alarms;
+mod connections;
 mod error;
 mod events;
 #[cfg(test)]
@@ -23,8 +24,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{delete, get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
+use connections::Limits;
 use error::ApiError;
 use query::{Pairs, bad_value, switch, unknown_key};
 use std::io;
@@ -55,13 +56,15 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 struct Monitor {
     state: Arc<ControlState>,
     subscribers: Arc<Subscribers>,
+    /// How long a request's body may take.
+    patience: Duration,
     shutdown: watch::Receiver<bool>,
 }
 
 /// The running server.
 pub struct Server {
     runtime: Runtime,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -75,11 +78,12 @@ pub fn serve(
     state: Arc<ControlState>,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<Server> {
-    serve_within(MAX_SUBSCRIBERS, listener, state, shutdown)
+    serve_within(MAX_SUBSCRIBERS, Limits::default(), listener, state, shutdown)
 }
 
 fn serve_within(
     most_subscribers: usize,
+    limits: Limits,
     listener: TcpListener,
     state: Arc<ControlState>,
     shutdown: watch::Receiver<bool>,
@@ -95,17 +99,10 @@ fn serve_within(
         let _in_runtime = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
     };
-    // Events are small and rare: waiting to fill a segment would only delay them.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
     let subscribers = Arc::new(Subscribers::at_most(most_subscribers));
-    let app = router(Monitor { state, subscribers, shutdown: shutdown.clone() });
-    let until = ended(shutdown.clone());
-    let task = runtime
-        .spawn(async move { axum::serve(listener, app).with_graceful_shutdown(until).await });
+    let patience = limits.patience;
+    let app = router(Monitor { state, subscribers, patience, shutdown: shutdown.clone() });
+    let task = runtime.spawn(connections::serve(listener, app, limits, ended(shutdown.clone())));
     Ok(Server { runtime, task, shutdown })
 }
 
@@ -114,7 +111,7 @@ impl Server {
     /// way are finished and event streams brought to their last event, for at most two seconds.
     ///
     /// # Errors
-    /// When the listener failed.
+    /// When its task panicked.
     pub fn join(self) -> io::Result<()> {
         let done = self.runtime.block_on(async {
             tokio::select! {
@@ -124,10 +121,9 @@ impl Server {
         });
         self.runtime.shutdown_background();
         match done {
-            Some(Ok(result)) => result,
             Some(Err(panicked)) => Err(io::Error::other(panicked)),
-            // Connections that would not end; they are cut.
-            None => Ok(()),
+            // `None` is connections that would not end; they are cut.
+            Some(Ok(())) | None => Ok(()),
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::metrics::{Counter, HistogramKind};
 use crate::reactor::Command;
 use crate::wire::PeerId;
 use serde::de::DeserializeOwned;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 
 pub(super) struct Site {
     pub(super) monitor: FakeMonitor,
@@ -20,15 +21,16 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn open(monitor: FakeMonitor) -> Site {
-        Site::open_within(MAX_SUBSCRIBERS, monitor)
+        Site::open_within(MAX_SUBSCRIBERS, Limits::default(), monitor)
     }
 
-    fn open_within(most_subscribers: usize, monitor: FakeMonitor) -> Site {
+    fn open_within(most_subscribers: usize, limits: Limits, monitor: FakeMonitor) -> Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, shutdown) = watch::channel(false);
         let server =
-            serve_within(most_subscribers, listener, monitor.state.clone(), shutdown).unwrap();
+            serve_within(most_subscribers, limits, listener, monitor.state.clone(), shutdown)
+                .unwrap();
         Site { monitor, base, stop, server: Some(server) }
     }
 
@@ -203,7 +205,7 @@ fn incidents_silences_expectations_and_quality_are_served() {
     let (status, _, body) = site.send("POST", "/api/v1/silences", new);
     assert_eq!(status, 201, "{body}");
     let added: api::Silence = serde_json::from_str(&body).unwrap();
-    assert_eq!((added.id, added.reason.as_str()), (1, "kernel"));
+    assert_eq!((added.id, added.reason.as_str(), added.matches), (1, "kernel", Some(30)));
     let all: api::Silences = site.get("/api/v1/silences");
     assert_eq!(all.silences.len(), 1);
     for (body, code) in [
@@ -340,7 +342,7 @@ fn a_follower_is_told_what_the_ring_no_longer_holds() {
 
 #[test]
 fn one_follower_too_many_is_refused_and_counted() {
-    let site = Site::open_within(2, fleet());
+    let site = Site::open_within(2, Limits::default(), fleet());
     let followers = [site.follow(""), site.follow("")];
     site.check_error("GET", "/api/v1/events", 503, "unavailable");
     // A wrong question is told so, whether or not there is room.
@@ -355,6 +357,40 @@ fn one_follower_too_many_is_refused_and_counted() {
     }
     site.close();
     drop(followers);
+}
+
+#[test]
+fn who_does_not_ask_in_time_loses_its_place_and_a_follower_keeps_its() {
+    let limits = Limits { connections: 3, patience: Duration::from_millis(100) };
+    let mut site = Site::open_within(MAX_SUBSCRIBERS, limits, fleet());
+    let mut follower = site.follow("");
+    let address = site.base.strip_prefix("http://").unwrap();
+    let connect = |sent: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        stream
+    };
+    let half = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
+    let held = [connect(""), connect(half)];
+    // All places are taken: this one is answered once one is free again, and then idles.
+    let mut waiting = connect("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    for mut stream in held {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty(), "closed without an answer");
+    }
+    let body = "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    let mut slow = connect(&format!("POST /api/v1/silences HTTP/1.1\r\nHost: x\r\n{body}"));
+    let mut refusal = String::new();
+    slow.read_to_string(&mut refusal).unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 400") && refusal.contains("in time"), "{refusal}");
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    site.monitor.report_transition(PeerId::of("web-1"), PeerState::Suspect, PeerState::Down);
+    site.monitor.publish();
+    assert_eq!(follower.sequence(), 1, "an answer under way has its time");
+    site.close();
 }
 
 #[test]
