@@ -26,17 +26,26 @@ impl Patience {
     fn attempts(self) -> u32 {
         match self {
             Patience::Losses => 20,
-            Patience::Restarts => 300,
+            Patience::Restarts => 3_000,
+        }
+    }
+
+    /// Between two attempts. Short for restarts: the time without a monitor is measured by them.
+    fn pause(self) -> Duration {
+        match self {
+            Patience::Losses => Duration::from_millis(100),
+            Patience::Restarts => Duration::from_millis(10),
         }
     }
 }
-
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the follower reports.
 pub enum Note {
     /// A transition, and when it was read (monotonic nanoseconds).
     Event(Box<Event>, u64),
+    /// The stream broke at the first instant and was answered again at the second (monotonic
+    /// nanoseconds).
+    Absent(u64, u64),
     /// The stream is of no use any more; why, in a sentence. Nothing follows.
     Broken(String),
 }
@@ -46,21 +55,28 @@ pub fn follow(monitor: &Monitor, epoch: u64, after: u64, patience: Patience, not
     let mut cursor = Cursor { epoch, after };
     let mut failures = 0;
     let mut reason = String::new();
+    let mut broke_ns = None;
     while failures < patience.attempts() {
         let before = cursor.after;
         match monitor.events(cursor.epoch, cursor.after) {
-            Ok(body) => match read(body, &mut cursor, notes) {
-                End::Closed(why) => reason = why,
-                End::Deaf => return,
-                End::Broken(why) => {
-                    let _ = notes.send(Note::Broken(why));
-                    return;
+            Ok(body) => {
+                if let Some(broke_ns) = broke_ns.take() {
+                    let _ = notes.send(Note::Absent(broke_ns, clock::monotonic_ns()));
                 }
-            },
+                match read(body, &mut cursor, notes) {
+                    End::Closed(why) => reason = why,
+                    End::Deaf => return,
+                    End::Broken(why) => {
+                        let _ = notes.send(Note::Broken(why));
+                        return;
+                    }
+                }
+                broke_ns = Some(clock::monotonic_ns());
+            }
             Err(error) => reason = format!("{error:#}"),
         }
         failures = if cursor.after > before { 0 } else { failures + 1 };
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(patience.pause());
     }
     let _ = notes.send(Note::Broken(format!("the event stream stays away: {reason}")));
 }
@@ -217,6 +233,7 @@ mod tests {
         drop(notes);
         let seqs = heard.iter().map(|note| match note {
             Note::Event(event, _) => event.seq,
+            Note::Absent(from, to) => panic!("absent from {from} to {to}"),
             Note::Broken(why) => panic!("{why}"),
         });
         (seqs.collect(), end)

@@ -15,6 +15,7 @@
 //! `plan`, `schedule` and `truth` are told the time and know no socket; `socket`, `send` and
 //! `follow` are the outside world.
 
+mod absence;
 mod agenda;
 mod bare;
 mod brake;

@@ -69,6 +69,10 @@ pub struct Report {
     pub lapses_missed: u64,
     /// The first of them.
     pub lapses_missed_names: Vec<String>,
+    /// Times that the event stream broke and was answered again.
+    pub monitor_absences: u64,
+    /// How long it was away, in all.
+    pub monitor_absent_ns: u64,
     /// Silences that the generator's own lateness caused.
     pub generator_stalls: u64,
     /// Alarms about them; rightly given.
@@ -268,6 +272,10 @@ impl Report {
             (
                 self.resurrected,
                 ("back from the dead", count(self.resurrected), names(&self.resurrected_names)),
+            ),
+            (
+                self.monitor_absences,
+                ("monitor was away", count(self.monitor_absences), nanos(self.monitor_absent_ns)),
             ),
             (self.generator_stalls, ("generator stalls", count(self.generator_stalls), stalled)),
             (mischief.len() as u64, ("on purpose", String::new(), mischief.join(", "))),

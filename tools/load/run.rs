@@ -1,5 +1,6 @@
 //! One run from the first question to the verdict.
 
+use crate::absence::Absences;
 use crate::bare::{BareTimers, Lateness};
 use crate::brake;
 use crate::flood::Flood;
@@ -77,7 +78,8 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     let mut sent = merge(senders);
     sent.flooded = flood.map_or(0, |flood| flood.join().unwrap_or(0));
     watch.until_left(sent.byes);
-    watch.until_ns(last_deadline(&run.rules, &sent.silences));
+    watch
+        .until_ns(|absences| last_deadline(&run.rules, excused(options, absences), &sent.silences));
     // The watch's own connection may be one that a killed monitor left behind.
     let after = monitor.summary().or_else(|_| monitor.summary());
     match &after {
@@ -95,7 +97,8 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
         ));
     }
     let bare = timers.finish();
-    let verdict = judge(&run.rules, &sent.silences, &watch.sightings);
+    let absences = excused(options, &watch.absences);
+    let verdict = judge(&run.rules, absences, &sent.silences, &watch.sightings);
     let report = compose(options, &run, &watch, &sent, &bare, &verdict, (&before, &after));
     Ok(Outcome { report, verdict, send_lateness: sent.lateness })
 }
@@ -207,11 +210,17 @@ fn merge(senders: Vec<JoinHandle<Sent>>) -> Sent {
 
 /// By when the last of the killed has to be visible. The planned end covers it, unless the senders
 /// were so late that the killed went on beating.
-fn last_deadline(rules: &Rules, silences: &[Silence]) -> u64 {
-    let kills = silences.iter().filter(|silence| silence.cause == Cause::Kill);
+fn last_deadline(rules: &Rules, absences: &Absences, silences: &[Silence]) -> u64 {
     let last =
-        kills.map(|silence| silence.from_ns + rules.timeout_ns + rules.hold_ns + rules.slack_ns);
-    last.max().unwrap_or(0)
+        silences.iter().filter(|silence| silence.cause == Cause::Kill).max_by_key(|s| s.from_ns);
+    last.map_or(0, |last| rules.deadline_ns(last, absences) + rules.hold_ns + rules.slack_ns)
+}
+
+/// Absences of the monitor count only where they were announced: otherwise a broken stream is no
+/// excuse.
+fn excused<'a>(options: &Options, absences: &'a Absences) -> &'a Absences {
+    const NONE: &Absences = &Absences::NONE;
+    if options.across_restarts { absences } else { NONE }
 }
 
 fn compose(
@@ -266,6 +275,8 @@ fn compose(
         lapses_detected: verdict.lapses_detected,
         lapses_missed: verdict.lapses_missed.len() as u64,
         lapses_missed_names: names(&verdict.lapses_missed),
+        monitor_absences: watch.absences.count(),
+        monitor_absent_ns: watch.absences.total_ns(),
         generator_stalls: verdict.generator_stalls,
         stall_alarms: verdict.stall_alarms,
         byes: sent.byes,

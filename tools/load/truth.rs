@@ -13,10 +13,15 @@
 //! When the plan silences so many at once that the monitor will hold them as suspect, being called
 //! down may take as much longer as its hold lasts: whoever is held is neither missed nor blamed.
 //!
+//! While there is no monitor (`--across-restarts`), deadlines stand still and heartbeats are heard by
+//! nobody: a silence has to be found by as much later, or as if its peer had been heard at the end of
+//! the absence, and may be found until the first heartbeat that was heard.
+//!
 //! A silence about as long as the timeout (within the slop) may be found or not: whether it was
 //! one is decided by microseconds that the generator does not see. A silence that the generator
 //! caused by being late itself is never held against the monitor, found or not.
 
+use crate::absence::Absences;
 use std::collections::HashMap;
 
 /// Why a peer was silent.
@@ -195,7 +200,12 @@ impl Verdict {
 }
 
 /// Lays the silences and the monitor's words side by side.
-pub fn judge(rules: &Rules, silences: &[Silence], sightings: &[Sighting]) -> Verdict {
+pub fn judge(
+    rules: &Rules,
+    absences: &Absences,
+    silences: &[Silence],
+    sightings: &[Sighting],
+) -> Verdict {
     let mut verdict = Verdict::default();
     let mut downs: HashMap<u32, Vec<&Sighting>> = HashMap::new();
     for sighting in sightings.iter().filter(|s| s.verdict == Word::Down) {
@@ -210,9 +220,10 @@ pub fn judge(rules: &Rules, silences: &[Silence], sightings: &[Sighting]) -> Ver
         }
         let mut none = Vec::new();
         let candidates = downs.get_mut(&silence.peer).unwrap_or(&mut none);
-        let found = candidates.iter().position(|down| rules.explains(silence, down.at_ns));
+        let found =
+            candidates.iter().position(|down| rules.explains(silence, absences, down.at_ns));
         let found = found.map(|i| candidates.remove(i));
-        verdict.count(rules, silence, found);
+        verdict.count(rules, absences, silence, found);
     }
     verdict.false_alarms = downs.values().flatten().map(|down| down.peer).collect();
     for up in sightings.iter().filter(|s| s.verdict == Word::Up) {
@@ -231,13 +242,19 @@ pub fn judge(rules: &Rules, silences: &[Silence], sightings: &[Sighting]) -> Ver
 }
 
 impl Verdict {
-    fn count(&mut self, rules: &Rules, silence: &Silence, found: Option<&Sighting>) {
-        let deadline = silence.from_ns + rules.timeout_ns;
+    fn count(
+        &mut self,
+        rules: &Rules,
+        absences: &Absences,
+        silence: &Silence,
+        found: Option<&Sighting>,
+    ) {
+        let deadline = rules.deadline_ns(silence, absences);
         // Found too late to be of use is as good as missed.
         let in_time =
             found.filter(|down| down.seen_ns <= deadline + rules.hold_ns + rules.slack_ns);
         // A monitor held up by its host for so long hears the next heartbeat before it judges.
-        let margin = 5 * rules.slop_ns;
+        let margin = rules.held_up_ns();
         let certain =
             silence.until_ns.is_none_or(|until| until > deadline + rules.hold_ns + margin);
         match silence.cause {
@@ -270,12 +287,26 @@ impl Verdict {
 }
 
 impl Rules {
+    /// How long a monitor may be held up by its host.
+    fn held_up_ns(&self) -> u64 {
+        5 * self.slop_ns
+    }
+
+    /// By when a silence must be found.
+    pub fn deadline_ns(&self, silence: &Silence, absences: &Absences) -> u64 {
+        absences.extend(silence.from_ns, self.timeout_ns, self.held_up_ns())
+    }
+
     /// Whether a peer called down at `down_ns` was so because of this silence.
-    fn explains(&self, silence: &Silence, down_ns: u64) -> bool {
+    fn explains(&self, silence: &Silence, absences: &Absences, down_ns: u64) -> bool {
         // The monitor's times reach us as wall clock labels: a millisecond for its being slewed.
         const CLOCKS_NS: u64 = 1_000_000;
         let due = down_ns + CLOCKS_NS + self.early_ns >= silence.from_ns + self.timeout_ns;
-        due && silence.until_ns.is_none_or(|until| down_ns <= until + self.slop_ns)
+        let heard = |until: u64| match absences.heard_from(until, self.held_up_ns()) {
+            Some(back_ns) => back_ns + self.early_ns,
+            None => until,
+        };
+        due && silence.until_ns.is_none_or(|until| down_ns <= heard(until) + self.slop_ns)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The main thread while the senders send: listens to the follower, counts, shows progress.
 
+use crate::absence::Absences;
 use crate::follow::Note;
 use crate::monitor::Monitor;
 use crate::report::count;
@@ -35,6 +36,8 @@ struct Mark {
 pub struct Watch<'a> {
     run: &'a Run,
     heard: Receiver<Note>,
+    /// When there was no monitor.
+    pub absences: Absences,
     /// What the monitor said of our peers.
     pub sightings: Vec<Sighting>,
     /// Whether each peer was called up.
@@ -65,6 +68,7 @@ impl<'a> Watch<'a> {
         Watch {
             run,
             heard,
+            absences: Absences::default(),
             sightings: Vec::new(),
             registered: vec![false; run.plan.figures.senders as usize],
             left: 0,
@@ -110,9 +114,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Listens until an instant.
-    pub fn until_ns(&mut self, until_ns: u64) {
-        while self.broken.is_none() && self.run.now_ns() < until_ns {
+    /// Listens until an instant, which may move on with what is heard.
+    pub fn until_ns(&mut self, until_ns: impl Fn(&Absences) -> u64) {
+        while self.broken.is_none() && self.run.now_ns() < until_ns(&self.absences) {
             self.listen();
         }
     }
@@ -135,6 +139,10 @@ impl<'a> Watch<'a> {
     fn listen(&mut self) {
         match self.heard.recv_timeout(TICK) {
             Ok(Note::Event(event, seen_ns)) => self.take(&event, seen_ns),
+            Ok(Note::Absent(from_ns, to_ns)) => {
+                let since_start = |at_ns: u64| at_ns.saturating_sub(self.run.start_ns);
+                self.absences.add(since_start(from_ns), since_start(to_ns));
+            }
             Ok(Note::Broken(why)) => self.broken = Some(why),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             // After `Broken` nothing follows; the senders still have to finish.

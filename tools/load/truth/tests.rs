@@ -95,7 +95,7 @@ fn a_perfect_monitor_is_found_perfect_and_each_fault_of_a_faulty_one() {
             sightings.swap(i, random.below(i as u64 + 1) as usize);
         }
         sightings.sort_by_key(|s| s.at_ns);
-        let got = judge(&RULES, &silences, &sightings);
+        let got = judge(&RULES, &Absences::NONE, &silences, &sightings);
         assert_eq!(got, want, "seed {seed}");
         assert!(!got.agrees());
     }
@@ -107,9 +107,9 @@ fn a_silence_about_as_long_as_the_timeout_may_be_found_or_not() {
         let until_ns = (MS + RULES.timeout_ns).saturating_add_signed(over_ns);
         let silence =
             Silence { peer: 4, from_ns: MS, until_ns: Some(until_ns), cause: Cause::Loss };
-        assert!(judge(&RULES, &[silence], &[]).agrees(), "{over_ns}");
+        assert!(judge(&RULES, &Absences::NONE, &[silence], &[]).agrees(), "{over_ns}");
         let down = sighting(4, Word::Down, MS + RULES.timeout_ns);
-        assert!(judge(&RULES, &[silence], &[down]).agrees(), "{over_ns}");
+        assert!(judge(&RULES, &Absences::NONE, &[silence], &[down]).agrees(), "{over_ns}");
     }
 }
 
@@ -117,7 +117,7 @@ fn a_silence_about_as_long_as_the_timeout_may_be_found_or_not() {
 fn calling_somebody_down_before_the_deadline_or_after_its_return_is_a_false_alarm() {
     let silence = Silence { peer: 1, from_ns: MS, until_ns: Some(9_000 * MS), cause: Cause::Flap };
     for at_ns in [MS + RULES.timeout_ns - 2 * MS, 9_021 * MS] {
-        let verdict = judge(&RULES, &[silence], &[sighting(1, Word::Down, at_ns)]);
+        let verdict = judge(&RULES, &Absences::NONE, &[silence], &[sighting(1, Word::Down, at_ns)]);
         assert_eq!((verdict.false_alarms, verdict.lapses_missed), (vec![1], vec![1]), "{at_ns}");
     }
 }
@@ -160,4 +160,33 @@ fn whoever_was_never_sent_for_cannot_die() {
     let mut log = SendLog::new(&RULES, 2, 1);
     log.killed(1);
     assert!(log.into_silences().is_empty());
+}
+
+#[test]
+fn while_there_is_no_monitor_deadlines_stand_still_and_nobody_hears() {
+    let rules = Rules { early_ns: 1_000 * MS, ..RULES };
+    let mut absences = Absences::default();
+    absences.add(12_000 * MS, 12_500 * MS);
+    let silence =
+        |until_ns| Silence { peer: 1, from_ns: 10_000 * MS, until_ns, cause: Cause::Flap };
+    let down = |at_ns| [sighting(1, Word::Down, at_ns)];
+    let judge = |until_ns, sightings: &[Sighting]| {
+        judge(&rules, &absences, &[silence(until_ns)], sightings)
+    };
+    // Due at 13.05 s, and by 15.55 if the absence's end counts as a heartbeat: who is back by then
+    // need not be found, but may be.
+    assert!(judge(Some(15_500 * MS), &[]).agrees());
+    assert_eq!(judge(Some(15_700 * MS), &[]).lapses_missed, [1]);
+    assert!(judge(Some(15_700 * MS), &down(13_550 * MS)).agrees());
+    // Visible within the slack of the extended deadline.
+    assert!(judge(Some(20_000 * MS), &down(16_540 * MS)).agrees());
+    assert_eq!(judge(Some(20_000 * MS), &down(16_560 * MS)).lapses_missed, [1]);
+    // Back while nobody heard it: first heard an interval after the monitor was back.
+    let mut late = Absences::default();
+    late.add(13_000 * MS, 14_000 * MS);
+    let judge = |at_ns| super::judge(&rules, &late, &[silence(Some(13_200 * MS))], &down(at_ns));
+    assert!(judge(15_010 * MS).agrees());
+    assert_eq!(judge(15_030 * MS).false_alarms, [1]);
+    // Who was never silent is not excused by an absence.
+    assert_eq!(super::judge(&rules, &late, &[], &down(14_100 * MS)).false_alarms, [1]);
 }
