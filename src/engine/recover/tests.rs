@@ -103,11 +103,11 @@ impl World {
             self.stream.push(transition);
             self.published = number;
         }
-        let groups = Groups::uniform(policy());
+        let groups = Arc::new(Groups::uniform(policy()));
         let terms = Terms { now_ns, shard: 0, shards: 1, groups: &groups, learnt_holds: true };
         let (table, found) = Table::recover(self.slots.clone(), SEED, &terms);
         let surroundings = Surroundings {
-            groups: Arc::new(Groups::uniform(policy())),
+            groups: groups.clone(),
             views: [].into(),
             budget: Arc::new(Budget::new(self.capacity() as u64)),
             states: Arc::new(StateCounts::default()),
@@ -158,12 +158,15 @@ fn beat(peer: u64, sequence: u32, kind: Kind) -> Heartbeat {
 
 #[test]
 fn killed_at_any_transition_each_is_told_exactly_once() {
-    for seed in seeds() {
+    // miri, a thousand times slower, is asked about the unsafe code and not about the logic.
+    let (runs, lives, beats, least) =
+        if cfg!(miri) { (1, 3, 10, 5) } else { (usize::MAX, 60, 40, 20) };
+    for seed in seeds().into_iter().take(runs) {
         let mut rng = Rng::new(seed);
         let mut world = World::new(32);
         let mut now_ns = 1_000_000 * MS;
         let mut sequences = [0u32; 24];
-        for life in 0..if cfg!(miri) { 6 } else { 60 } {
+        for life in 0..lives {
             let n = 1 + rng.below(12) as u32;
             let kill = match rng.below(4) {
                 0 => Kill::Never,
@@ -178,7 +181,7 @@ fn killed_at_any_transition_each_is_told_exactly_once() {
             world.check(&shard, &context);
             let mut process = Process { world: &mut world, kill, count: 0 };
             let body = || {
-                for _ in 0..40 {
+                for _ in 0..beats {
                     now_ns += rng.below(120) * MS;
                     let peer = rng.below(24);
                     let kind = if rng.below(8) == 0 { Kind::Bye } else { Kind::Beat };
@@ -193,7 +196,7 @@ fn killed_at_any_transition_each_is_told_exactly_once() {
         }
         let (shard, _) = world.start(now_ns + 1);
         world.check(&shard, &format!("seed {seed} in the end"));
-        assert!(world.stream.len() > 20, "seed {seed}: something happened");
+        assert!(world.stream.len() > least, "seed {seed}: something happened");
     }
 }
 
