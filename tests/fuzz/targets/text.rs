@@ -23,7 +23,10 @@ libfuzzer_sys::fuzz_target!(|datagram: &[u8]| {
     assert_eq!(rest.contains(&"bye"), labels.is_none());
     if let Some(labels) = labels {
         let reserved = ["interval=", "status=", "group="];
-        let is_label = |word: &&&str| !reserved.iter().any(|prefix| word.starts_with(prefix));
+        // A tag is a word without `=`.
+        let is_label = |word: &&&str| {
+            word.contains('=') && !reserved.iter().any(|prefix| word.starts_with(prefix))
+        };
         assert_eq!(rest.iter().filter(is_label).count(), labels);
     }
 });
