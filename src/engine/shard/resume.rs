@@ -1,7 +1,7 @@
 //! Going on with the peers of an earlier process: the shard's part of what
 //! [`recover`](crate::engine::recover) tells of.
 
-use super::Shard;
+use super::{Cause, Shard};
 use crate::engine::transition::{PeerState, Reason, Transition};
 use std::collections::HashMap;
 
@@ -68,6 +68,13 @@ impl Shard {
             let (state, group) = (slot.state(), slot.group());
             if state == PeerState::Unknown {
                 continue;
+            }
+            // What waits to be told leads elsewhere, and a first heartbeat to where its peer is
+            // already; but not in a damaged slot.
+            let makes_sense =
+                |reason| (Cause::of(reason).to == state) == (reason == Reason::FirstBeat);
+            if slot.pending().is_some_and(|reason| !makes_sense(reason)) {
+                slot.write().set_pending(None);
             }
             if self.shared.budget.take() {
                 self.shared.states.moved(PeerState::Unknown, state);
