@@ -34,17 +34,16 @@ impl Absences {
 
     /// The latest deadline that a silence since `since_ns` may be granted, whose heartbeat gave it
     /// `timeout_ns`: each absence that begins before the deadline moves it on by its length, and
-    /// behind it there is to be time for one more heartbeat, which is never more than one at its end
-    /// would have given. An absence that begins within `reach_ns` behind the deadline counts, too:
-    /// the kill came before the verdict was told.
-    pub fn extend(&self, since_ns: u64, timeout_ns: u64, reach_ns: u64) -> u64 {
+    /// leaves at least `one_more_ns` behind it, time for one more heartbeat. An absence that begins
+    /// within `reach_ns` behind the deadline counts, too: the kill came before the verdict was told.
+    pub fn extend(&self, since_ns: u64, timeout_ns: u64, one_more_ns: u64, reach_ns: u64) -> u64 {
         let mut extended_ns = since_ns + timeout_ns;
         let begins = self.spells.partition_point(|(_, to)| *to <= since_ns);
         for (from, to) in &self.spells[begins..] {
             if *from > extended_ns + reach_ns {
                 break;
             }
-            extended_ns = (extended_ns + to - (*from).max(since_ns)).max(to + timeout_ns);
+            extended_ns = (extended_ns + to - (*from).max(since_ns)).max(to + one_more_ns);
         }
         extended_ns
     }
@@ -69,14 +68,20 @@ mod tests {
         absences.add(300, 400);
         absences.add(900, 1_000);
         assert_eq!((absences.count(), absences.total_ns()), (3, 250));
-        assert_eq!(absences.extend(0, 90, 0), 90);
-        assert_eq!(absences.extend(0, 90, 10), 240, "as if heard at its end");
-        assert_eq!(absences.extend(90, 190, 0), 590, "the first moves it into the second");
-        assert_eq!(absences.extend(350, 800, 0), 1_800, "and the second into the third");
-        assert_eq!(absences.extend(120, 100, 0), 250, "only the part since then");
-        assert_eq!(absences.extend(150, 100, 0), 250);
-        assert_eq!(absences.extend(1_000, 2_000, 0), 3_000);
-        assert_eq!(Absences::default().extend(0, 5, 5), 5);
+        assert_eq!(absences.extend(0, 90, 0, 0), 90);
+        assert_eq!(absences.extend(0, 100, 0, 0), 150);
+        assert_eq!(absences.extend(0, 90, 0, 10), 150, "nobody is called down by nobody");
+        assert_eq!(absences.extend(0, 260, 0, 0), 410, "the first moves it into the second");
+        assert_eq!(absences.extend(120, 80, 0, 0), 230, "only the part since then");
+        assert_eq!(absences.extend(150, 50, 0, 0), 200);
+        assert_eq!(
+            absences.extend(0, 100, 70, 0),
+            220,
+            "one more heartbeat is more than the length"
+        );
+        assert_eq!(absences.extend(0, 100, 160, 0), 560, "and leads into the second");
+        assert_eq!(absences.extend(1_000, 1_000, 0, 0), 2_000);
+        assert_eq!(Absences::default().extend(0, 5, 5, 5), 5);
     }
 
     #[test]

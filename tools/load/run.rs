@@ -115,6 +115,8 @@ fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow
     let mut rules = Rules::new(timeout_ns, ns(options.slack));
     if options.across_restarts {
         rules.early_ns = interval_ns;
+        let one_more_ns = (interval_ns + timing.grace_ns) as f64 / timing.suspect_at;
+        rules.one_more_ns = timeout_ns.min(one_more_ns as u64);
     }
     let silenced = options.kill + options.flap;
     if let (Some(hold), Some(settings)) =

@@ -14,8 +14,8 @@
 //! down may take as much longer as its hold lasts: whoever is held is neither missed nor blamed.
 //!
 //! While there is no monitor (`--across-restarts`), deadlines stand still and heartbeats are heard by
-//! nobody: a silence has to be found by as much later, or as if its peer had been heard at the end of
-//! the absence, and may be found until the first heartbeat that was heard.
+//! nobody: a silence has to be found by as much later, with time for one more heartbeat behind the
+//! absence, and may be found until the first heartbeat that was heard.
 //!
 //! A silence about as long as the timeout (within the slop) may be found or not: whether it was
 //! one is decided by microseconds that the generator does not see. A silence that the generator
@@ -62,6 +62,9 @@ pub struct Rules {
     /// How much earlier than its deadline a silence may be found: what was sent while there was no
     /// monitor has not been heard by any, so the monitor's count begins at a heartbeat before.
     pub early_ns: u64,
+    /// What a silent peer is left at least behind an absence of the monitor: time for one more
+    /// heartbeat, and for calling it down as much later as suspicion and down lie apart.
+    pub one_more_ns: u64,
     /// How long after its deadline a silent peer may be held as suspect, because so many are; 0
     /// when the monitor's brake on mass silence will not be tripped.
     pub hold_ns: u64,
@@ -72,7 +75,7 @@ impl Rules {
     /// up between taking the time and sending, or a tenth of a shorter timeout.
     pub fn new(timeout_ns: u64, slack_ns: u64) -> Rules {
         let slop_ns = (timeout_ns / 10).min(20_000_000);
-        Rules { timeout_ns, slack_ns, slop_ns, early_ns: 0, hold_ns: 0 }
+        Rules { timeout_ns, slack_ns, slop_ns, early_ns: 0, one_more_ns: 0, hold_ns: 0 }
     }
 }
 
@@ -294,7 +297,7 @@ impl Rules {
 
     /// By when a silence must be found.
     pub fn deadline_ns(&self, silence: &Silence, absences: &Absences) -> u64 {
-        absences.extend(silence.from_ns, self.timeout_ns, self.held_up_ns())
+        absences.extend(silence.from_ns, self.timeout_ns, self.one_more_ns, self.held_up_ns())
     }
 
     /// Whether a peer called down at `down_ns` was so because of this silence.

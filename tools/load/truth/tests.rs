@@ -8,6 +8,7 @@ const RULES: Rules = Rules {
     slack_ns: 1_000_000_000,
     slop_ns: 20_000_000,
     early_ns: 0,
+    one_more_ns: 0,
     hold_ns: 0,
 };
 const MS: u64 = 1_000_000;
@@ -164,7 +165,7 @@ fn whoever_was_never_sent_for_cannot_die() {
 
 #[test]
 fn while_there_is_no_monitor_deadlines_stand_still_and_nobody_hears() {
-    let rules = Rules { early_ns: 1_000 * MS, ..RULES };
+    let rules = Rules { early_ns: 1_000 * MS, one_more_ns: 1_500 * MS, ..RULES };
     let mut absences = Absences::default();
     absences.add(12_000 * MS, 12_500 * MS);
     let silence =
@@ -173,14 +174,14 @@ fn while_there_is_no_monitor_deadlines_stand_still_and_nobody_hears() {
     let judge = |until_ns, sightings: &[Sighting]| {
         judge(&rules, &absences, &[silence(until_ns)], sightings)
     };
-    // Due at 13.05 s, and by 15.55 if the absence's end counts as a heartbeat: who is back by then
-    // need not be found, but may be.
-    assert!(judge(Some(15_500 * MS), &[]).agrees());
-    assert_eq!(judge(Some(15_700 * MS), &[]).lapses_missed, [1]);
-    assert!(judge(Some(15_700 * MS), &down(13_550 * MS)).agrees());
+    // Due at 13.05 s, by the absence's length at 13.55, and by one more heartbeat at 14: who is back
+    // by then need not be found, but may be.
+    assert!(judge(Some(13_990 * MS), &[]).agrees());
+    assert_eq!(judge(Some(14_150 * MS), &[]).lapses_missed, [1]);
+    assert!(judge(Some(14_150 * MS), &down(13_550 * MS)).agrees());
     // Visible within the slack of the extended deadline.
-    assert!(judge(Some(20_000 * MS), &down(16_540 * MS)).agrees());
-    assert_eq!(judge(Some(20_000 * MS), &down(16_560 * MS)).lapses_missed, [1]);
+    assert!(judge(Some(20_000 * MS), &down(14_990 * MS)).agrees());
+    assert_eq!(judge(Some(20_000 * MS), &down(15_010 * MS)).lapses_missed, [1]);
     // Back while nobody heard it: first heard an interval after the monitor was back.
     let mut late = Absences::default();
     late.add(13_000 * MS, 14_000 * MS);
