@@ -290,6 +290,32 @@ fn a_slot_torn_in_a_change_says_what_the_journal_says() {
     assert_eq!((data.state, data.since_ns), (PeerState::Left, now + MS));
 }
 
+/// A damaged slot: its peer is known, and what waits to be told contradicts its state.
+#[test]
+fn a_pending_change_that_contradicts_the_state_is_not_told() {
+    for (state, reason) in [(PeerState::Up, Reason::Beat), (PeerState::Down, Reason::FirstBeat)] {
+        let mut world = World::new(4);
+        let now = 9_000 * MS;
+        let (mut shard, _) = world.start(now);
+        let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+        shard.observe(&[beat(7, 1, Kind::Beat)], now, &mut process);
+        let made = Transition { to: state, fired_ns: now + MS, ..world.stream[0] };
+        world.published = world.journal.append(&made);
+        let mut write = shard.table().slot(0).write();
+        write.set_state(state);
+        write.set_since_ns(now + MS);
+        write.set_pending(Some(reason));
+        drop(write);
+        drop(shard);
+        let told = world.stream.len();
+        let (mut shard, _) = world.start(now + 2 * MS);
+        let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+        shard.advance(now + 3 * MS, now + 3 * MS, usize::MAX, &mut process);
+        assert_eq!(world.stream[told..], [], "{state:?} {reason:?}");
+        assert_eq!(shard.table().read(0).state, state);
+    }
+}
+
 #[test]
 fn what_no_process_can_have_written_is_emptied_and_the_rest_kept() {
     let now = 9_000 * MS;
