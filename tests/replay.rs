@@ -92,7 +92,7 @@ fn people_get_a_table() {
     assert!(lines[1].starts_with("all          8        1         2"), "{stdout}");
     assert_eq!(lines.len(), 5, "{stdout}");
     assert!(
-        lines[4].starts_with("--detector fixed --timeout 200ms; interval estimated"),
+        lines[4].starts_with("--detector fixed --timeout 200ms; interval plays no part"),
         "{stdout}"
     );
 }

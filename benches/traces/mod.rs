@@ -93,7 +93,7 @@ pub fn fleet(temper: Temper, peers: u64, beats: u32, seed: u64) -> Trace {
         let sleeps = temper == Temper::Mixed && number % 5 == 4;
         let mut arrivals = sender(own, sleeps, beats, &mut rng);
         arrivals.iter_mut().for_each(|arrival| arrival.interval = interval);
-        PeerTrace { name: format!("{}-{number}", temper.name()), arrivals }
+        PeerTrace::new(format!("{}-{number}", temper.name()), arrivals)
     };
     let mut trace = Trace { peers: (0..peers).map(of).collect(), ..Trace::default() };
     trace.sort();

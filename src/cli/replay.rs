@@ -7,7 +7,7 @@ use super::setting::{SettingArgs, TraceArgs};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, words};
 use crate::engine::{Detector, Policy};
-use crate::trace::{self, Quality, Trace};
+use crate::trace::{self, Losses, Quality};
 use comfy_table::Cell;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,20 +106,26 @@ impl Figures {
 /// The trace cannot be read or is none, or the options do not fit together (exit code 2).
 pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
     let policy = args.setting.policy()?;
-    let (trace, intervals) = args.trace.open()?;
-    let replay = trace::replay(&trace, &policy, |place| intervals[place]);
+    let (trace, intervals, replay) = match args.trace.replay(&policy)? {
+        Some((trace, replay)) => (trace, Vec::new(), replay),
+        None => {
+            let (trace, intervals) = args.trace.open()?;
+            let replay = trace::replay(&trace, &policy, |place| intervals[place]);
+            (trace, intervals, replay)
+        }
+    };
     let names = trace.peers.iter().map(|peer| peer.name.clone());
     let peers: BTreeMap<String, Figures> =
         names.zip(replay.peers.into_iter().map(Figures::of)).collect();
     let answer = Answer {
         detector: policy.detector.as_str(),
-        interval: args.trace.interval_source(&intervals),
-        dropped_from_recording: trace.dropped,
-        torn_bytes: trace.torn_bytes,
+        interval: args.trace.interval_source(&policy, &intervals),
+        dropped_from_recording: trace.losses.dropped,
+        torn_bytes: trace.losses.torn_bytes,
         overall: Figures::of(replay.overall),
         peers,
     };
-    warn_of(&trace);
+    warn_of(trace.losses);
     warn_of_old(&answer.peers);
     if args.json {
         terminal::print_json(&answer)?;
@@ -149,17 +155,17 @@ fn warn_of_old(peers: &BTreeMap<String, Figures>) {
 }
 
 /// Says on stderr what is not in the trace.
-pub fn warn_of(trace: &Trace) {
-    if trace.torn_bytes > 0 {
+pub fn warn_of(losses: Losses) {
+    if losses.torn_bytes > 0 {
         terminal::say(&format!(
             "systole: the recording is cut off: its last {} bytes make no block and were left out",
-            words::count(trace.torn_bytes)
+            words::count(losses.torn_bytes)
         ));
     }
-    if trace.dropped > 0 {
+    if losses.dropped > 0 {
         terminal::say(&format!(
             "systole: {} were dropped from the recording and look lost",
-            words::plural(trace.dropped, "heartbeat")
+            words::plural(losses.dropped, "heartbeat")
         ));
     }
 }

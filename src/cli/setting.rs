@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::config::value;
 use crate::engine::{Detector, Policy};
-use crate::trace::Trace;
+use crate::trace::{Replay, Trace, replay_file};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,18 +38,35 @@ impl TraceArgs {
         if trace.arrivals() == 0 {
             return Err(Failure::usage("there are no heartbeats in the trace"));
         }
-        let intervals = trace.peers.iter().map(|peer| match self.interval {
-            Some(interval) => interval.as_nanos().div_ceil(1_000) as u64,
-            None if peer.arrivals.iter().all(|arrival| arrival.interval != 0) => 0,
-            None => peer.estimate_interval_us(),
-        });
-        let intervals = intervals.collect();
+        let intervals = trace.intervals_us(self.interval_us());
         Ok((trace, intervals))
     }
 
+    /// Replays the trace while it is read. `None` when it must be opened whole for that.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no trace.
+    pub fn replay(&self, policy: &Policy) -> Result<Option<(Trace, Replay)>, Failure> {
+        // Several files are put together peer by peer; and what is no file can be read only once.
+        let [file] = &self.files[..] else { return Ok(None) };
+        if !file.is_file() {
+            return Ok(None);
+        }
+        let found = replay_file(file, policy, self.interval_us());
+        let found = found.map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(found.filter(|(_, replay)| replay.overall.arrivals > 0))
+    }
+
+    fn interval_us(&self) -> Option<u64> {
+        self.interval.map(|interval| interval.as_nanos().div_ceil(1_000) as u64)
+    }
+
     /// Where the intervals come from, in words.
-    pub fn interval_source(&self, intervals: &[u64]) -> String {
+    pub fn interval_source(&self, policy: &Policy, intervals: &[u64]) -> String {
         match self.interval {
+            _ if matches!(policy.detector, Detector::Fixed { timeout_ns: Some(_) }) => {
+                "plays no part".into()
+            }
             Some(interval) => {
                 format!("{} where none is stated", humantime::format_duration(interval))
             }

@@ -76,7 +76,7 @@ fn rate(text: &str) -> Result<Rate, String> {
 /// The trace cannot be read or is none, or a file cannot be written.
 pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
     let (trace, intervals) = args.trace.open()?;
-    warn_of(&trace);
+    warn_of(trace.losses);
     let base = Policy { grace_ns: 0, ..Policy::default() };
     let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
     if let Some(path) = &args.csv {

@@ -14,10 +14,13 @@
 //! `sent_ns`, `incarnation` or `interval_ns` is "not stated". Lines need not be in the order of
 //! arrival.
 
-use super::{Arrival, PeerTrace, Trace};
+mod fast;
+mod names;
+
+use super::{Arrival, Sink, Trace, id_of};
 use crate::wire;
+use names::Names;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 
 /// Why a CSV is none that we understand. Each message names the line.
@@ -43,6 +46,19 @@ pub enum CsvError {
         column: &'static str,
         /// What is there.
         value: String,
+    },
+    /// A number has more than 32 bits.
+    #[error(
+        "line {line}: {value} in column {column} is above 4294967295: such numbers have 32 bits, and one \
+         that grows beyond begins again at 0"
+    )]
+    Wide {
+        /// Where.
+        line: u64,
+        /// The column.
+        column: &'static str,
+        /// What is there.
+        value: u64,
     },
     /// A line without a peer.
     #[error("line {line}: the column peer is empty")]
@@ -77,33 +93,53 @@ pub enum CsvError {
     Read(#[from] std::io::Error),
 }
 
-/// Where the columns are.
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Peer,
+    Seq,
+    Arrived,
+    Sent,
+    Incarnation,
+    Interval,
+    Other,
+}
+
+/// What the columns hold, in their order.
 struct Columns {
-    peer: usize,
-    seq: usize,
-    arrived: usize,
-    sent: Option<usize>,
-    incarnation: Option<usize>,
-    interval: Option<usize>,
-    count: usize,
+    kinds: Vec<Kind>,
 }
 
 impl Columns {
+    /// The columns that we look for; the first three must be there.
+    const KNOWN: [(&'static str, Kind); 6] = [
+        ("peer", Kind::Peer),
+        ("seq", Kind::Seq),
+        ("arrived_ns", Kind::Arrived),
+        ("sent_ns", Kind::Sent),
+        ("incarnation", Kind::Incarnation),
+        ("interval_ns", Kind::Interval),
+    ];
+
     fn of(header: &[Cow<'_, [u8]>], line: u64) -> Result<Columns, CsvError> {
-        let find = |name: &str| {
-            header.iter().position(|field| field.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        let need = |column| find(column).ok_or(CsvError::Column { line, column });
-        Ok(Columns {
-            peer: need("peer")?,
-            seq: need("seq")?,
-            arrived: need("arrived_ns")?,
-            sent: find("sent_ns"),
-            incarnation: find("incarnation"),
-            interval: find("interval_ns"),
-            count: header.len(),
-        })
+        let mut kinds = vec![Kind::Other; header.len()];
+        for (place, (column, kind)) in Columns::KNOWN.into_iter().enumerate() {
+            let is_it = |field: &Cow<'_, [u8]>| field.eq_ignore_ascii_case(column.as_bytes());
+            match header.iter().position(is_it) {
+                Some(at) => kinds[at] = kind,
+                None if place < 3 => return Err(CsvError::Column { line, column }),
+                None => {}
+            }
+        }
+        Ok(Columns { kinds })
     }
+}
+
+/// What a line says.
+#[derive(PartialEq, Debug)]
+struct Row<'a> {
+    name: Cow<'a, [u8]>,
+    arrival: Arrival,
 }
 
 /// Reads a trace.
@@ -111,80 +147,167 @@ impl Columns {
 /// # Errors
 /// The first line that is wrong, and how.
 pub fn read(input: impl Read) -> Result<Trace, CsvError> {
-    let mut input = BufReader::with_capacity(1 << 18, input);
-    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut trace = Trace::default();
-    let mut columns: Option<Columns> = None;
-    let (mut text, mut line) = (Vec::new(), 0);
-    // The peer of the line before: one peer's lines often come together.
-    let mut latest = 0;
-    while {
-        text.clear();
-        input.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut text)? > 0
-    } {
-        line += 1;
-        if text.len() as u64 > MAX_LINE {
-            return Err(CsvError::Long { line });
-        }
-        let row = text.trim_ascii();
-        let row = row.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(row);
-        if row.is_empty() {
-            continue;
-        }
-        let mut fields: [Cow<'_, [u8]>; MAX_COLUMNS] = [const { Cow::Borrowed(&[]) }; MAX_COLUMNS];
-        let found = split(row, &mut fields).ok_or(CsvError::Quote { line })?;
-        let Some(columns) = &columns else {
-            columns = Some(Columns::of(&fields[..found], line)?);
-            continue;
-        };
-        if found != columns.count {
-            return Err(CsvError::Values { line, found, expected: columns.count });
-        }
-        let number = |place: usize, column: &'static str| {
-            parse(&fields[place]).ok_or_else(|| CsvError::Number {
-                line,
-                column,
-                value: String::from_utf8_lossy(&fields[place]).into_owned(),
-            })
-        };
-        let stated = |place: Option<usize>, column| match place {
-            Some(place) if !fields[place].is_empty() => number(place, column),
-            _ => Ok(0),
-        };
-        let arrival = Arrival {
-            arrived_ns: number(columns.arrived, "arrived_ns")?,
-            sent_ns: stated(columns.sent, "sent_ns")?,
-            // Serial numbers, as on the wire.
-            sequence: number(columns.seq, "seq")? as u32,
-            incarnation: stated(columns.incarnation, "incarnation")? as u32,
-            interval: wire::encode_interval(
-                stated(columns.interval, "interval_ns")?.div_ceil(1_000),
-            ),
-            ..Arrival::default()
-        };
-        let name = &*fields[columns.peer];
-        if name.is_empty() {
-            return Err(CsvError::Nobody { line });
-        }
-        let is_latest = |peer: &PeerTrace| peer.name.as_bytes() == name;
-        if !trace.peers.get(latest).is_some_and(is_latest) {
-            latest = *places.entry(name.to_vec()).or_insert_with(|| {
-                let name = String::from_utf8_lossy(name).into_owned();
-                trace.peers.push(PeerTrace { name, arrivals: Vec::new() });
-                trace.peers.len() - 1
-            });
-        }
-        trace.peers[latest].arrivals.push(arrival);
-    }
-    if columns.is_none() {
-        return Err(CsvError::Column { line: line.max(1), column: "peer" });
-    }
+    read_into(BufReader::with_capacity(1 << 18, input), &mut trace)?;
     trace.sort();
     Ok(trace)
 }
 
+/// Hands the lines of a trace to `sink`, in their order, until it wants no more. Memory: the peers'
+/// names, and a line that goes past the end of the reader's buffer.
+///
+/// # Errors
+/// The first line that is wrong, and how.
+pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<(), CsvError> {
+    let mut lines = Lines { columns: None, names: Names::new(), line: 0, stopped: false, sink };
+    // The beginning of a line whose end is not in the buffer.
+    let mut torn: Vec<u8> = Vec::new();
+    while !lines.stopped {
+        let buffer = input.fill_buf()?;
+        let len = buffer.len();
+        if len == 0 {
+            if !torn.is_empty() {
+                lines.any(&torn)?;
+            }
+            break;
+        }
+        let mut rest = buffer;
+        if !torn.is_empty() {
+            let end = find(b'\n', rest).map_or(len, |at| at + 1);
+            torn.extend_from_slice(&rest[..end]);
+            rest = &rest[end..];
+            if torn.ends_with(b"\n") {
+                lines.any(&torn)?;
+                torn.clear();
+            }
+        }
+        torn.extend_from_slice(lines.whole(rest)?);
+        if torn.len() > MAX_LINE {
+            return Err(CsvError::Long { line: lines.line + 1 });
+        }
+        input.consume(len);
+    }
+    if lines.columns.is_none() {
+        return Err(CsvError::Column { line: lines.line.max(1), column: "peer" });
+    }
+    Ok(())
+}
+
+/// Goes through the lines.
+struct Lines<'a, S> {
+    columns: Option<Columns>,
+    names: Names,
+    /// Lines so far.
+    line: u64,
+    /// The sink wants no more.
+    stopped: bool,
+    sink: &'a mut S,
+}
+
+impl<S: Sink> Lines<'_, S> {
+    /// Takes in all whole lines of a text, and gives what is left.
+    fn whole<'t>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+        while !self.stopped {
+            // More columns than are looked at need not be counted.
+            let columns = self.columns.as_ref().filter(|columns| columns.kinds.len() < MAX_COLUMNS);
+            if let Some((row, len)) = columns.and_then(|columns| fast::row(columns, text)) {
+                self.line += 1;
+                self.hand_on(&row);
+                text = &text[len..];
+                continue;
+            }
+            let Some(end) = find(b'\n', text) else { return Ok(text) };
+            self.any(&text[..=end])?;
+            text = &text[end + 1..];
+        }
+        Ok(text)
+    }
+
+    /// Takes in a line, whatever is in it.
+    fn any(&mut self, text: &[u8]) -> Result<(), CsvError> {
+        self.line += 1;
+        let line = self.line;
+        if text.len() > MAX_LINE {
+            return Err(CsvError::Long { line });
+        }
+        let text = text.trim_ascii();
+        let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut fields: [Cow<'_, [u8]>; MAX_COLUMNS] = [const { Cow::Borrowed(&[]) }; MAX_COLUMNS];
+        let found = split(text, &mut fields).ok_or(CsvError::Quote { line })?;
+        match &self.columns {
+            None => self.columns = Some(Columns::of(&fields[..found], line)?),
+            Some(columns) => {
+                let row = columns.row(&fields[..found], line)?;
+                self.hand_on(&row);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn hand_on(&mut self, row: &Row<'_>) {
+        let (peer, is_new) = self.names.number(&row.name);
+        if is_new {
+            let name = String::from_utf8_lossy(&row.name).into_owned();
+            self.sink.peer(id_of(&name), name);
+        }
+        self.stopped = !self.sink.take(peer, &row.arrival);
+    }
+}
+
+impl Columns {
+    /// What the fields of a line say.
+    fn row<'a>(&self, fields: &[Cow<'a, [u8]>], line: u64) -> Result<Row<'a>, CsvError> {
+        if fields.len() != self.kinds.len() {
+            return Err(CsvError::Values { line, found: fields.len(), expected: self.kinds.len() });
+        }
+        let number = |place: usize| {
+            let (column, kind) = Columns::KNOWN[place];
+            let Some(at) = self.kinds.iter().position(|own| *own == kind) else { return Ok(0) };
+            if place >= 3 && fields[at].is_empty() {
+                return Ok(0);
+            }
+            parse(&fields[at]).ok_or_else(|| CsvError::Number {
+                line,
+                column,
+                value: String::from_utf8_lossy(&fields[at]).into_owned(),
+            })
+        };
+        let narrow = |place: usize| {
+            let (value, column) = (number(place)?, Columns::KNOWN[place].0);
+            u32::try_from(value).map_err(|_| CsvError::Wide { line, column, value })
+        };
+        let arrival = Arrival {
+            arrived_ns: number(2)?,
+            sent_ns: number(3)?,
+            sequence: narrow(1)?,
+            incarnation: narrow(4)?,
+            interval: stated_interval(number(5)?),
+            ..Arrival::default()
+        };
+        let own = self.kinds.iter().position(|kind| *kind == Kind::Peer);
+        let name = own.map_or(Cow::Borrowed(&[][..]), |at| fields[at].clone());
+        if name.is_empty() {
+            return Err(CsvError::Nobody { line });
+        }
+        Ok(Row { name, arrival })
+    }
+}
+
+/// The code of an interval; 0 is "not stated".
+fn stated_interval(ns: u64) -> u32 {
+    wire::encode_interval(ns.div_ceil(1_000))
+}
+
+fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    text.iter().position(|own| *own == byte)
+}
+
 /// Bytes of the longest line.
-const MAX_LINE: u64 = 65_536;
+const MAX_LINE: usize = 65_536;
 /// Columns that are looked at; what is beyond is passed over.
 const MAX_COLUMNS: usize = 16;
 
@@ -196,7 +319,7 @@ fn split<'a>(row: &'a [u8], fields: &mut [Cow<'a, [u8]>; MAX_COLUMNS]) -> Option
         let (field, after) = match rest.strip_prefix(b"\"") {
             Some(quoted) => unquote(quoted)?,
             None => {
-                let end = rest.iter().position(|byte| *byte == b',').unwrap_or(rest.len());
+                let end = find(b',', rest).unwrap_or(rest.len());
                 let (field, after) = rest.split_at(end);
                 (Cow::Borrowed(field.trim_ascii_end()), after)
             }
@@ -218,7 +341,7 @@ fn unquote(quoted: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let mut value = Vec::new();
     let mut rest = quoted;
     loop {
-        let end = rest.iter().position(|byte| *byte == b'"')?;
+        let end = find(b'"', rest)?;
         value.extend_from_slice(&rest[..end]);
         rest = &rest[end + 1..];
         match rest.strip_prefix(b"\"") {
@@ -227,7 +350,7 @@ fn unquote(quoted: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
                 rest = after;
             }
             None => {
-                let comma = rest.iter().position(|byte| *byte == b',').unwrap_or(rest.len());
+                let comma = find(b',', rest).unwrap_or(rest.len());
                 return Some((Cow::Owned(value), &rest[comma..]));
             }
         }
@@ -251,7 +374,9 @@ fn parse(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PeerTrace;
     use super::*;
+    use crate::testing::{Rng, seeds};
 
     fn names(text: &str) -> Vec<(String, Vec<(u32, u64)>)> {
         let trace = read(text.as_bytes()).unwrap();
@@ -296,6 +421,14 @@ mod tests {
             ("peer,seq,arrived_ns\na,1\n", "line 2: has 2 values, the header 3"),
             ("peer,seq,arrived_ns\r\n\"a,1,5\r\n", "line 2: a quote"),
             ("peer,seq,arrived_ns\n,1,5\n", "line 2: the column peer is empty"),
+            (
+                "peer,seq,arrived_ns\na,4294967295,5\na,4294967296,6\n",
+                "line 3: 4294967296 in column seq",
+            ),
+            (
+                "peer,seq,arrived_ns,incarnation\na,1,5,99999999999\n",
+                "line 2: 99999999999 in column inc",
+            ),
         ];
         for (text, expected) in cases {
             let error = read(text.as_bytes()).unwrap_err().to_string();
@@ -310,5 +443,87 @@ mod tests {
         let [first, second] = trace.peers[0].arrivals[..] else { panic!("two lines") };
         assert_eq!((first.incarnation, first.interval), (3, 250_001));
         assert_eq!((second.incarnation, second.interval), (0, 0));
+    }
+
+    #[test]
+    fn the_fast_way_finds_what_the_careful_one_does() {
+        const PIECES: [&str; 24] = [
+            "a",
+            "web-1",
+            "a-long-name.of.some.host",
+            "\u{FEFF}",
+            "é",
+            "\"",
+            "\"a\"",
+            " ",
+            "\t",
+            "\r",
+            ",",
+            ",",
+            ",",
+            "0",
+            "7",
+            "42",
+            "00",
+            "12345678",
+            "123456789",
+            "4294967296",
+            "1700000000000000000",
+            "18446744073709551615",
+            "99999999999999999999",
+            "-",
+        ];
+        let headers = [
+            "peer,seq,sent_ns,arrived_ns",
+            "seq,arrived_ns,peer",
+            "note,peer,seq,arrived_ns,incarnation,interval_ns",
+        ];
+        let mut quick = 0;
+        for seed in seeds() {
+            let mut rng = Rng::new(seed);
+            for header in headers {
+                let fields: Vec<_> =
+                    header.split(',').map(|f| Cow::Borrowed(f.as_bytes())).collect();
+                let columns = Columns::of(&fields, 1).unwrap();
+                for _ in 0..4_000 {
+                    // Mostly a line as it should be, with something put in somewhere.
+                    let mut line: String = fields.iter().map(|_| ",").skip(1).collect();
+                    for place in (0..=line.len()).rev() {
+                        let pool = if rng.one_in(8) { 0..24 } else { 13..21 };
+                        let pick = pool.start + rng.below(pool.len() as u64) as usize;
+                        line.insert_str(place, PIECES[pick]);
+                    }
+                    let text = format!("{line}\n{:64}", "");
+                    let Some((row, len)) = fast::row(&columns, text.as_bytes()) else { continue };
+                    quick += 1;
+                    let mut fields = [const { Cow::Borrowed(&[] as &[u8]) }; MAX_COLUMNS];
+                    let found = split(line.trim_ascii().as_bytes(), &mut fields).unwrap();
+                    let expected = columns.row(&fields[..found], 1);
+                    assert_eq!(len, line.len() + 1, "seed {seed}: {line:?}");
+                    assert_eq!(row, expected.unwrap(), "seed {seed}: {line:?}");
+                }
+            }
+        }
+        assert!(quick > 1_000, "only {quick} lines went the fast way");
+    }
+
+    #[test]
+    fn where_the_buffer_ends_makes_no_difference() {
+        let text = "peer,seq,arrived_ns\r\nweb-1,1,1700000000000000000\n\n\"b\",4,25\nweb-1,2,26";
+        let whole = read(text.as_bytes()).unwrap();
+        assert_eq!(whole.arrivals(), 3);
+        for capacity in 1..text.len() + 1 {
+            let mut trace = Trace::default();
+            let buffered = BufReader::with_capacity(capacity, text.as_bytes());
+            read_into(buffered, &mut trace).unwrap();
+            trace.sort();
+            assert_eq!(trace, whole, "a buffer of {capacity}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_before_it_is_held() {
+        let error = read(std::io::repeat(b'x')).unwrap_err();
+        assert!(matches!(error, CsvError::Long { line: 1 }), "{error}");
     }
 }

@@ -31,7 +31,8 @@
 //! A file is valid up to its last whole block. Decoding stops at the first block that is cut off, or
 //! whose sum or contents are wrong, and says how many bytes it left: blocks build on those before.
 
-use super::{Arrival, PeerTrace, Trace};
+use super::Arrival;
+pub use super::decode::decode;
 use crate::wire::PeerId;
 use std::collections::HashMap;
 
@@ -48,13 +49,13 @@ pub const MAX_BLOCK: usize = 1 << 20;
 /// Most bytes that a heartbeat takes: a tag, an id, two numbers of 5 bytes, one of 3 and two of 10.
 const MAX_HEARTBEAT: usize = 64;
 
-const UNSEQUENCED: u8 = 1;
-const BYE: u8 = 1 << 1;
-const MAINTENANCE: u8 = 1 << 2;
-const INCARNATION: u8 = 1 << 3;
-const INTERVAL: u8 = 1 << 4;
-const SEQUENCE: u8 = 1 << 5;
-const SENT: u8 = 1 << 6;
+pub(super) const UNSEQUENCED: u8 = 1;
+pub(super) const BYE: u8 = 1 << 1;
+pub(super) const MAINTENANCE: u8 = 1 << 2;
+pub(super) const INCARNATION: u8 = 1 << 3;
+pub(super) const INTERVAL: u8 = 1 << 4;
+pub(super) const SEQUENCE: u8 = 1 << 5;
+pub(super) const SENT: u8 = 1 << 6;
 
 /// Why a file is no recording.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -191,122 +192,8 @@ impl Encoder {
     }
 }
 
-/// Reads a recording. Memory is bounded by the length: some thirty bytes for each three.
-///
-/// # Errors
-/// It is none, or of another version. A tail that is torn is no error: see [`Trace::torn_bytes`].
-pub fn decode(bytes: &[u8]) -> Result<Trace, FormatError> {
-    let magic = bytes.get(..MAGIC.len()).ok_or(FormatError::Magic)?;
-    if magic != MAGIC {
-        return Err(FormatError::Magic);
-    }
-    let header = bytes.get(..HEADER).ok_or(FormatError::Header)?;
-    let version = u16::from_le_bytes([header[8], header[9]]);
-    if version != VERSION {
-        return Err(FormatError::Version(version));
-    }
-    let sum = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-    if sum != sum_of(&header[..12], &header[16..]) {
-        return Err(FormatError::Header);
-    }
-    let (_, started) = header.split_at(24);
-    let mut decoder = Decoder {
-        last_ns: started.try_into().map_or(0, u64::from_le_bytes),
-        before: Vec::new(),
-        trace: Trace::default(),
-    };
-    let mut rest = &bytes[HEADER..];
-    while !rest.is_empty() {
-        match decoder.block(rest) {
-            Some(after) => rest = after,
-            None => break,
-        }
-    }
-    decoder.trace.torn_bytes = rest.len() as u64;
-    decoder.trace.sort();
-    Ok(decoder.trace)
-}
-
-struct Decoder {
-    last_ns: u64,
-    before: Vec<Before>,
-    trace: Trace,
-}
-
-impl Decoder {
-    /// Takes in one block, and gives what follows. `None` when it is not whole; what of it was good
-    /// is in the trace then.
-    fn block<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let (head, rest) = bytes.split_at_checked(BLOCK_HEADER)?;
-        let word =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (len, count, dropped) = (word(0) as usize, word(4), word(8));
-        if len > MAX_BLOCK {
-            return None;
-        }
-        let (mut block, rest) = rest.split_at_checked(len)?;
-        if word(12) != sum_of(&head[..12], block) {
-            return None;
-        }
-        for _ in 0..count {
-            self.heartbeat(&mut block)?;
-        }
-        if !block.is_empty() {
-            return None;
-        }
-        self.trace.dropped += u64::from(dropped);
-        Some(rest)
-    }
-
-    fn heartbeat(&mut self, input: &mut &[u8]) -> Option<()> {
-        let (&tag, rest) = input.split_first()?;
-        *input = rest;
-        if tag & 0x80 != 0 {
-            return None;
-        }
-        let number = get(input)? as usize;
-        if number > self.before.len() {
-            return None;
-        }
-        if number == self.before.len() {
-            let (id, rest) = input.split_first_chunk::<8>()?;
-            *input = rest;
-            self.before.push(Before::default());
-            let name = PeerId(u64::from_le_bytes(*id)).to_string();
-            self.trace.peers.push(PeerTrace { name, arrivals: Vec::new() });
-        }
-        let before = &mut self.before[number];
-        let arrived_ns = self.last_ns.wrapping_add(get_signed(input)?);
-        if tag & INCARNATION != 0 {
-            before.incarnation = u32::try_from(get(input)?).ok()?;
-        }
-        if tag & INTERVAL != 0 {
-            before.interval = u32::try_from(get(input)?).ok()?;
-        }
-        let ahead = if tag & SEQUENCE != 0 { get_signed(input)? as u32 } else { 0 };
-        before.sequence = before.sequence.wrapping_add(1).wrapping_add(ahead);
-        let mut sent_ns = 0;
-        if tag & SENT != 0 {
-            before.skew_ns = before.skew_ns.wrapping_add(get_signed(input)?);
-            sent_ns = arrived_ns.wrapping_add(before.skew_ns);
-        }
-        self.last_ns = arrived_ns;
-        let arrival = Arrival {
-            arrived_ns,
-            sent_ns,
-            sequence: before.sequence,
-            incarnation: before.incarnation,
-            interval: before.interval,
-            bye: tag & BYE != 0,
-            maintenance: tag & MAINTENANCE != 0,
-            unsequenced: tag & UNSEQUENCED != 0,
-        };
-        self.trace.peers[number].arrivals.push(arrival);
-        Some(())
-    }
-}
-
-fn sum_of(head: &[u8], body: &[u8]) -> u32 {
+/// The sum of a header, or of a block with its header.
+pub(super) fn sum_of(head: &[u8], body: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
     sum.update(head);
     sum.update(body);
@@ -326,30 +213,9 @@ fn put_signed(out: &mut Vec<u8>, value: u64) {
     put(out, (value << 1) ^ ((value as i64) >> 63) as u64);
 }
 
-fn get(input: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = input.split_first()?;
-        *input = rest;
-        // The tenth byte has room for one bit.
-        if shift == 63 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn get_signed(input: &mut &[u8]) -> Option<u64> {
-    let value = get(input)?;
-    Some((value >> 1) ^ (value & 1).wrapping_neg())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Trace;
     use super::*;
     use crate::testing::{Rng, seeds};
     use std::collections::BTreeMap;
@@ -397,8 +263,8 @@ mod tests {
         for seed in seeds() {
             let (bytes, ends, all) = random(&mut Rng::new(seed));
             let trace = decode(&bytes).unwrap();
-            assert_eq!(trace.dropped, 2 * (ends.len() as u64 - 2), "seed {seed}");
-            assert_eq!((trace.torn_bytes, by_peer(trace)), (0, all), "seed {seed}");
+            assert_eq!(trace.losses.dropped, 2 * (ends.len() as u64 - 2), "seed {seed}");
+            assert_eq!((trace.losses.torn_bytes, by_peer(trace)), (0, all), "seed {seed}");
         }
     }
 
@@ -409,7 +275,7 @@ mod tests {
         for cut in HEADER..bytes.len() {
             let whole = ends.iter().rev().find(|end| **end <= cut).unwrap();
             let torn = decode(&bytes[..cut]).unwrap();
-            assert_eq!(torn.torn_bytes, (cut - whole) as u64, "cut at {cut}");
+            assert_eq!(torn.losses.torn_bytes, (cut - whole) as u64, "cut at {cut}");
             assert_eq!(
                 torn.arrivals(),
                 decode(&bytes[..*whole]).unwrap().arrivals(),
@@ -431,7 +297,7 @@ mod tests {
                 Err(_) => assert!(at < HEADER, "byte {at}"),
                 Ok(trace) => {
                     let start = ends.iter().rev().find(|end| **end <= at).unwrap();
-                    assert_eq!(trace.torn_bytes, (bytes.len() - start) as u64, "byte {at}");
+                    assert_eq!(trace.losses.torn_bytes, (bytes.len() - start) as u64, "byte {at}");
                 }
             }
         }

@@ -1,13 +1,14 @@
 //! Recorded arrivals, and what a setting would have made of them.
 //!
 //! ```text
-//!  reactors ─▶ recorder ─▶ FILE (format) ─┐
-//!                                          ├─▶ Trace ─▶ replay ─▶ Quality ─▶ tune ─▶ svg
-//!                          CSV (csv)  ────┘             policy
+//!  reactors ─▶ recorder ─▶ FILE (format) ─▶ decode ─┐ Sink
+//!                                                   ├─────▶ Trace ─▶ replay ─▶ Quality ─▶ tune ─▶ svg
+//!                         CSV ─────────────▶ csv  ──┘   └──────────▶ replay
 //! ```
 //!
-//! A trace is held in memory, peer by peer: peers do not touch each other, so each is replayed on
-//! its own, straight through its arrivals. The replay runs the engine's own [`Policy`] and sequence
+//! Peers do not touch each other, so a trace is held in memory peer by peer, and each is replayed
+//! straight through its arrivals; or all are replayed side by side while the file is read, which
+//! needs no memory for them. The replay runs the engine's own [`Policy`] and sequence
 //! rules, so that what it finds is what the monitor would have done.
 //!
 //! Absent on purpose: names other than those in the trace, guards against the monitor's own trouble,
@@ -17,6 +18,7 @@
 
 pub mod configure;
 pub mod csv;
+pub mod decode;
 pub mod format;
 pub mod plot;
 pub mod quality;
@@ -24,14 +26,16 @@ pub mod recorder;
 pub mod replay;
 pub mod tune;
 
+pub use decode::DecodeError;
 pub use quality::{Percentiles, Quality};
 pub use recorder::{Recorder, Tap};
-pub use replay::{Replay, replay};
+pub use replay::{Replay, replay, replay_file};
 
 use crate::engine::sequence::{Order, Position};
+use crate::wire::PeerId;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// One heartbeat as it arrived.
@@ -57,9 +61,11 @@ pub struct Arrival {
 }
 
 /// All that arrived of one peer, in the order of arrival.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PeerTrace {
-    /// Its name, or its id in hex digits.
+    /// Its id.
+    pub id: PeerId,
+    /// Its name; its id in hex digits where that is not known.
     pub name: String,
     /// Its heartbeats.
     pub arrivals: Vec<Arrival>,
@@ -70,10 +76,38 @@ pub struct PeerTrace {
 pub struct Trace {
     /// The peers, in the order of their first arrival in the file.
     pub peers: Vec<PeerTrace>,
+    /// What is not in it.
+    pub losses: Losses,
+}
+
+/// What a recording lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Losses {
     /// Heartbeats that the recorder had no room for.
     pub dropped: u64,
     /// Bytes at the end that are no whole block: the recording was cut off.
     pub torn_bytes: u64,
+}
+
+/// Takes in a trace while it is read.
+pub trait Sink {
+    /// Another peer appears. They are numbered from 0, in this order.
+    fn peer(&mut self, id: PeerId, name: String);
+
+    /// A heartbeat of the peer of that number. `false` ends the reading: no more is wanted.
+    fn take(&mut self, peer: usize, arrival: &Arrival) -> bool;
+}
+
+impl Sink for Trace {
+    fn peer(&mut self, id: PeerId, name: String) {
+        self.peers.push(PeerTrace { id, name, arrivals: Vec::new() });
+    }
+
+    #[inline]
+    fn take(&mut self, peer: usize, arrival: &Arrival) -> bool {
+        self.peers[peer].arrivals.push(*arrival);
+        true
+    }
 }
 
 /// Why a trace cannot be had.
@@ -111,40 +145,44 @@ impl Trace {
     /// # Errors
     /// It cannot be read, or is neither.
     pub fn open(path: &Path) -> Result<Trace, TraceError> {
-        let name = || path.display().to_string();
-        let unreadable = |cause| TraceError::Unreadable { path: name(), cause };
-        let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
-        // A look before the file is read: whatever else it is, it may be without end.
-        if format::is_recording(file.fill_buf().map_err(unreadable)?) {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(unreadable)?;
-            format::decode(&bytes).map_err(|cause| TraceError::Format { path: name(), cause })
-        } else {
-            csv::read(file).map_err(|cause| TraceError::Csv { path: name(), cause })
-        }
+        let mut trace = Trace::default();
+        trace.losses = read(path, &mut trace)?;
+        trace.sort();
+        Ok(trace)
     }
 
-    /// Puts another trace's heartbeats to this one's: peers of the same name are the same.
+    /// Puts another trace's heartbeats to this one's: peers of the same id are the same.
     pub fn append(&mut self, other: Trace) {
-        let mut places: HashMap<String, usize> =
-            self.peers.iter().enumerate().map(|(place, peer)| (peer.name.clone(), place)).collect();
+        let mut places: HashMap<PeerId, usize> =
+            self.peers.iter().enumerate().map(|(place, peer)| (peer.id, place)).collect();
         for mut peer in other.peers {
-            match places.get(&peer.name) {
+            match places.get(&peer.id) {
                 Some(&place) => self.peers[place].arrivals.append(&mut peer.arrivals),
                 None => {
-                    places.insert(peer.name.clone(), self.peers.len());
+                    places.insert(peer.id, self.peers.len());
                     self.peers.push(peer);
                 }
             }
         }
-        self.dropped += other.dropped;
-        self.torn_bytes += other.torn_bytes;
+        self.losses.dropped += other.losses.dropped;
+        self.losses.torn_bytes += other.losses.torn_bytes;
         self.sort();
     }
 
     /// Heartbeats of all peers.
     pub fn arrivals(&self) -> u64 {
         self.peers.iter().map(|peer| peer.arrivals.len() as u64).sum()
+    }
+
+    /// For each peer the interval of its heartbeats that state none, microseconds: the one given, or
+    /// one that is estimated; 0 where all state theirs.
+    pub fn intervals_us(&self, given_us: Option<u64>) -> Vec<u64> {
+        let of = |peer: &PeerTrace| match given_us {
+            Some(us) => us,
+            None if peer.arrivals.iter().all(|arrival| arrival.interval != 0) => 0,
+            None => peer.estimate_interval_us(),
+        };
+        self.peers.iter().map(of).collect()
     }
 
     /// Puts each peer's heartbeats in the order of arrival; those of one instant stay as they are.
@@ -154,6 +192,27 @@ impl Trace {
                 peer.arrivals.sort_by_key(|arrival| arrival.arrived_ns);
             }
         }
+    }
+}
+
+/// Reads a file, whether a recording or CSV, into `sink`; its first bytes tell which it is.
+///
+/// # Errors
+/// It cannot be read, or is neither.
+pub fn read(path: &Path, sink: &mut impl Sink) -> Result<Losses, TraceError> {
+    let name = || path.display().to_string();
+    let unreadable = |cause| TraceError::Unreadable { path: name(), cause };
+    let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(unreadable)?);
+    // A look before the file is read: whatever else it is, it may be without end.
+    if format::is_recording(file.fill_buf().map_err(unreadable)?) {
+        decode::read(file, sink).map_err(|error| match error {
+            DecodeError::Format(cause) => TraceError::Format { path: name(), cause },
+            DecodeError::Read(cause) => unreadable(cause),
+        })
+    } else {
+        csv::read_into(file, sink)
+            .map(|()| Losses::default())
+            .map_err(|cause| TraceError::Csv { path: name(), cause })
     }
 }
 
@@ -178,7 +237,17 @@ impl Follower {
     }
 }
 
+/// The id that a name in a trace stands for: its own, if it is one in hex digits.
+fn id_of(name: &str) -> PeerId {
+    PeerId::from_hex(name).unwrap_or_else(|| PeerId::of(name))
+}
+
 impl PeerTrace {
+    /// What arrived of a peer of this name, or with this id if the name is one in hex digits.
+    pub fn new(name: String, arrivals: Vec<Arrival>) -> PeerTrace {
+        PeerTrace { id: id_of(&name), name, arrivals }
+    }
+
     /// The interval at which the peer beats, microseconds, as its arrivals show it: the median time
     /// from one heartbeat to the next, a gap divided by the numbers that it spans. 0 when there are
     /// not two heartbeats.

@@ -262,7 +262,7 @@ mod tests {
         }
         drop(recorder);
         let trace = Trace::open(&path).unwrap();
-        assert_eq!((trace.arrivals(), trace.dropped, trace.torn_bytes), (200, 0, 0));
+        assert_eq!((trace.arrivals(), trace.losses.dropped, trace.losses.torn_bytes), (200, 0, 0));
         let mut names: Vec<&str> = trace.peers.iter().map(|peer| &*peer.name).collect();
         names.sort_unstable();
         assert_eq!(names, ["0000000000000001", "0000000000000002"]);
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(tap.take(&beats, 1_000_000), 3);
         Writer::begin(settings).unwrap().round(std::slice::from_ref(&tap), true).unwrap();
         let trace = Trace::open(&path).unwrap();
-        assert_eq!((trace.arrivals(), trace.dropped), (4, 3));
+        assert_eq!((trace.arrivals(), trace.losses.dropped), (4, 3));
         std::fs::remove_dir_all(directory).unwrap();
     }
 

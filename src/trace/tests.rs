@@ -19,10 +19,7 @@ fn trace_of(beats: &[(u32, u64)]) -> Trace {
         sequence,
         ..Arrival::default()
     });
-    Trace {
-        peers: vec![PeerTrace { name: "a".into(), arrivals: arrivals.collect() }],
-        ..Trace::default()
-    }
+    Trace { peers: vec![PeerTrace::new("a".into(), arrivals.collect())], ..Trace::default() }
 }
 
 #[track_caller]
