@@ -125,8 +125,20 @@ fn random_traces_agree_with_the_oracle_to_the_nanosecond() {
             text += &format!("{sequence},peer-{peer},{arrived_ns},1\r\n");
         }
         let trace = csv::read(text.as_bytes()).unwrap();
+        let file = std::env::temp_dir().join(format!("systole-trace-{}", std::process::id()));
+        std::fs::write(&file, &text).unwrap();
         for timeout_ns in [50_000, 100_000, 110_001, 300_000, 10_000_000] {
             let replay = replay(&trace, &fixed_ns(timeout_ns), |_| 0);
+            let (peers, while_read) =
+                replay_file(&file, &fixed_ns(timeout_ns), None).unwrap().expect("all in order");
+            assert_eq!(while_read, replay, "seed {seed}");
+            assert!(
+                peers
+                    .peers
+                    .iter()
+                    .map(|peer| &peer.name)
+                    .eq(trace.peers.iter().map(|peer| &peer.name))
+            );
             for (place, quality) in replay.peers.iter().enumerate() {
                 let number: usize = trace.peers[place].name["peer-".len()..].parse().unwrap();
                 let got = (quality.mistakes, quality.mistake_duration_ns, quality.observed_ns);
@@ -136,5 +148,25 @@ fn random_traces_agree_with_the_oracle_to_the_nanosecond() {
             let sum: u64 = replay.peers.iter().map(|peer| peer.mistakes).sum();
             assert_eq!(replay.overall.mistakes, sum);
         }
+        std::fs::remove_file(&file).unwrap();
     }
+}
+
+#[test]
+fn a_file_that_needs_to_be_read_whole_is_not_replayed_while_it_is_read() {
+    let replayed = |name: &str, rows: &str, policy: &Policy, interval_us| {
+        let file =
+            std::env::temp_dir().join(format!("systole-trace-{name}-{}", std::process::id()));
+        std::fs::write(&file, format!("seq,peer,arrived_ns,sent_ns\n{rows}")).unwrap();
+        let replay = replay_file(&file, policy, interval_us).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        replay.map(|(_, replay)| replay.overall.arrivals)
+    };
+    let (in_order, not) = ("1,a,100,1\n1,b,90,1\n2,a,200,1\n", "1,a,200,1\n2,a,100,1\n3,a,300,1\n");
+    assert_eq!(replayed("order", in_order, &fixed_ns(200), None), Some(3));
+    assert_eq!(replayed("disorder", not, &fixed_ns(200), None), None);
+    // The timeout is a multiple of an interval that nobody states: given, or estimated from the whole.
+    let multiple = plain(Detector::Fixed { timeout_ns: None });
+    assert_eq!(replayed("given", in_order, &multiple, Some(1)), Some(3));
+    assert_eq!(replayed("estimated", in_order, &multiple, None), None);
 }
