@@ -105,8 +105,10 @@ impl Sink for Courses<'_> {
         let (last_ns, course) = &mut self.courses[peer];
         let in_order = arrival.arrived_ns >= *last_ns;
         self.in_order = in_order && (arrival.interval != 0 || self.interval_is_known);
-        *last_ns = arrival.arrived_ns;
-        course.take(arrival, self.policy);
+        if self.in_order {
+            *last_ns = arrival.arrived_ns;
+            course.take(arrival, self.policy);
+        }
         self.in_order
     }
 }
