@@ -154,19 +154,20 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// # Errors
     /// What ends the transport for good.
     pub fn rest(&mut self, plan: Plan) -> io::Result<()> {
-        let Plan::Wait(patience) = plan else { return Ok(()) };
-        let mailbox = &self.mailboxes[self.me];
-        if !mailbox.fall_asleep() {
+        if plan == Plan::Poll || !self.mailboxes[self.me].fall_asleep() {
             return Ok(());
         }
-        let until_ns = patience.timeout_ns.map(|timeout| self.clock.now_ns() + timeout);
-        self.watch.sleep(until_ns.unwrap_or(u64::MAX));
+        let Some((until_ns, patience)) = plan.patience(self.clock.now_ns()) else {
+            self.mailboxes[self.me].wake_up();
+            return Ok(());
+        };
+        self.watch.sleep(until_ns);
         self.counters.add(Counter::Sleeps, 1);
         let waited = self.backend.wait(patience);
         self.mailboxes[self.me].wake_up();
         let now_ns = self.clock.now_ns();
         self.watch.wake(now_ns);
-        if let Some(late_ns) = until_ns.and_then(|until_ns| now_ns.checked_sub(until_ns)) {
+        if let Some(late_ns) = now_ns.checked_sub(until_ns) {
             self.histograms.of(HistogramKind::WakeUp).record(late_ns);
             self.idle.woken_late(late_ns);
         }

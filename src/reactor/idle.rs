@@ -40,7 +40,25 @@ pub enum Plan {
     /// Go round again at once.
     Poll,
     /// Wait in the transport.
-    Wait(Patience),
+    Wait {
+        /// Be awake at this time, monotonic ns. A time and not a length: whoever is held up between
+        /// the plan and the wait must not sleep for longer.
+        until_ns: u64,
+        /// See [`Patience::want`].
+        want: u32,
+        /// See [`Patience::min_wait_ns`].
+        min_wait_ns: u64,
+    },
+}
+
+impl Plan {
+    /// How to wait, for a wait that begins now; `None`: not at all.
+    pub fn patience(self, now_ns: u64) -> Option<(u64, Patience)> {
+        let Plan::Wait { until_ns, want, min_wait_ns } = self else { return None };
+        let timeout_ns = until_ns.checked_sub(now_ns).filter(|left_ns| *left_ns > 0)?;
+        let min_wait_ns = min_wait_ns.min(timeout_ns);
+        Some((until_ns, Patience { timeout_ns: Some(timeout_ns), want, min_wait_ns }))
+    }
 }
 
 /// Longest sleep: an idle reactor looks after its counters so often.
@@ -118,17 +136,16 @@ impl Idle {
         }
         let margin_ns = if self.strategy == IdleStrategy::Hybrid { self.margin_ns } else { 0 };
         let until_ns = deadline_ns.map_or(u64::MAX, |d| d.saturating_sub(margin_ns));
-        let Some(timeout_ns) = until_ns.checked_sub(now_ns).filter(|t| *t > 0) else {
+        if until_ns <= now_ns {
             return Plan::Poll;
-        };
-        let timeout_ns = timeout_ns.min(LONGEST_SLEEP_NS);
-        if self.rate_per_s < GATHER_FROM_PER_S {
-            return Plan::Wait(Patience { timeout_ns: Some(timeout_ns), want: 1, min_wait_ns: 0 });
         }
-        let gather_ns = (GATHER * 1_000_000_000 / self.rate_per_s)
-            .clamp(*GATHER_NS.start(), *GATHER_NS.end())
-            .min(timeout_ns);
-        Plan::Wait(Patience { timeout_ns: Some(timeout_ns), want: 2, min_wait_ns: gather_ns })
+        let until_ns = until_ns.min(now_ns + LONGEST_SLEEP_NS);
+        if self.rate_per_s < GATHER_FROM_PER_S {
+            return Plan::Wait { until_ns, want: 1, min_wait_ns: 0 };
+        }
+        let min_wait_ns =
+            (GATHER * 1_000_000_000 / self.rate_per_s).clamp(*GATHER_NS.start(), *GATHER_NS.end());
+        Plan::Wait { until_ns, want: 2, min_wait_ns }
     }
 }
 
@@ -137,17 +154,17 @@ mod tests {
     use super::*;
     use crate::testing::{Rng, seeds};
 
-    fn wait(timeout_ns: u64) -> Plan {
-        Plan::Wait(Patience { timeout_ns: Some(timeout_ns), want: 1, min_wait_ns: 0 })
+    fn wait(until_ns: u64) -> Plan {
+        Plan::Wait { until_ns, want: 1, min_wait_ns: 0 }
     }
 
     #[test]
     fn hybrid_wakes_early_by_the_margin_and_then_polls() {
         let idle = Idle::new(IdleStrategy::Hybrid, 0);
-        assert_eq!(idle.plan(1_000_000, Some(2_000_000)), wait(920_000));
+        assert_eq!(idle.plan(1_000_000, Some(2_000_000)), wait(1_920_000));
         assert_eq!(idle.plan(1_920_000, Some(2_000_000)), Plan::Poll);
         assert_eq!(idle.plan(3_000_000, Some(2_000_000)), Plan::Poll, "past");
-        assert_eq!(idle.plan(1_000_000, None), wait(LONGEST_SLEEP_NS));
+        assert_eq!(idle.plan(1_000_000, None), wait(1_000_000 + LONGEST_SLEEP_NS));
     }
 
     #[test]
@@ -160,10 +177,20 @@ mod tests {
     fn a_high_rate_gathers_but_never_past_the_deadline() {
         let mut idle = Idle::new(IdleStrategy::Hybrid, 0);
         idle.received(2_500, 10_000_000);
-        let Plan::Wait(patience) = idle.plan(0, None) else { panic!("waits") };
+        let (_, patience) = idle.plan(0, None).patience(0).expect("waits");
         assert_eq!((patience.want, patience.min_wait_ns), (2, 192_000));
-        let Plan::Wait(patience) = idle.plan(0, Some(100_000)) else { panic!("waits") };
+        let (_, patience) = idle.plan(0, Some(100_000)).patience(0).expect("waits");
         assert_eq!((patience.timeout_ns, patience.min_wait_ns), (Some(20_000), 20_000));
+    }
+
+    #[test]
+    fn who_is_held_up_on_the_way_to_the_wait_waits_for_less() {
+        let plan = Idle::new(IdleStrategy::Hybrid, 0).plan(1_000_000, Some(2_000_000));
+        let patience = Patience { timeout_ns: Some(120_000), want: 1, min_wait_ns: 0 };
+        assert_eq!(plan.patience(1_800_000), Some((1_920_000, patience)));
+        assert_eq!(plan.patience(1_920_000), None);
+        assert_eq!(plan.patience(9_000_000), None);
+        assert_eq!(Plan::Poll.patience(0), None);
     }
 
     #[test]

@@ -209,12 +209,10 @@ impl Bench {
         while self.now_ns() < until_ns {
             let plan = self.turn();
             told.extend(self.transitions());
-            let left_ns = until_ns.saturating_sub(self.now_ns());
             let plan = match plan {
-                Plan::Wait(patience) => Plan::Wait(Patience {
-                    timeout_ns: patience.timeout_ns.map(|timeout_ns| timeout_ns.min(left_ns)),
-                    ..patience
-                }),
+                Plan::Wait { until_ns: planned_ns, want, min_wait_ns } => {
+                    Plan::Wait { until_ns: planned_ns.min(until_ns), want, min_wait_ns }
+                }
                 Plan::Poll => Plan::Poll,
             };
             self.reactor.rest(plan).unwrap();
