@@ -1,8 +1,8 @@
 //! A shard's journal: its latest transitions, written before they are made, in memory that may
-//! outlive the process; and until when the process was looking.
+//! outlive the process; until when the process was looking, and what it did not see or hear.
 //!
 //! ```text
-//!  words  0 newest    1 looked_ns    2 reserved    3 absences …  one page
+//!  words  0 newest    1 looked_ns    2 reserved    3 sight …     one page
 //!         512 ┌────────────────┬────────────────┬─────┬──────────────────┐
 //!             │ number, record │ number, record │  …  │ 32,768 of them   │   a ring, 16 words each
 //!             └────────────────┴────────────────┴─────┴──────────────────┘
@@ -21,7 +21,7 @@
 //! publisher has in its hands), so none is overwritten before it was told.
 
 use super::region::Region;
-use super::sight::Extensions;
+use super::sight::{Extensions, WINDOWS, Window};
 use super::transition::{PeerState, Reason, Transition};
 use crate::wire::{PeerId, Status};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,10 +37,11 @@ const RECORD_WORDS: usize = 16;
 const NEWEST: usize = 0;
 const LOOKED_NS: usize = 1;
 const RESERVED: usize = 2;
-/// How many absences there were, then the ends of the latest, in pairs.
-const ABSENCES: usize = 3;
-const ABSENCE: usize = 4;
-const KEPT_ABSENCES: u64 = 16;
+/// Which of the two banks holds; then the banks, each with the number of its windows and the windows.
+const SIGHT: usize = 3;
+const WINDOW_WORDS: usize = 4;
+const BANK_WORDS: usize = 1 + WINDOWS * WINDOW_WORDS;
+const _: () = assert!(SIGHT + 1 + 2 * BANK_WORDS <= HEADER_WORDS);
 
 /// The journal. One writer, the shard's owner.
 pub struct Journal {
@@ -122,25 +123,41 @@ impl Journal {
         self.words[LOOKED_NS].store(now_ns, Ordering::Release);
     }
 
-    /// The latest times in which no process was looking, oldest first: they bear on deadlines of
-    /// peers that were not heard since.
-    pub fn absences(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let count = self.words[ABSENCES].load(Ordering::Relaxed);
-        (count.saturating_sub(KEPT_ABSENCES)..count).map(|n| {
-            let at = ABSENCE + (n % KEPT_ABSENCES) as usize * 2;
-            let word = |at: usize| self.words[at].load(Ordering::Relaxed);
-            (word(at), word(at + 1))
+    /// When we did not see or hear all, as [`keep_sight`](Self::keep_sight) was told last. In a
+    /// damaged file these are any numbers.
+    pub fn sight(&self) -> impl Iterator<Item = Window> + '_ {
+        // Relaxed: read before the shard's owner is at work.
+        let word = |at: usize| self.words[at].load(Ordering::Relaxed);
+        let bank = Self::bank(word(SIGHT));
+        let count = word(bank).min(WINDOWS as u64) as usize;
+        (0..count).map(move |n| {
+            let at = bank + 1 + n * WINDOW_WORDS;
+            Window {
+                from_ns: word(at),
+                to_ns: word(at + 1),
+                blind_ns: word(at + 2),
+                deaf: word(at + 3) != 0,
+            }
         })
     }
 
-    /// Notes that no process was looking between these times.
-    pub fn absent(&self, from_ns: u64, to_ns: u64) {
-        let count = self.words[ABSENCES].load(Ordering::Relaxed);
-        let at = ABSENCE + (count % KEPT_ABSENCES) as usize * 2;
-        self.words[at].store(from_ns, Ordering::Relaxed);
-        self.words[at + 1].store(to_ns, Ordering::Relaxed);
+    /// Notes when we did not see or hear all: it bears on deadlines of peers that were not heard
+    /// since. At most [`WINDOWS`] are kept.
+    pub fn keep_sight(&self, windows: &[Window]) {
+        // The bank that does not hold is written, so that a kill leaves the old windows or the new.
+        let next = self.words[SIGHT].load(Ordering::Relaxed).wrapping_add(1);
+        let bank = Self::bank(next);
+        let windows = &windows[..windows.len().min(WINDOWS)];
+        let words = windows.iter().flat_map(|w| [w.from_ns, w.to_ns, w.blind_ns, w.deaf as u64]);
+        for (at, value) in (bank..).zip(std::iter::once(windows.len() as u64).chain(words)) {
+            self.words[at].store(value, Ordering::Relaxed);
+        }
         // Release: as in `append`.
-        self.words[ABSENCES].store(count.wrapping_add(1), Ordering::Release);
+        self.words[SIGHT].store(next, Ordering::Release);
+    }
+
+    fn bank(number: u64) -> usize {
+        SIGHT + 1 + (number % 2) as usize * BANK_WORDS
     }
 
     /// How many slots from the first on have memory behind them.
@@ -159,6 +176,13 @@ impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal").field("newest", &self.newest()).finish_non_exhaustive()
     }
+}
+
+/// Until when a process had read everything that arrived, as its shards' journals say; 0 if none of
+/// them has looked. A peer's heartbeat may lie in any reactor's socket, so whoever was behind counts.
+pub fn last_look<'a>(journals: impl IntoIterator<Item = &'a Journal>) -> u64 {
+    let looks = journals.into_iter().map(Journal::looked_ns).filter(|looked_ns| *looked_ns > 0);
+    looks.min().unwrap_or(0)
 }
 
 /// A transition as words.
@@ -258,9 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_absences_are_kept_in_order() {
+    fn the_windows_that_were_kept_last_are_read() {
         let journal = Journal::anonymous().unwrap();
-        (0..20).for_each(|n| journal.absent(n * 10, n * 10 + 5));
-        assert!(journal.absences().eq((4..20).map(|n| (n * 10, n * 10 + 5))));
+        assert_eq!(journal.sight().count(), 0);
+        for count in [1, WINDOWS, 0, 3, WINDOWS + 1] {
+            let window = |n| Window { from_ns: n, to_ns: n + 5, blind_ns: n % 3, deaf: n % 2 == 0 };
+            let windows: Vec<_> = (0..count as u64).map(window).collect();
+            journal.keep_sight(&windows);
+            assert!(journal.sight().eq(windows.into_iter().take(WINDOWS)), "{count}");
+        }
+        journal.words.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        assert_eq!(journal.sight().count(), WINDOWS, "of a damaged file");
     }
 }

@@ -249,6 +249,11 @@ impl Shard {
         self.arm(index);
     }
 
+    /// When we did not see or hear all.
+    pub fn sight(&self) -> &Sight {
+        &self.peers.sight
+    }
+
     /// We did not look between these times; all that was queued by `to_ns` has been observed, with a
     /// later date. To be told before anything is judged.
     pub fn blind(&mut self, from_ns: u64, to_ns: u64, outlet: &mut impl Outlet) {

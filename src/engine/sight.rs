@@ -26,17 +26,19 @@
 use super::policy::Deadlines;
 
 /// Windows kept; the two oldest are joined when there would be more.
-const WINDOWS: usize = 16;
+pub const WINDOWS: usize = 16;
 
 /// One time in which we were blind or deaf; monotonic ns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Window {
-    from_ns: u64,
-    to_ns: u64,
+pub struct Window {
+    /// Its begin.
+    pub from_ns: u64,
+    /// Its end.
+    pub to_ns: u64,
     /// For how long of it we were blind; less than its length when windows were joined.
-    blind_ns: u64,
+    pub blind_ns: u64,
     /// Whether datagrams were lost in it.
-    deaf: bool,
+    pub deaf: bool,
 }
 
 /// Why a deadline was extended; a set.
@@ -162,6 +164,20 @@ impl Sight {
         self.add(Window { from_ns, to_ns, blind_ns: 0, deaf: true });
     }
 
+    /// The windows, in ascending order.
+    pub fn windows(&self) -> &[Window] {
+        &self.windows[..self.len]
+    }
+
+    /// Takes over what others did not see or hear before `now_ns`, in ascending order; what cannot be
+    /// is left out, and what overlaps counts once.
+    pub fn take_over(&mut self, windows: impl IntoIterator<Item = Window>, now_ns: u64) {
+        for window in windows.into_iter().filter(|window| window.to_ns <= now_ns) {
+            let length_ns = window.to_ns.saturating_sub(window.from_ns);
+            self.add(Window { blind_ns: window.blind_ns.min(length_ns), ..window });
+        }
+    }
+
     /// The end of the last window: who was heard behind it is judged as usual. 0 without one.
     #[inline]
     pub fn clear_since_ns(&self) -> u64 {
@@ -177,7 +193,7 @@ impl Sight {
         if silence.last_seen_ns >= self.clear_since_ns() {
             return judged;
         }
-        for window in &self.windows[..self.len] {
+        for window in self.windows() {
             // What had passed before the window opened was judged before it.
             if window.to_ns <= silence.last_seen_ns || window.from_ns >= judged.down_ns {
                 continue;
@@ -200,21 +216,21 @@ impl Sight {
         judged
     }
 
-    fn add(&mut self, window: Window) {
+    fn add(&mut self, mut window: Window) {
         if window.to_ns <= window.from_ns {
             return;
         }
         // A time in which something was lost often follows a stall without a gap. They stay apart, or
         // who was heard in the second would be granted the length of the first.
         let kind = |window: &Window| (window.deaf, window.blind_ns > 0);
-        let follows = |last: &Window| {
+        let follows = |window: &Window, last: &Window| {
             window.from_ns < last.to_ns
-                || window.from_ns == last.to_ns && kind(&window) == kind(last)
+                || window.from_ns == last.to_ns && kind(window) == kind(last)
         };
-        if self.len > 0 && follows(&self.windows[self.len - 1]) {
-            let last = &mut self.windows[self.len - 1];
-            *last = joined(*last, window);
-            return;
+        // A process that goes on from the look of another reactor may have noted losses since.
+        while self.len > 0 && follows(&window, &self.windows[self.len - 1]) {
+            self.len -= 1;
+            window = joined(self.windows[self.len], window);
         }
         if self.len == WINDOWS {
             self.windows[1] = joined(self.windows[0], self.windows[1]);
@@ -318,6 +334,19 @@ mod tests {
             // The stall's length, or time for one more, whichever is later.
             assert_eq!(judge(&windows, &SILENT).suspect_ns, 111 * S, "{windows:?}");
         }
+    }
+
+    #[test]
+    fn an_absence_over_several_losses_is_one_window() {
+        let losses = [(100 * S, 100 * S + 1, true), (101 * S, 101 * S + 1, true)];
+        let mut sight = Sight::default();
+        losses.iter().for_each(|&(from_ns, to_ns, _)| sight.deaf(from_ns, to_ns));
+        sight.blind(99 * S, 103 * S);
+        let all = Window { from_ns: 99 * S, to_ns: 103 * S, blind_ns: 4 * S, deaf: true };
+        assert_eq!(sight.windows(), [all]);
+        // Not later than a heartbeat just behind it would have it.
+        let heard = Silence { last_seen_ns: 103 * S, ..SILENT }.plain();
+        assert_eq!(sight.judge(&SILENT).suspect_ns, heard.suspect_ns);
     }
 
     #[test]

@@ -149,6 +149,23 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         Ok(self.idle.plan(now_ns, next_ns))
     }
 
+    /// The process before was last known to look at `looked_ns`: nobody has since. What arrived since
+    /// the sockets were bound is still in them, the rest is lost. Called once, before the first turn.
+    pub fn was_absent_since(&mut self, looked_ns: u64) {
+        let now_ns = self.clock.now_ns();
+        let from_ns = looked_ns.min(now_ns);
+        self.shard.blind(from_ns, now_ns, &mut self.reports);
+        self.shard.deaf(from_ns, now_ns, &mut self.reports);
+        self.keep_sight();
+    }
+
+    /// What the silent are granted must outlive us, or our heir would judge them without.
+    fn keep_sight(&self) {
+        if let Some(journal) = &self.journal {
+            journal.keep_sight(self.shard.sight().windows());
+        }
+    }
+
     /// Does as a turn's plan says.
     ///
     /// # Errors
@@ -254,12 +271,16 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
 
     /// Tells the shard what we did not see and did not hear, before it judges anybody.
     fn own_up(&mut self, now_ns: u64) {
-        if let Some((from_ns, to_ns)) = self.watch.take_blind() {
+        let blind = self.watch.take_blind();
+        if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
         }
-        let lost = self.drops + self.mailboxes[self.me].lost();
-        if let Some((from_ns, to_ns)) = self.watch.lost(lost, now_ns) {
+        let lost = self.watch.lost(self.drops + self.mailboxes[self.me].lost(), now_ns);
+        if let Some((from_ns, to_ns)) = lost {
             self.shard.deaf(from_ns, to_ns, &mut self.reports);
+        }
+        if blind.is_some() || lost.is_some() {
+            self.keep_sight();
         }
     }
 

@@ -230,13 +230,7 @@ pub fn start(
             }
             let mut reactor = build(backend, shard);
             if let Some(looked_ns) = looked_ns {
-                // What arrived since the sockets were bound is still in them, the rest is lost.
-                let (now_ns, to) = (Monotonic.now_ns(), &mut reactor.reports);
-                if let Some(journal) = &reactor.journal {
-                    journal.absent(looked_ns.min(now_ns), now_ns);
-                }
-                reactor.shard.blind(looked_ns.min(now_ns), now_ns, to);
-                reactor.shard.deaf(looked_ns.min(now_ns), now_ns, to);
+                reactor.was_absent_since(looked_ns);
             }
             if let Err(error) = run(reactor, &stop, reading) {
                 on_failure(format!("reactor {me} failed: {error}"));
@@ -315,17 +309,9 @@ impl Estate {
         let now_ns = Monotonic.now_ns();
         let counters = surroundings.counters.clone();
         let mut shard = Shard::new(self.table, surroundings, now_ns);
-        let Some(Kept { journal, history, looked_ns, .. }) = self.kept else {
-            return (shard, None);
-        };
-        for (from_ns, to_ns) in journal.absences().filter(|(from, to)| from < to && *to < now_ns) {
-            shard.was_absent(from_ns, to_ns);
-        }
-        let (redone, refused) = shard.resume(history, journal.newest(), looked_ns, now_ns);
-        let before = (looked_ns > 0).then_some(looked_ns);
-        if journal.looked_ns() == 0 {
-            journal.looked(now_ns);
-        }
+        let Some(kept) = self.kept else { return (shard, None) };
+        let before = (kept.looked_ns > 0).then_some(kept.looked_ns);
+        let (redone, refused) = shard.go_on(kept, now_ns);
         counters.set(Counter::PeersRecovered, (self.found.peers - refused) as u64);
         counters.set(Counter::SlotsRepaired, self.found.repaired as u64);
         counters.set(Counter::SlotsDiscarded, (self.found.discarded + refused) as u64);

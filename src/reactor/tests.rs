@@ -362,6 +362,21 @@ fn a_dropped_datagram_may_have_been_anybodys() {
 }
 
 #[test]
+fn what_was_not_heard_is_in_the_journal_before_anybody_is_judged() {
+    let mut bench = Bench::new(1, 1_024);
+    let journal = Arc::new(Journal::anonymous().unwrap());
+    bench.reactor.journal = Some(journal.clone());
+    let heard_ns = silent_peer(&mut bench);
+    bench.run_until(heard_ns + 290 * MS);
+    bench.reactor.backend.drops.set(3);
+    assert_eq!(journal.sight().count(), 0);
+    let verdict = down(&bench.run_until(heard_ns + 1_000 * MS));
+    assert!(verdict.extended_by.has(Extensions::DEAF));
+    assert!(journal.sight().eq(bench.reactor.shard.sight().windows().iter().copied()));
+    assert_eq!(journal.sight().filter(|window| window.deaf).count(), 1);
+}
+
+#[test]
 fn a_full_mailbox_may_have_lost_anybodys() {
     let mut bench = Bench::new(2, 1_024);
     let heard_ns = silent_peer(&mut bench);

@@ -22,7 +22,8 @@
 
 use super::allocate;
 use super::dir::{self, StateDir, StateError};
-use crate::engine::journal::Journal;
+use crate::engine::journal::{Journal, last_look};
+use crate::engine::sight::Sight;
 use crate::engine::slot::{Kept, Reserve, ShardMemory, Slot, SlotData, SlotRegion};
 use crate::engine::transition::Transition;
 use crate::wire;
@@ -38,7 +39,7 @@ const FILE_NEW: &str = "hot.new";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"SYSTOLE\0");
 /// Which record is at which byte; another number for every change of a slot or of a journal.
-const LAYOUT: u64 = 2 << 16 | size_of::<Slot>() as u64;
+const LAYOUT: u64 = 3 << 16 | size_of::<Slot>() as u64;
 const SECTION: u64 = 64 << 10;
 const SLOT: u64 = size_of::<Slot>() as u64;
 /// Slots that are given memory at a time.
@@ -256,10 +257,10 @@ impl HotFile {
     /// Goes on with this file as it is.
     fn in_place(self) -> io::Result<Hot> {
         self.file.write_all_at(&0u64.to_ne_bytes(), CLEAN_AT)?;
+        let looked_ns = last_look(self.journals.iter().map(|journal| &**journal));
         let one = |shard: u32| {
             let journal = self.journals[shard as usize].clone();
             let history = journal.behind(0).map(|(_, transition)| transition).collect();
-            let looked_ns = journal.looked_ns();
             let kept = Kept { journal, history, looked_ns };
             Ok(ShardMemory { slots: self.slots(shard)?, kept: Some(kept) })
         };
@@ -294,18 +295,19 @@ impl HotFile {
                 histories[wire::steer(t.peer, shape.shards) as usize].push(t);
             }
         }
-        let looked_ns = self.journals.iter().map(|journal| journal.looked_ns()).min().unwrap_or(0);
-        let looked_ns = moved(looked_ns);
-        let absences: Vec<(u64, u64)> = match shift_ns {
-            0 => self.journals[0].absences().collect(),
-            _ => Vec::new(),
-        };
+        let looked_ns = moved(last_look(self.journals.iter().map(|journal| &**journal)));
+        // Of whichever shard: what one did not see or hear, another may have.
+        let mut sight = Sight::default();
+        if shift_ns == 0 {
+            let mut windows: Vec<_> = self.journals.iter().flat_map(|j| j.sight()).collect();
+            windows.sort_by_key(|window| (window.from_ns, window.to_ns));
+            sight.take_over(windows, u64::MAX);
+        }
         let shards = to.journals.into_iter().zip(regions).zip(histories);
         let memory = shards
             .map(|((journal, slots), history)| {
                 journal.looked(looked_ns);
-                // Of whichever shard: who looked all the while was lucky.
-                absences.iter().for_each(|(from_ns, to_ns)| journal.absent(*from_ns, *to_ns));
+                journal.keep_sight(sight.windows());
                 ShardMemory { slots, kept: Some(Kept { journal, history, looked_ns }) }
             })
             .collect();

@@ -6,7 +6,7 @@ use crate::engine::journal::Journal;
 use crate::engine::notice::Notice;
 use crate::engine::shard::Surroundings;
 use crate::engine::shard::{Outlet, Shard};
-use crate::engine::slot::SlotRegion;
+use crate::engine::slot::{Kept, SlotRegion};
 use crate::engine::transition::{Reason, Transition};
 use crate::engine::{Budget, Groups, Policy, StateCounts};
 use crate::metrics::{Counters, Histograms};
@@ -115,10 +115,10 @@ impl World {
             histograms: Arc::new(Histograms::default()),
         };
         let mut shard = Shard::new(table, surroundings, now_ns);
-        let history: Vec<_> = self.journal.behind(0).map(|(_, transition)| transition).collect();
-        let (_, refused) =
-            shard.resume(history, self.journal.newest(), self.journal.looked_ns(), now_ns);
-        assert_eq!(refused, 0);
+        let history = self.journal.behind(0).map(|(_, transition)| transition).collect();
+        let looked_ns = self.journal.looked_ns();
+        let kept = Kept { journal: self.journal.clone(), history, looked_ns };
+        assert_eq!(shard.go_on(kept, now_ns).1, 0, "refused");
         (shard, found)
     }
 
@@ -243,6 +243,30 @@ fn who_was_due_while_nobody_looked_gets_the_time_back_and_one_more_interval() {
     assert_eq!(at(&shard, 2), PeerState::Suspect);
     shard.advance(down_ns, down_ns, 100, &mut process);
     assert_eq!(at(&shard, 2), PeerState::Down);
+}
+
+/// Without the loss it would have been due before the kill, and that deadline nobody may judge by.
+#[test]
+fn what_a_loss_before_the_kill_granted_is_granted_behind_it() {
+    let mut world = World::new(4);
+    let start = 5_000 * MS;
+    let (mut shard, _) = world.start(start);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    shard.observe(&[beat(1, 1, Kind::Beat)], start, &mut process);
+    // The timeout is 320 ms. A loss just before leaves time for one more: 120 ms, 200 to down.
+    shard.deaf(start + 290 * MS, start + 300 * MS, &mut process);
+    world.journal.keep_sight(shard.sight().windows());
+    world.journal.looked(start + 400 * MS);
+    drop(shard);
+
+    let back = start + 410 * MS;
+    let (mut shard, _) = world.start(back);
+    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+    let state = |shard: &Shard| shard.table().slot(shard.table().find(PeerId(1)).unwrap()).state();
+    shard.advance(back + 199 * MS, back + 199 * MS, 100, &mut process);
+    assert_ne!(state(&shard), PeerState::Down);
+    shard.advance(back + 211 * MS, back + 211 * MS, 100, &mut process);
+    assert_eq!(state(&shard), PeerState::Down);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! [`recover`](crate::engine::recover) tells of.
 
 use super::{Cause, Shard};
+use crate::engine::slot::Kept;
 use crate::engine::transition::{PeerState, Reason, Transition};
 use std::collections::HashMap;
 
@@ -11,6 +12,19 @@ impl Shard {
     pub fn was_absent(&mut self, from_ns: u64, to_ns: u64) {
         self.peers.sight.blind(from_ns, to_ns);
         self.peers.sight.deaf(from_ns, to_ns);
+    }
+
+    /// Goes on, at `now_ns`, with what an earlier process left: its peers, its unfinished
+    /// transitions, and what it had not seen itself. Called once, first of all; see
+    /// [`resume`](Self::resume) for what is returned.
+    pub fn go_on(&mut self, kept: Kept, now_ns: u64) -> (u32, u32) {
+        let Kept { journal, history, looked_ns } = kept;
+        self.peers.sight.take_over(journal.sight(), now_ns);
+        let done = self.resume(history, journal.newest(), looked_ns, now_ns);
+        if journal.looked_ns() == 0 {
+            journal.looked(now_ns);
+        }
+        done
     }
 
     /// Goes on with the peers that the table was recovered with, from `looked_ns`, when the earlier
