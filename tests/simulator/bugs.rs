@@ -26,6 +26,13 @@ pub enum Bug {
     TransitionLost,
     /// The control plane publishes the last transition of a round again with the next.
     TransitionDoubled,
+    /// A new process does not grant the time in which there was none.
+    AbsenceNotGranted,
+    /// A new process does not know until when the one before looked, and takes all time before its
+    /// start for blindness.
+    LastLookForgotten,
+    /// A new process takes the whole journal for published.
+    JournalTailUntold,
 }
 
 impl Bug {
@@ -39,6 +46,9 @@ impl Bug {
         Bug::WakeUpLost,
         Bug::TransitionLost,
         Bug::TransitionDoubled,
+        Bug::AbsenceNotGranted,
+        Bug::LastLookForgotten,
+        Bug::JournalTailUntold,
     ];
 
     /// It must be found within so many seeds; about ten times as many as it takes.

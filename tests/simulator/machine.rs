@@ -75,8 +75,6 @@ pub struct SimBackend<'a> {
     /// Reactors to wake with the next call into the kernel.
     pub to_wake: RefCell<Vec<usize>>,
     pub counts: TransportCounts,
-    /// When it was decided how long to wait.
-    pub planned_ns: u64,
 }
 
 impl SimBackend<'_> {
@@ -137,6 +135,7 @@ impl Backend for SimBackend<'_> {
 
     fn wait(&mut self, patience: Patience) -> io::Result<()> {
         self.counts.system_calls += 1;
+        let begun_ns = self.seat.now_ns();
         self.call();
         let world = &self.seat.world;
         let now_ns = self.seat.now_ns();
@@ -146,12 +145,12 @@ impl Backend for SimBackend<'_> {
             None => u64::MAX,
         };
         if let Some(timeout_ns) = patience.timeout_ns {
-            // The time to wait is counted from here, not from when it was decided. Getting here
-            // takes some microseconds; what is told is to be held up on the way.
-            let meant_ns = self.planned_ns + timeout_ns;
-            if now_ns > self.planned_ns + 100 * US {
+            // The kernel counts the time to wait from here. Getting here takes some microseconds;
+            // what is told is to be held up on the way.
+            if now_ns > begun_ns + 100 * US {
+                let (from_ns, to_ns) = (begun_ns + timeout_ns, now_ns + timeout_ns);
                 let mut record = world.record.borrow_mut();
-                record.trouble(meant_ns, now_ns + timeout_ns, Some(self.seat.number), OVERSLEPT);
+                record.trouble(from_ns, to_ns, Some(self.seat.number), OVERSLEPT);
             }
         }
         let want = if patience.min_wait_ns == 0 { 1 } else { patience.want };

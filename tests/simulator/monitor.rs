@@ -12,8 +12,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use systole::clock::Clock;
+use systole::engine::journal::{Journal, last_look};
+use systole::engine::recover::Terms;
 use systole::engine::shard::{Shard, Surroundings};
-use systole::engine::slot::{SlotRegion, Slots};
+use systole::engine::slot::{Kept, SlotRegion, Slots};
 use systole::engine::table::{Table, TableView};
 use systole::engine::{Budget, Groups, StateCounts};
 use systole::io::{TransportCounts, Waker};
@@ -49,29 +51,86 @@ pub struct Monitor {
     taken_ns: u64,
     /// What [`Bug::TransitionDoubled`] will tell once more.
     again: Option<Told>,
+    /// What outlives a process that is killed: its memory, what it published, and what it counted,
+    /// which nobody reads any more.
+    estate: Vec<Estate>,
+    past: Vec<Arc<Counters>>,
+}
+
+/// What a reactor leaves behind.
+struct Estate {
+    slots: Arc<Slots>,
+    /// None in a world without kills.
+    journal: Option<Arc<Journal>>,
+    /// The number in the journal of the last transition that was published.
+    published: u64,
+}
+
+/// What a reactor begins with.
+struct Beginning {
+    table: Table,
+    surroundings: Surroundings,
+    kept: Option<Kept>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Monitor {
     pub fn start(world: &Rc<World>, wakers: &Rc<Vec<Waker>>, bug: Option<Bug>) -> Monitor {
         let scenario = &world.scenario;
-        let reactors = scenario.reactors;
-        let mailboxes: Arc<[Mailbox]> =
-            (0..reactors).map(|_| Mailbox::new(scenario.mailbox_capacity)).collect();
-        let budget = Arc::new(Budget::new(scenario.max_peers));
-        let groups = Arc::new(Groups::uniform(scenario.policy));
-        let region = |_| SlotRegion::anonymous(CAPACITY).expect("memory for a few slots");
-        let tables: Vec<Table> = (0..reactors)
-            .map(|number| Table::new(Arc::new(Slots::new(region(number))), [scenario.seed, 7]))
-            .collect();
-        let views: Arc<[TableView]> = tables.iter().map(Table::view).collect();
+        let journal = || Arc::new(Journal::anonymous().expect("memory for a journal"));
+        let region = || SlotRegion::anonymous(CAPACITY).expect("memory for a few slots");
+        let estate = |_| Estate {
+            slots: Arc::new(Slots::new(region())),
+            journal: (!scenario.kills.is_empty()).then(journal),
+            published: 0,
+        };
         let mut monitor = Monitor {
             handles: Vec::new(),
-            budget,
+            budget: Arc::new(Budget::new(scenario.max_peers)),
             reactors: Vec::new(),
             taken_ns: START_NS,
             again: None,
+            estate: (0..scenario.reactors).map(estate).collect(),
+            past: Vec::new(),
         };
-        for (number, table) in tables.into_iter().enumerate() {
+        monitor.launch(world, wakers, bug);
+        monitor
+    }
+
+    /// Kills the process: between any two steps of its reactors.
+    pub fn kill(&mut self, world: &World, now_ns: u64, back_ns: u64) {
+        self.reactors.clear();
+        world.kill(now_ns, back_ns);
+        let mut record = world.record.borrow_mut();
+        for (reactor, handle) in self.handles.drain(..).enumerate() {
+            if handle.reports.is_full() {
+                record.trouble(self.taken_ns, now_ns, Some(reactor), FULL);
+            }
+            // What was asked for and not done is not known to the next one.
+            while let Some(command) = handle.commands.pop() {
+                let Command::Remove { peer } = command else { continue };
+                let peer = record.by_id[&peer.0];
+                let place = record.removals.iter().rposition(|&(_, removed)| removed == peer);
+                record.removals.remove(place.expect("it was asked for"));
+            }
+            self.past.push(handle.counters);
+        }
+        self.taken_ns = back_ns;
+    }
+
+    /// Starts a process: the first, or the heir of one that was killed.
+    pub fn launch(&mut self, world: &Rc<World>, wakers: &Rc<Vec<Waker>>, bug: Option<Bug>) {
+        let scenario = &world.scenario;
+        let reactors = scenario.reactors;
+        let mailboxes: Arc<[Mailbox]> =
+            (0..reactors).map(|_| Mailbox::new(scenario.mailbox_capacity)).collect();
+        let groups = Arc::new(Groups::uniform(scenario.policy));
+        self.budget = Arc::new(Budget::new(scenario.max_peers));
+        self.publish_the_tail(world, bug);
+        let heirs: Vec<_> =
+            (0..reactors).map(|number| self.inherit(number, world, &groups)).collect();
+        let views: Arc<[TableView]> = heirs.iter().map(|(table, _)| table.view()).collect();
+        for (number, (table, kept)) in heirs.into_iter().enumerate() {
             mailboxes[number].set_waker(wakers[number].clone());
             let handle = Handle {
                 view: views[number].clone(),
@@ -80,59 +139,63 @@ impl Monitor {
                 reports: Arc::new(ArrayQueue::new(scenario.report_capacity)),
                 commands: Arc::new(ArrayQueue::new(64)),
             };
-            let (world, wakers, budget) = (world.clone(), wakers.clone(), monitor.budget.clone());
-            let (mailboxes, views) = (mailboxes.clone(), views.clone());
-            let groups = groups.clone();
-            let (states, counters) = (handle.states.clone(), handle.counters.clone());
-            let reports = ReportSender::new(handle.reports.clone(), None);
-            let commands = handle.commands.clone();
-            monitor.handles.push(handle);
-            monitor.reactors.push(Coroutine::new(move |yielder, ()| {
-                let seat = Seat { number, world: world.clone(), yielder, bug };
-                let clock = SimClock { seat: seat.clone() };
-                let now_ns = clock.now_ns();
-                let histograms = Arc::new(Histograms::default());
-                let surroundings = Surroundings {
-                    groups,
+            let beginning = Beginning {
+                table,
+                surroundings: Surroundings {
+                    groups: groups.clone(),
                     views: views.clone(),
-                    budget,
-                    states,
-                    counters: counters.clone(),
-                    histograms: histograms.clone(),
-                };
-                let shard = Shard::new(table, surroundings, now_ns);
-                let backend = SimBackend {
-                    seat: seat.clone(),
-                    wakers,
-                    counters: counters.clone(),
-                    to_wake: RefCell::default(),
-                    counts: TransportCounts::default(),
-                    planned_ns: now_ns,
-                };
-                let reactor = Reactor {
-                    me: number,
-                    backend,
-                    clock,
-                    shard,
-                    inbox: Inbox::new(number as u32, 1, counters.clone(), mailboxes.clone(), views),
-                    reports,
-                    commands,
-                    mailboxes,
-                    idle: Idle::new(world.scenario.idle, now_ns),
-                    counters,
-                    histograms,
-                    gets_mail: false,
-                    drops: 0,
-                    overlong: 0,
-                    next_ns: None,
-                    housekeeping_ns: 0,
-                    watch: Watch::new(now_ns),
-                    journal: None,
-                };
-                run(reactor, &seat);
+                    budget: self.budget.clone(),
+                    states: handle.states.clone(),
+                    counters: handle.counters.clone(),
+                    histograms: Arc::new(Histograms::default()),
+                },
+                kept,
+                journal: self.estate[number].journal.clone(),
+            };
+            let (world, wakers, mailboxes) = (world.clone(), wakers.clone(), mailboxes.clone());
+            let (reports, commands) = (handle.reports.clone(), handle.commands.clone());
+            self.handles.push(handle);
+            self.reactors.push(Coroutine::new(move |yielder, ()| {
+                let seat = Seat { number, world, yielder, bug };
+                begin(&seat, beginning, wakers, mailboxes, (reports, commands));
             }));
         }
-        monitor
+    }
+
+    /// Publishes what the process before had written down and not published.
+    fn publish_the_tail(&mut self, world: &World, bug: Option<Bug>) {
+        let mut record = world.record.borrow_mut();
+        for (reactor, estate) in self.estate.iter_mut().enumerate() {
+            let Some(journal) = &estate.journal else { continue };
+            for (number, transition) in journal.behind(estate.published) {
+                estate.published = number;
+                if bug != Some(Bug::JournalTailUntold) {
+                    record.told.push(Told { reactor, taken_ns: self.taken_ns, transition });
+                }
+            }
+        }
+    }
+
+    /// The table as it was left, and what else was.
+    fn inherit(&self, number: usize, world: &World, groups: &Groups) -> (Table, Option<Kept>) {
+        let Estate { slots, journal, .. } = &self.estate[number];
+        let (slots, seed) = (slots.clone(), [world.scenario.seed, 7]);
+        let Some(journal) = journal.as_ref().filter(|_| world.has_been_killed()) else {
+            return (Table::new(slots, seed), None);
+        };
+        let shards = self.estate.len() as u32;
+        let now_ns = world.cores[number].now_ns.get();
+        let terms = Terms { now_ns, shard: number as u32, shards, groups, learnt_holds: true };
+        let (table, found) = Table::recover(slots, seed, &terms);
+        assert_eq!((found.repaired, found.discarded), (0, 0), "killed between two stores");
+        let history = journal.behind(0).map(|(_, transition)| transition).collect();
+        let looked_ns = last_look(self.estate.iter().filter_map(|one| one.journal.as_deref()));
+        (table, Some(Kept { journal: journal.clone(), history, looked_ns }))
+    }
+
+    /// What was counted, by all processes there were.
+    pub fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.past.iter().chain(self.handles.iter().map(|handle| &handle.counters)).map(|one| &**one)
     }
 
     /// Lets a reactor go on until it gives way.
@@ -186,6 +249,7 @@ impl Monitor {
                     continue;
                 }
                 record.told.push(told);
+                self.estate[reactor].published += 1;
                 if bug == Some(Bug::TransitionDoubled) {
                     record.told.extend(self.again.take());
                     self.again = (taken == 3).then_some(told);
@@ -194,6 +258,64 @@ impl Monitor {
         }
         self.taken_ns = now_ns;
     }
+}
+
+/// A reactor's thread.
+fn begin(
+    seat: &Seat<'_>,
+    beginning: Beginning,
+    wakers: Rc<Vec<Waker>>,
+    mailboxes: Arc<[Mailbox]>,
+    (reports, commands): (Arc<ArrayQueue<Report>>, Arc<ArrayQueue<Command>>),
+) {
+    let Beginning { table, surroundings, kept, journal } = beginning;
+    let clock = SimClock { seat: seat.clone() };
+    let now_ns = clock.now_ns();
+    let views = surroundings.views.clone();
+    let (counters, histograms) = (surroundings.counters.clone(), surroundings.histograms.clone());
+    let mut shard = Shard::new(table, surroundings, now_ns);
+    let looked_ns = kept.map(|mut kept| {
+        match seat.bug {
+            Some(Bug::AbsenceNotGranted) => kept.looked_ns = now_ns,
+            Some(Bug::LastLookForgotten) => kept.looked_ns = 0,
+            _ => {}
+        }
+        let looked_ns = kept.looked_ns;
+        shard.go_on(kept, now_ns);
+        looked_ns
+    });
+    let backend = SimBackend {
+        seat: seat.clone(),
+        wakers,
+        counters: counters.clone(),
+        to_wake: RefCell::default(),
+        counts: TransportCounts::default(),
+    };
+    let number = seat.number;
+    let mut reactor = Reactor {
+        me: number,
+        backend,
+        clock,
+        shard,
+        inbox: Inbox::new(number as u32, 1, counters.clone(), mailboxes.clone(), views),
+        reports: ReportSender::new(reports, None).with_journal(journal.clone()),
+        commands,
+        mailboxes,
+        idle: Idle::new(seat.world.scenario.idle, now_ns),
+        counters,
+        histograms,
+        gets_mail: false,
+        drops: 0,
+        overlong: 0,
+        next_ns: None,
+        housekeeping_ns: 0,
+        watch: Watch::new(now_ns),
+        journal,
+    };
+    if let Some(looked_ns) = looked_ns {
+        reactor.was_absent_since(looked_ns);
+    }
+    run(reactor, seat);
 }
 
 /// The loop of a reactor's thread.
@@ -216,7 +338,6 @@ fn run(mut reactor: Reactor<SimBackend<'_>, SimClock<'_>>, seat: &Seat<'_>) {
         } else {
             polls = 0;
         }
-        reactor.backend.planned_ns = now_ns;
         reactor.rest(plan).expect("the simulated transport does not fail");
     }
 }

@@ -127,13 +127,14 @@ impl Oracle<'_> {
                 beats[beat.peer].push((at_ns, *beat));
             }
         }
-        let mut first_mail = vec![NEVER; self.scenario.reactors];
+        let mut mail = vec![Vec::new(); self.scenario.reactors];
         for beat in &self.record.beats {
             let owner = self.record.owners[beat.peer];
             if self.record.datagrams[beat.datagram].fate.by().is_some_and(|by| by != owner) {
-                first_mail[owner] = first_mail[owner].min(beat.applied_ns);
+                mail[owner].push(beat.applied_ns);
             }
         }
+        mail.iter_mut().for_each(|times| times.sort_unstable());
         let reactors = 0..self.scenario.reactors;
         let all = Troubles::of(self.record, None, |_| true);
         let of = |reactor, blind: bool| {
@@ -144,14 +145,15 @@ impl Oracle<'_> {
         let losses: Vec<_> = reactors.map(|reactor| self.losses(reactor)).collect();
         for (peer, (told, beats)) in told.iter().zip(beats).enumerate() {
             let owner = self.record.owners[peer];
-            let mail = self.scenario.reactors > 1;
+            let several = self.scenario.reactors > 1;
             let story = Story {
                 oracle: self,
                 peer,
+                owner,
                 told,
                 heard: self.heard(beats, told),
-                first_mail_ns: first_mail[owner],
-                troubles: if mail { &all } else { &own[owner] },
+                mail: &mail[owner],
+                troubles: if several { &all } else { &own[owner] },
                 blind: &blind[owner].0,
                 losses: &losses[owner],
             };
@@ -199,7 +201,7 @@ impl Oracle<'_> {
                 newest = Some(beat.number);
             }
             let at_home = datagram.fate.by() == Some(self.record.owners[beat.peer]);
-            let perhaps_lost = datagram.perhaps_lost && !at_home;
+            let perhaps_lost = datagram.perhaps_lost && !at_home || datagram.cut_short;
             heard.push(Heard {
                 beat,
                 queued_ns,
@@ -213,10 +215,10 @@ impl Oracle<'_> {
         // In the order of reading, one that is not newer than something applied before, to the same
         // record, brought nothing.
         heard.sort_by_key(|heard| heard.read_ns);
-        let mut applied: Vec<(u64, u64)> = heard
+        let mut applied: Vec<(u64, u64, u64)> = heard
             .iter()
             .filter(|h| h.beat.numbered && !h.perhaps_lost)
-            .map(|h| (h.beat.applied_ns, h.beat.number))
+            .map(|h| (h.beat.applied_ns, h.beat.number, if h.beat.bye { h.read_ns } else { NEVER }))
             .collect();
         applied.sort_unstable();
         // A record begins with a first beat and ends with being forgotten.
@@ -237,11 +239,11 @@ impl Oracle<'_> {
                 continue;
             };
             // Of those before, what was applied from the birth on met this record, the beat that made
-            // it first of all.
-            while let Some((applied_ns, number)) = applied.get(next)
+            // it first of all; but a BYE of the same turn may have come before it, and met none.
+            while let Some((applied_ns, number, bye_read_ns)) = applied.get(next)
                 && *applied_ns <= h.read_ns
             {
-                if *applied_ns >= birth_ns {
+                if *applied_ns >= birth_ns && *bye_read_ns >= birth_ns {
                     best = best.max(*number);
                 }
                 next += 1;
@@ -266,6 +268,7 @@ impl Oracle<'_> {
 struct Story<'a> {
     oracle: &'a Oracle<'a>,
     peer: usize,
+    owner: usize,
     told: &'a [Told],
     /// In the order of reading.
     heard: Vec<Heard>,
@@ -273,8 +276,8 @@ struct Story<'a> {
     /// When its owner did not run, and when heartbeats were lost that may have been for it.
     blind: &'a [(u64, u64)],
     losses: &'a [u64],
-    /// By when its owner was handed something for the first time.
-    first_mail_ns: u64,
+    /// By when its owner had taken in what it was handed, in ascending order.
+    mail: &'a [u64],
 }
 
 impl Story<'_> {
@@ -362,13 +365,17 @@ impl Story<'_> {
         if t.deadline_ns > t.fired_ns || t.last_seen_ns > t.deadline_ns {
             return self.wrong("blame", t.fired_ns, format!("{t:?} before its own deadline"));
         }
-        // A reactor that has never been handed anything does not wait for the others.
-        let first_mail_ns = self.first_mail_ns;
+        // A reactor that has never been handed anything, by this process, does not wait for the others.
+        let kills = &self.oracle.record.kills;
+        let begun_ns = kills.iter().rev().map(|kill| kill.1).find(|back_ns| *back_ns <= t.fired_ns);
+        let begun_ns = begun_ns.unwrap_or(0);
+        let first_mail = self.mail.partition_point(|applied_ns| *applied_ns < begun_ns);
+        let first_mail_ns = self.mail.get(first_mail).copied().unwrap_or(NEVER);
         let in_time = |h: &&Heard| {
             h.queued_ns <= t.deadline_ns
                 && h.read_ns >= birth_ns
                 && h.surely_new
-                && (h.at_home || first_mail_ns < t.fired_ns)
+                && (h.at_home || h.beat.applied_ns < begun_ns || first_mail_ns < t.fired_ns)
         };
         let Some(newest) = self.heard.iter().filter(in_time).max_by_key(|h| h.beat.number) else {
             // A relay may have brought it so late that its deadline had passed before it came; it is
@@ -404,6 +411,7 @@ impl Story<'_> {
             );
             return self.wrong("blame", t.fired_ns, what);
         }
+        self.absence_is_granted(t, newest, last_ns)?;
         // A relay may bring word so late that the deadline has passed when it comes.
         let old = |h: &&Heard| h.beat.age_ns > 0 && h.read_ns <= t.fired_ns;
         let told_ns = self.heard.iter().filter(old).map(|h| h.beat.applied_ns).max().unwrap_or(0);
@@ -411,6 +419,59 @@ impl Story<'_> {
         if t.fired_ns > by_ns {
             let what = format!("{:?} at {}, due at {}", t.to, t.fired_ns, t.deadline_ns);
             return self.wrong("lateness", t.fired_ns, what);
+        }
+        Ok(())
+    }
+
+    /// Who was silent while there was no process has as much time left behind it as before, and time
+    /// for one more heartbeat.
+    fn absence_is_granted(
+        &self,
+        t: &Transition,
+        newest: &Heard,
+        last_ns: u64,
+    ) -> Result<(), Violation> {
+        let oracle = self.oracle;
+        // What was read later, if it was taken in, may have said that the interval is shorter.
+        let later = |h: &&Heard| h.read_ns <= t.fired_ns && h.beat.number > newest.beat.number;
+        let stated = self.heard.iter().filter(later).chain([newest]).map(|h| h.beat.interval_us);
+        let stated: Vec<u64> = stated.collect();
+        let least = |of: &dyn Fn(u64) -> u64| stated.iter().map(|us| of(*us)).min().unwrap_or(0);
+        let suspect_ns = least(&|us| oracle.suspect_ns(us));
+        let allowed_ns = match t.to {
+            PeerState::Suspect => suspect_ns,
+            _ => least(&|us| oracle.timeout_ns(us)),
+        };
+        let one_ns = least(&|us| oracle.interval_ns(us)).min(suspect_ns);
+        if oracle.record.kills.is_empty() {
+            return Ok(());
+        }
+        let mut due_ns = last_ns + allowed_ns;
+        // Only those that were surely its owner's: a mailbox's loss may have been another's.
+        let dropped = |datagram: &Datagram| match datagram.fate {
+            Fate::Dropped { at_ns, by } => (by == self.owner && at_ns > last_ns).then_some(at_ns),
+            _ => None,
+        };
+        let mut losses: Vec<u64> = oracle.record.datagrams.iter().filter_map(dropped).collect();
+        losses.sort_unstable();
+        let mut losses = losses.into_iter().peekable();
+        for &(killed_ns, back_ns) in oracle.record.kills.iter().filter(|kill| kill.1 <= t.fired_ns)
+        {
+            // What was lost before may have put the deadline off till behind the kill.
+            while let Some(at_ns) = losses.next_if(|at_ns| *at_ns < killed_ns.min(due_ns)) {
+                due_ns = due_ns.max(at_ns + one_ns);
+            }
+            // A deadline that had passed before it had been read up to.
+            if last_ns < killed_ns && killed_ns < due_ns {
+                due_ns = (due_ns + back_ns - killed_ns).max(back_ns + one_ns);
+            }
+        }
+        if t.deadline_ns + ROUNDING_NS < due_ns {
+            let what = format!(
+                "{:?} at {}, deadline {}; with what an absence grants it is {due_ns}",
+                t.to, t.fired_ns, t.deadline_ns
+            );
+            return self.wrong("absence", t.fired_ns, what);
         }
         Ok(())
     }
@@ -473,7 +534,9 @@ impl Story<'_> {
             } else if let Some((begun_ns, ended_ns)) = blind.next_if(|(at_ns, _)| *at_ns <= by_ns) {
                 let blind_ns = ended_ns - begun_ns + slack_ns;
                 due_ns += blind_ns;
-                if blind_ns >= interval_ns || deaf {
+                let kills = &self.oracle.record.kills;
+                let absent = kills.iter().any(|kill| (*begun_ns..=*ended_ns).contains(&kill.0));
+                if blind_ns >= interval_ns || deaf || absent {
                     due_ns = due_ns.max(ended_ns + slack_ns + more_ns);
                 }
             } else {

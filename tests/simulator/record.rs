@@ -3,6 +3,7 @@
 //!
 //! The oracle judges by this alone, after the run. Nothing here asks the engine.
 
+use super::scenario::START_NS;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -40,6 +41,8 @@ pub enum Fate {
     Queued { at_ns: u64, by: usize },
     /// The kernel dropped it: the receive buffer was full.
     Dropped { at_ns: u64, by: usize },
+    /// There was no process to take it, or it ended before it did.
+    Missed { at_ns: u64 },
 }
 
 impl Fate {
@@ -64,6 +67,8 @@ pub struct Datagram {
     pub read_ns: u64,
     /// A mailbox was full while it was taken in.
     pub perhaps_lost: bool,
+    /// The process was killed between reading and applying it: it did, or did not.
+    pub cut_short: bool,
 }
 
 /// A transition as the control plane took it.
@@ -91,9 +96,12 @@ impl Trouble {
     }
 }
 
+/// The trouble of a reactor whose process was killed, until there is another.
+pub const KILLED: &str = "killed";
 /// The trouble of a reactor that runs and has no room for what it finds.
 pub const FULL: &str = "its report ring was full";
-/// The trouble of a reactor that decided how long to sleep, and was held up before it fell asleep.
+/// The trouble of a reactor that was held up on its way into the kernel, with the time to sleep in its
+/// hand.
 pub const OVERSLEPT: &str = "overslept";
 
 #[derive(Default)]
@@ -110,6 +118,10 @@ pub struct Record {
     pub troubles: Vec<Trouble>,
     /// When an operator asked for a peer's removal.
     pub removals: Vec<(u64, usize)>,
+    /// When the process was killed, and when another began.
+    pub kills: Vec<(u64, u64)>,
+    /// When each reactor last ended a turn.
+    turned_ns: Vec<u64>,
     /// For each reactor: datagrams read in its turn, heartbeats handed to it, and those among them
     /// that its present turn takes.
     in_turn: Vec<Vec<usize>>,
@@ -120,7 +132,13 @@ pub struct Record {
 impl Record {
     pub fn new(reactors: usize) -> Record {
         let none = || vec![Vec::new(); reactors];
-        Record { in_turn: none(), mail: none(), collecting: none(), ..Record::default() }
+        Record {
+            in_turn: none(),
+            mail: none(),
+            collecting: none(),
+            turned_ns: vec![START_NS; reactors],
+            ..Record::default()
+        }
     }
 
     pub fn trouble(
@@ -145,7 +163,31 @@ impl Record {
         self.in_turn[by].push(datagram);
     }
 
+    /// The process is killed, and another begins at `back_ns`. What it had read and not applied, it
+    /// may have.
+    pub fn kill(&mut self, now_ns: u64, back_ns: u64, lag_ns: u64) {
+        self.kills.push((now_ns, back_ns));
+        for reactor in 0..self.turned_ns.len() {
+            let mut beats: Vec<usize> = self.mail[reactor].drain(..).collect();
+            beats.append(&mut self.collecting[reactor]);
+            for datagram in self.in_turn[reactor].drain(..) {
+                self.datagrams[datagram].cut_short = true;
+                beats.extend(self.datagrams[datagram].beats.clone());
+            }
+            for beat in beats {
+                self.datagrams[self.beats[beat].datagram].cut_short = true;
+                self.beats[beat].applied_ns = now_ns;
+            }
+        }
+        // They are known to have looked when the last of them said so.
+        let turned_ns = self.turned_ns.iter().copied().min().unwrap_or(now_ns);
+        let looked_ns = turned_ns.min(now_ns).saturating_sub(lag_ns);
+        self.trouble(looked_ns, back_ns, None, KILLED);
+        self.turned_ns.fill(back_ns);
+    }
+
     pub fn turn_ends(&mut self, reactor: usize, now_ns: u64) {
+        self.turned_ns[reactor] = now_ns;
         for beat in self.collecting[reactor].drain(..) {
             self.beats[beat].applied_ns = now_ns;
         }

@@ -55,6 +55,10 @@ pub fn tell(outcome: &Outcome) {
                 line += ", still on its way";
                 datagram.sent_ns
             }
+            Fate::Missed { at_ns } => {
+                line += ", and there was no process to take it";
+                at_ns
+            }
             Fate::Dropped { at_ns, by } => {
                 let _ = write!(line, ", dropped by the kernel at reactor {by}");
                 at_ns
@@ -64,6 +68,9 @@ pub fn tell(outcome: &Outcome) {
                 let _ = write!(line, ", applied by {}", since(beat.applied_ns));
                 if datagram.perhaps_lost {
                     line += ", perhaps lost: a mailbox was full";
+                }
+                if datagram.cut_short {
+                    line += ", or not: the process was killed meanwhile";
                 }
                 at_ns
             }

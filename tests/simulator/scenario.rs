@@ -37,6 +37,8 @@ pub struct Scenario {
     pub control: Control,
     /// Mean time between two events of [`super::senders`]' menu.
     pub mischief_gap_ns: u64,
+    /// When the monitor's process is killed, and for how long there is none; in ascending order.
+    pub kills: Vec<(u64, u64)>,
 }
 
 /// The monitor's machine.
@@ -103,6 +105,27 @@ pub fn exponential(rng: &mut Rng, mean: u64) -> u64 {
 
 pub fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
+}
+
+/// In one world of three up to four kills, somewhere in the storm. They are drawn apart, so that the
+/// rest of a world is what it is without them.
+fn kills(seed: u64, scale_ns: u64, stormy_until_ns: u64) -> Vec<(u64, u64)> {
+    let mut rng = Rng::new(seed ^ 0xDEAD);
+    if !rng.one_in(3) {
+        return Vec::new();
+    }
+    let mut kills = Vec::new();
+    let mut from_ns = START_NS;
+    for _ in 0..1 + rng.below(4) {
+        let at_ns = from_ns + 1 + rng.below(stormy_until_ns - from_ns);
+        let absent_ns = log_uniform(&mut rng, MS, (4 * scale_ns).clamp(2 * MS, 20 * SECOND));
+        if at_ns + absent_ns >= stormy_until_ns {
+            break;
+        }
+        kills.push((at_ns, absent_ns));
+        from_ns = at_ns + absent_ns;
+    }
+    kills
 }
 
 impl Scenario {
@@ -195,6 +218,7 @@ impl Scenario {
                 pause_ns: (3 * scale_ns).min(10 * SECOND),
             },
             mischief_gap_ns: scale_ns / pick(rng, &[1, 2, 8]),
+            kills: kills(seed, scale_ns, stormy_until_ns),
         }
     }
 

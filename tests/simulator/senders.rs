@@ -318,6 +318,7 @@ impl Fleet {
                 beats: range,
                 sent_ns: now_ns,
                 fate: if lost { Fate::Lost } else { Fate::Sent },
+                cut_short: false,
                 read_ns: NEVER,
                 perhaps_lost: false,
             });

@@ -13,7 +13,7 @@
 //! ```
 
 use super::record::{Fate, Record};
-use super::scenario::Scenario;
+use super::scenario::{MS, Scenario};
 use super::testing::Rng;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -39,6 +39,8 @@ pub enum Event {
     Stall,
     /// The control plane takes reports.
     Take,
+    /// The monitor's process is killed; the next one begins so much later.
+    Kill { absent_ns: u64 },
 }
 
 /// A reactor's core: its time, its socket's receive queue, its sleep.
@@ -66,9 +68,14 @@ pub struct World {
     pub stop: Cell<bool>,
     events: RefCell<BinaryHeap<Reverse<(u64, u64, Event)>>>,
     event_no: Cell<u64>,
+    /// When there is a process again; in the past while there is one.
+    back_ns: Cell<u64>,
     /// The running reactor gives way once its time has reached this.
     pub barrier_ns: Cell<u64>,
 }
+
+/// How long ago a running reactor may have noted last that it looked.
+const LOOK_LAG_NS: u64 = 5 * MS;
 
 /// Who goes on.
 pub enum Next {
@@ -95,6 +102,7 @@ impl World {
             stop: Cell::new(false),
             events: RefCell::default(),
             event_no: Cell::new(0),
+            back_ns: Cell::new(0),
             barrier_ns: Cell::new(0),
             scenario,
         }
@@ -185,6 +193,10 @@ impl World {
             record.datagrams[datagram].from as u32 % reactors
         } as usize;
         let core = &self.cores[number];
+        if !self.is_running(now_ns) {
+            record.datagrams[datagram].fate = Fate::Missed { at_ns: now_ns };
+            return;
+        }
         if core.queue.borrow().len() >= machine.queue_capacity {
             core.kernel_drops.set(core.kernel_drops.get() + 1);
             record.datagrams[datagram].fate = Fate::Dropped { at_ns: now_ns, by: number };
@@ -197,6 +209,33 @@ impl World {
         if core.asleep.get() {
             self.roused(number, now_ns, self.draw(machine.wake_late_ns));
         }
+    }
+
+    /// Whether this is not the first process.
+    pub fn has_been_killed(&self) -> bool {
+        self.back_ns.get() > 0
+    }
+
+    /// Whether there is a process.
+    pub fn is_running(&self, now_ns: u64) -> bool {
+        now_ns >= self.back_ns.get()
+    }
+
+    /// The process is gone, with its sockets and what was in them; the next one begins at `back_ns`.
+    pub fn kill(&self, now_ns: u64, back_ns: u64) {
+        let mut record = self.record.borrow_mut();
+        for core in &self.cores {
+            for (datagram, _) in core.queue.borrow_mut().drain(..) {
+                record.datagrams[datagram].fate = Fate::Missed { at_ns: now_ns };
+            }
+            core.now_ns.set(back_ns);
+            core.asleep.set(false);
+            core.stalled_until_ns.set(0);
+            core.signalled.set(false);
+            core.kernel_drops.set(0);
+        }
+        record.kill(now_ns, back_ns, LOOK_LAG_NS + self.scenario.slack_ns());
+        self.back_ns.set(back_ns);
     }
 
     /// A reactor is not scheduled for a while.
