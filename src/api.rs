@@ -80,6 +80,9 @@ pub struct StateFigures {
     /// extended for it. 0 when there was no state to go on with.
     #[serde(default)]
     pub blind_ns: u64,
+    /// Files that were found damaged, and begun anew or cut off.
+    #[serde(default)]
+    pub files_damaged: u64,
 }
 
 /// Figures of what alarms, and what keeps from it.

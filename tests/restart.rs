@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use systole::api::{PeerDetail, Summary};
+use systole::api::{Incidents, PeerDetail, Summary};
 use systole::cli::client::Client;
 
 const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
@@ -352,4 +352,52 @@ fn who_wants_other_sockets_is_refused_and_the_monitor_goes_on() {
     place.send("a");
     place.until("a is up", |summary| summary.peers.up == 1);
     monitor.end();
+}
+
+/// A command's output; it must not complain. Open incidents are an exit code of their own.
+fn says(place: &Place, command: &[&str]) -> String {
+    let output = Command::new(SYSTOLE).args(command).args(["--http", &place.http]).output();
+    let output = output.expect("the binary is built");
+    let complains = String::from_utf8_lossy(&output.stderr);
+    assert!(complains.is_empty(), "{command:?}: {complains}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn silences_and_an_open_incident_survive_kills_and_a_takeover_and_the_incident_ends() {
+    let place = Place::new("alarms");
+    let first = place.start(&[]);
+    place.send("anchor interval=1h");
+    let send = |interval: &str| {
+        (1..=4).for_each(|i| place.send(&format!("db-{i} interval={interval} group=db")));
+    };
+    send("1s");
+    place.until("one incident of four", |s| s.alarms.incidents == 1 && s.peers.down == 4);
+    says(&place, &["silence", "web-*", "--for", "2h", "--reason", "new kernel"]);
+    let open = || place.get::<Incidents>("/api/v1/incidents").open;
+    let before = open();
+    assert_eq!(before[0].down, 4, "{before:?}");
+    first.kill();
+
+    let second = place.start(&[]);
+    let third = place.start(&["--takeover"]);
+    drop(second);
+    for _ in 0..2 {
+        let after = open();
+        assert_eq!((after.len(), after[0].id, after[0].down), (1, before[0].id, 4), "{after:?}");
+        assert_eq!((&after[0].first, after[0].size), (&before[0].first, before[0].size));
+    }
+    assert!(says(&place, &["silence", "list"]).contains("new kernel"));
+    assert!(says(&place, &["incidents"]).contains("db"));
+    send("1h");
+    place.until("it is closed", |summary| summary.alarms.incidents == 0);
+    third.kill();
+
+    // Closed is closed; and what is no file of ours is begun anew, said and counted.
+    std::fs::write(place.directory.join("silences"), "nonsense").expect("it is ours");
+    let fourth = place.start(&[]);
+    assert_eq!(open(), []);
+    let summary: Summary = place.get("/api/v1/summary");
+    assert_eq!((summary.alarms.silences, summary.state.expect("kept").files_damaged), (0, 1));
+    assert!(fourth.kill().contains("the silences are lost"));
 }

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::{Settings, StateChoice};
 use crate::control::alarms::Marks;
 use crate::control::events::{Entry, EventLog, Names};
+use crate::control::kept::{Era, SilencesFile};
 use crate::control::registry::Registry;
 use crate::control::{Continuation, ControlState, Memory, NamesSource};
 use crate::engine::slot::ShardMemory;
@@ -107,11 +108,13 @@ fn recover(
         );
     }
     let boot = dir::boot_id();
+    let mut damaged = 0;
     let found = match HotFile::open(&dir, boot)? {
         Ok(found) => Some(found),
         Err(Unusable::Absent) => None,
         Err(why) => {
             warn!("the peers' state is begun anew: {why}");
+            damaged += u64::from(why == Unusable::Damaged);
             hot::discard(&dir)?;
             None
         }
@@ -129,6 +132,12 @@ fn recover(
     )?;
     if let Some(why) = anew {
         warn!("the events file is begun anew, and with it their numbers: {why}");
+        damaged += 1;
+    }
+    let (silences_file, silences) = SilencesFile::open(dir.path(), Era::now())?;
+    if silences.is_none() {
+        warn!("the silences are lost: their file is damaged, or of another version");
+        damaged += 1;
     }
 
     let untold = found.as_ref().map_or_else(Vec::new, |hot| untold(hot, &events));
@@ -142,7 +151,7 @@ fn recover(
         for (seq, (origin, transition)) in (seq + 1..).zip(untold) {
             let names = registry.with(transition.peer, Names::of);
             let wall_offset_ns = clock::wall_offset_ns();
-            let marks = Marks::default();
+            let marks = Marks::PENDING;
             let entry = Entry { transition, wall_offset_ns, names, marks, origin };
             entry.keep(seq, &mut events);
             if transition.to == PeerState::Forgotten {
@@ -176,7 +185,16 @@ fn recover(
     let (file, places) = PlacesFile::open(dir.path(), &detectors(settings))?;
     let keeper = Keeper { dir, hot, told, began_ns, looked_ns };
     let places_file = Some(file);
-    let control = Memory { registry, events: log, continuation, places, places_file };
+    let control = Memory {
+        registry,
+        events: log,
+        continuation,
+        places,
+        places_file,
+        silences: silences.unwrap_or_default(),
+        silences_file,
+        damaged,
+    };
     Ok(State { memory, control, identity, keeper: Some(keeper) })
 }
 
@@ -219,6 +237,7 @@ impl Keeper {
     pub fn say_what_was_recovered(&self, fleet: &Fleet, control: &ControlState) {
         let reactors_ms = (clock::monotonic_ns() - self.began_ns) / 1_000_000;
         let found = control.wait_for_names();
+        control.wait_for_alarms();
         if found.cut > 0 {
             warn!(bytes = found.cut, "the end of the names file was damaged and is cut off");
         }
@@ -232,6 +251,11 @@ impl Keeper {
             info!(%directory, "state is kept; there was none to go on with");
             return;
         };
+        // Let go of before the line is made: each field's lock would last to its end.
+        let (incidents, silences) = {
+            let alarms = control.alarms();
+            (alarms.incidents.open_ones().len(), alarms.silences.all().len())
+        };
         info!(
             %directory,
             peers = count(Counter::PeersRecovered),
@@ -240,6 +264,8 @@ impl Keeper {
             redone = count(Counter::TransitionsRedone),
             told = self.told,
             names = control.registry.len(),
+            incidents,
+            silences,
             blind_ms = now_ns.saturating_sub(looked_ns) / 1_000_000,
             reactors_ms,
             took_ms,

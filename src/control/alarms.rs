@@ -21,11 +21,19 @@ use super::silences::Silences;
 use super::survey::Tallies;
 use crate::engine::notice::Notice;
 use crate::engine::transition::{PeerState, Transition};
+use crate::store::events::PENDING;
 use crate::wire::{PeerId, Status};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Shorter spells of blindness are counted, and not told one by one: the scheduler of a busy machine
 /// makes many, and no verdict that anybody sees is later for them. Nanoseconds.
 const TOLD_NS: u64 = 100_000_000;
+
+/// A conflict is no news again for so long, nanoseconds; as in the engine, whose memory ends with it.
+const CONFLICT_NS: u64 = 600_000_000_000;
+/// Most conflicts remembered; of further ones something may be said twice.
+const MOST_CONFLICTS: usize = 4_096;
 
 /// What a transition is marked with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,18 +44,26 @@ pub struct Marks {
     pub flapping: bool,
     /// The incident that it is part of; 0 for none.
     pub incident: u32,
+    /// Nobody has judged it: the others say nothing yet.
+    pub pending: bool,
 }
 
 impl Marks {
+    /// Of a transition that is still to be judged.
+    pub const PENDING: Marks =
+        Marks { silenced: false, flapping: false, incident: 0, pending: true };
+
     /// The marks in a word.
     pub fn to_bits(self) -> u64 {
-        self.incident as u64 | (self.silenced as u64) << 32 | (self.flapping as u64) << 33
+        let pending = if self.pending { PENDING } else { 0 };
+        self.incident as u64 | (self.silenced as u64) << 32 | (self.flapping as u64) << 33 | pending
     }
 
     /// The marks of a word.
     pub fn from_bits(bits: u64) -> Marks {
         let is = |bit: u32| bits >> bit & 1 == 1;
-        Marks { silenced: is(32), flapping: is(33), incident: bits as u32 }
+        let pending = bits & PENDING > 0;
+        Marks { silenced: is(32), flapping: is(33), incident: bits as u32, pending }
     }
 }
 
@@ -61,26 +77,41 @@ pub struct Surroundings<'a> {
     pub tallies: &'a Tallies,
 }
 
-/// Everything that alarms, or keeps from it.
-#[derive(Debug, Default)]
+/// Everything that alarms, or keeps from it. What is not skipped here is kept by [`super::kept`].
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Alarms {
     /// Failures that belong together.
     pub incidents: Incidents,
     /// Who flaps.
     pub flapping: Flapping,
     /// How good the verdicts were.
+    #[serde(skip)]
     pub qos: Qos,
     /// Planned silences.
+    #[serde(skip)]
     pub silences: Silences,
     /// Who ought to be here.
+    #[serde(skip)]
     pub expect: Expectations,
+    /// When of which peer a conflict was told.
+    conflicts: HashMap<PeerId, u64>,
+    #[serde(skip)]
     notes: Vec<Note>,
 }
 
 impl Alarms {
-    /// With these expectations.
-    pub fn new(expect: Expectations) -> Alarms {
-        Alarms { expect, ..Alarms::default() }
+    /// With these expectations and silences.
+    pub fn new(expect: Expectations, silences: Silences) -> Alarms {
+        Alarms { expect, silences, ..Alarms::default() }
+    }
+
+    /// Goes on with what was kept, whose times are moved by so much, nanoseconds.
+    pub fn resume(&mut self, kept: Alarms, by_ns: i64) {
+        let Alarms { incidents, flapping, mut conflicts, .. } = kept;
+        conflicts.values_mut().for_each(|then| *then = then.saturating_add_signed(by_ns));
+        self.conflicts = conflicts;
+        self.incidents = incidents.resume(by_ns);
+        self.flapping = flapping.resume(by_ns);
     }
 
     /// Takes a transition of a peer in the group of this name, and says how it is marked. Notes may
@@ -88,28 +119,62 @@ impl Alarms {
     pub fn judge(&mut self, t: &Transition, group: &str, around: &Surroundings<'_>) -> Marks {
         let silenced = self.is_silenced(t.peer, around.registry);
         let group = around.groups.number(group).unwrap_or(0);
+        let flapping = self.flaps(t);
+        self.qos.observe(group, t);
+        let marks = Marks { silenced, flapping, ..Marks::default() };
+        self.assign(t, group, marks, None, around)
+    }
+
+    /// Takes a transition that an earlier process has judged and published with these marks.
+    pub fn judge_again(
+        &mut self,
+        t: &Transition,
+        group: &str,
+        marks: Marks,
+        around: &Surroundings<'_>,
+    ) -> Marks {
+        let group = around.groups.number(group).unwrap_or(0);
+        self.flaps(t);
+        self.incidents.numbered(marks.incident);
+        self.assign(t, group, marks, Some(marks.incident), around)
+    }
+
+    fn flaps(&mut self, t: &Transition) -> bool {
         let change = self.flapping.observe(t);
         self.notes.extend(change.map(Note::Flapping));
-        let flapping = change.is_some() || self.flapping.is_flapping(t.peer);
-        self.qos.observe(group, t);
-        let quiet = silenced || flapping || t.status == Status::Maintenance;
+        change.is_some() || self.flapping.is_flapping(t.peer)
+    }
+
+    /// Finds the incident that a transition is part of, or the one that was `told`.
+    fn assign(
+        &mut self,
+        t: &Transition,
+        group: u16,
+        marks: Marks,
+        told: Option<u32>,
+        around: &Surroundings<'_>,
+    ) -> Marks {
+        let quiet = marks.silenced || marks.flapping || t.status == Status::Maintenance;
         let raises = !quiet || self.incidents.of(t.peer).is_some();
         let incident = match t.to {
             PeerState::Down if raises => self.incidents.down(Failure {
                 peer: t.peer,
                 group,
-                size: around.tallies.group(group).known(),
+                size: around.tallies.size(group),
                 at_ns: t.fired_ns,
                 detection_ns: t.fired_ns.saturating_sub(t.last_seen_ns),
+                told,
             }),
-            PeerState::Unreachable if raises => self.unreachable(t, group, around),
+            PeerState::Unreachable if raises && told != Some(0) => {
+                self.unreachable(t, group, around)
+            }
             PeerState::Up | PeerState::Left | PeerState::Forgotten => {
                 self.incidents.back(t.peer, group, t.fired_ns)
             }
             _ => self.incidents.of(t.peer),
         };
         self.collect();
-        Marks { silenced, flapping, incident: incident.unwrap_or(0) }
+        Marks { incident: incident.unwrap_or(0), ..marks }
     }
 
     fn unreachable(
@@ -125,7 +190,7 @@ impl Alarms {
         if self.is_silenced(parent, around.registry) {
             return None;
         }
-        let size = around.tallies.group(group).known();
+        let size = around.tallies.size(group);
         self.incidents.unreachable(t.peer, parent, size, t.fired_ns)
     }
 
@@ -139,6 +204,14 @@ impl Alarms {
                 self.collect();
             }
             Notice::Conflict { peer, at_ns, incarnations } => {
+                let is_fresh = |then: &u64| at_ns.saturating_sub(*then) < CONFLICT_NS;
+                self.conflicts.retain(|_, then| is_fresh(then));
+                if self.conflicts.contains_key(&peer) {
+                    return;
+                }
+                if self.conflicts.len() < MOST_CONFLICTS {
+                    self.conflicts.insert(peer, at_ns);
+                }
                 self.notes.push(Note::Conflict { peer, at_ns, incarnations });
             }
             Notice::Blind { from_ns, to_ns, deaf } => {

@@ -198,6 +198,17 @@ impl EventLog {
         self.newest.send_replace(newest);
     }
 
+    /// Marks the last transitions, published before they could be judged, from number `first` on.
+    pub fn settle(&self, first: u64, marks: &[Marks]) {
+        let mut ring = self.ring.write().expect(UNPOISONED);
+        let skip = (first - ring.oldest()) as usize;
+        ring.entries.range_mut(skip..).zip(marks).for_each(|(entry, marks)| entry.marks = *marks);
+        let bits: Vec<u64> = marks.iter().map(|marks| marks.to_bits()).collect();
+        if let Some(file) = &mut ring.file {
+            file.settle(first, &bits);
+        }
+    }
+
     /// The last sequence number given; 0 before the first.
     pub fn newest(&self) -> u64 {
         *self.newest.borrow()

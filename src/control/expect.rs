@@ -8,12 +8,14 @@
 //! Sans-IO: the time is an argument, and so is how many are known.
 
 use crate::wire::PeerId;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// Most expectations that are looked at in one go.
 const STRIDE: usize = 8_192;
 
 /// What is expected.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Expected {
     /// A peer of this name.
     Peer(String),
@@ -142,6 +144,20 @@ impl Expectations {
     /// How many are missing.
     pub fn missing(&self) -> usize {
         self.missing
+    }
+
+    /// Who is reported as missing.
+    pub fn missing_ones(&self) -> impl Iterator<Item = &Expected> {
+        self.items.iter().filter(|item| item.missing).map(|item| &item.expected.what)
+    }
+
+    /// These were reported as missing by an earlier process, and are no news while they are.
+    pub fn were_missing(&mut self, told: &[Expected]) {
+        let told: HashSet<&Expected> = told.iter().collect();
+        for item in &mut self.items {
+            item.missing |= told.contains(&item.expected.what);
+        }
+        self.missing = self.items.iter().filter(|item| item.missing).count();
     }
 
     /// What a change is about.

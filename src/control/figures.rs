@@ -104,6 +104,7 @@ impl ControlState {
                 slots_discarded: self.count(Counter::SlotsDiscarded),
                 transitions_redone: self.count(Counter::TransitionsRedone),
                 blind_ns: self.blind_at_start_ns(),
+                files_damaged: self.damaged(),
             }),
         }
     }

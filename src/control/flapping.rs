@@ -17,10 +17,12 @@
 //! Suspicion is no change: it is an early warning of the same silence. A BYE is none either, nor is
 //! being unreachable, which is the parent's doing.
 //!
-//! Only peers that changed of late are remembered, and at most [`MOST_PEERS`] of them.
+//! Only peers that changed of late are remembered, and at most [`MOST_PEERS`] of them. What is
+//! remembered outlives the process; a time in which no monitor looked has no looks.
 
 use crate::engine::transition::{PeerState, Transition};
 use crate::wire::PeerId;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Most peers remembered at once; changes of others are counted as untracked. 3 MiB.
@@ -64,7 +66,8 @@ impl Looks {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "Row", from = "Row")]
 struct Record {
     looks: Looks,
     flapping: bool,
@@ -72,6 +75,22 @@ struct Record {
     looked_ns: u64,
     /// Between two looks without a change, nanoseconds.
     every_ns: u64,
+}
+
+/// A record as it is kept: looks, whether it flaps, the last look, between two looks.
+type Row = (u32, bool, u64, u64);
+
+impl From<Record> for Row {
+    fn from(record: Record) -> Row {
+        (record.looks.0, record.flapping, record.looked_ns, record.every_ns)
+    }
+}
+
+impl From<Row> for Record {
+    fn from((looks, flapping, looked_ns, every_ns): Row) -> Record {
+        let looks = Looks(looks & ((1 << LOOKS) - 1));
+        Record { looks, flapping, looked_ns, every_ns: every_ns.max(LOOK_NS) }
+    }
 }
 
 impl Record {
@@ -85,11 +104,14 @@ impl Record {
 }
 
 /// The peers that changed of late.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Flapping {
     peers: HashMap<PeerId, Record>,
+    #[serde(skip)]
     flapping: usize,
+    #[serde(skip)]
     untracked: u64,
+    #[serde(skip)]
     swept_ns: u64,
 }
 
@@ -167,6 +189,20 @@ impl Flapping {
         self.flapping -= changes.len();
         changes.sort_by_key(|change| change.peer);
         changes
+    }
+
+    /// Goes on with what was kept; its times are moved by so much, nanoseconds.
+    pub fn resume(mut self, by_ns: i64) -> Flapping {
+        self.skip(by_ns);
+        self.flapping = self.peers.values().filter(|record| record.flapping).count();
+        self
+    }
+
+    /// Leaves out a time in which nobody looked, nanoseconds.
+    pub fn skip(&mut self, by_ns: i64) {
+        for record in self.peers.values_mut() {
+            record.looked_ns = record.looked_ns.saturating_add_signed(by_ns);
+        }
     }
 
     fn ended(&mut self, peer: PeerId, at_ns: u64, record: &Record) -> Change {

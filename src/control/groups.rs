@@ -109,6 +109,18 @@ impl GroupTable {
         self.names.read().expect(UNPOISONED).by_number.len()
     }
 
+    /// The check of the names of the first so many: the same as long as numbers mean the same.
+    pub fn check(&self, count: usize) -> u32 {
+        let names = self.names.read().expect(UNPOISONED);
+        let mut check = crc32fast::Hasher::new();
+        for name in names.by_number.iter().take(count) {
+            check.update(name.as_bytes());
+            // In no name: they have no control characters.
+            check.update(b"\n");
+        }
+        check.finalize()
+    }
+
     /// Times that a peer was left without its group or parent because there are too many of them.
     pub fn refused(&self) -> u64 {
         // Relaxed: a count, and nothing is ordered by it.

@@ -22,11 +22,15 @@
 //! Sans-IO: the time is an argument, what happened comes out of [`Incidents::take_told`]. Whose
 //! failure should alarm nobody (silenced, in maintenance, flapping) is not reported here at all.
 //!
+//! Over a restart: what is kept is the whole of it, as it was at some number of the log. What was
+//! published behind that is gone through once more, with what was decided then ([`Failure::told`]).
+//!
 //! Bounds: [`MOST_OPEN`] open incidents, downs beyond stay single and are counted; the last
 //! [`MOST_CLOSED`] closed; members are as many as there are peers, [`FIRST`] shown of each.
 
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Most incidents open at once.
@@ -47,7 +51,7 @@ const DAY_NS: f64 = 86_400e9;
 const CHANCE: f64 = 1e-6;
 
 /// What an incident is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Cause {
     /// Many of a group, by its number, went down within a window.
     Group(u16),
@@ -69,7 +73,7 @@ pub enum Step {
 }
 
 /// An incident in figures; plain data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Figures {
     /// Its number, from 1.
     pub id: u32,
@@ -103,7 +107,7 @@ impl Figures {
 }
 
 /// An incident with the members that it names.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Incident {
     /// In figures.
     pub figures: Figures,
@@ -141,6 +145,9 @@ pub struct Failure {
     pub at_ns: u64,
     /// How long it had been silent, nanoseconds.
     pub detection_ns: u64,
+    /// The incident that an earlier process has told that it belongs to, 0 for none; `None` while
+    /// nothing was told.
+    pub told: Option<u32>,
 }
 
 /// The brake went on, or was released.
@@ -158,24 +165,41 @@ pub struct MassSilence {
     pub at_ns: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "(u32, bool)", from = "(u32, bool)")]
 struct Member {
     incident: u32,
     reachable: bool,
 }
 
+impl From<Member> for (u32, bool) {
+    fn from(member: Member) -> (u32, bool) {
+        (member.incident, member.reachable)
+    }
+}
+
+impl From<(u32, bool)> for Member {
+    fn from((incident, reachable): (u32, bool)) -> Member {
+        Member { incident, reachable }
+    }
+}
+
 /// All incidents.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Incidents {
     open: BTreeMap<u32, Incident>,
+    #[serde(skip)]
     by_cause: HashMap<Cause, u32>,
     members: HashMap<PeerId, Member>,
     /// Each group's last downs that belong to no incident, oldest first.
     recent: HashMap<u16, VecDeque<(u64, PeerId)>>,
     closed: VecDeque<Incident>,
+    #[serde(skip)]
     told: Vec<Told>,
     last_id: u32,
+    #[serde(skip)]
     refused: u64,
+    #[serde(skip)]
     swept_ns: u64,
 }
 
@@ -200,7 +224,7 @@ pub fn threshold(size: u32, window_ns: u64) -> u32 {
 impl Incidents {
     /// A peer was called down. Returns the incident that it belongs to now, if any.
     pub fn down(&mut self, failure: Failure) -> Option<u32> {
-        let Failure { peer, group, size, at_ns, detection_ns } = failure;
+        let Failure { peer, group, size, at_ns, detection_ns, told } = failure;
         if let Some(member) = self.members.get_mut(&peer) {
             let (id, was_reachable) = (member.incident, member.reachable);
             member.reachable = true;
@@ -240,7 +264,11 @@ impl Incidents {
             recent.pop_front();
         }
         recent.push_back((at_ns, peer));
-        if size < 2 || (recent.len() as u32) < threshold(size, window_ns) {
+        let is_crowd = match told {
+            Some(incident) => incident > 0,
+            None => size >= 2 && recent.len() as u32 >= threshold(size, window_ns),
+        };
+        if !is_crowd {
             return None;
         }
         let began_ns = recent[0].0;
@@ -360,6 +388,53 @@ impl Incidents {
                 downs.back().is_none_or(|(then, _)| then + DAY_NS as u64 <= now_ns)
             };
             self.recent.retain(|_, downs| !old(downs));
+        }
+    }
+
+    /// An earlier process had given an incident this number.
+    pub fn numbered(&mut self, id: u32) {
+        self.last_id = self.last_id.max(id.saturating_sub(1));
+    }
+
+    /// Goes on with what was kept; its times are moved by so much, nanoseconds.
+    pub fn resume(mut self, by_ns: i64) -> Incidents {
+        let open = &mut self.open;
+        self.members.retain(|_, member| open.contains_key(&member.incident));
+        for incident in open.values_mut().chain(&mut self.closed) {
+            let figures = &mut incident.figures;
+            let Figures { began_ns, opened_ns, grew_ns, closed_ns, .. } = figures;
+            let (held_ns, joins_ns) = (&mut incident.held_until_ns, &mut incident.joins_until_ns);
+            for time in [began_ns, opened_ns, grew_ns, closed_ns, held_ns, joins_ns] {
+                // Neither never nor always is a time.
+                if ![0, u64::MAX].contains(time) {
+                    *time = time.saturating_add_signed(by_ns);
+                }
+            }
+            (figures.down, figures.unreachable) = (0, 0);
+        }
+        for member in self.members.values() {
+            if let Some(incident) = open.get_mut(&member.incident) {
+                match member.reachable {
+                    true => incident.figures.down += 1,
+                    false => incident.figures.unreachable += 1,
+                }
+            }
+        }
+        for (then, _) in self.recent.values_mut().flatten() {
+            *then = then.saturating_add_signed(by_ns);
+        }
+        self.by_cause = open.iter().map(|(id, incident)| (incident.figures.cause, *id)).collect();
+        let last = open.keys().next_back().copied().unwrap_or(0);
+        self.last_id = self.last_id.max(last);
+        self
+    }
+
+    /// Lets go of whoever has not failed any more, as `failed` knows, though nobody has said so.
+    pub fn reconcile(&mut self, failed: impl Fn(PeerId) -> bool, now_ns: u64) {
+        self.recent.values_mut().for_each(|downs| downs.retain(|(_, peer)| failed(*peer)));
+        let gone = self.members.keys().copied().filter(|peer| !failed(*peer));
+        for peer in gone.collect::<Vec<_>>() {
+            self.back(peer, 0, now_ns);
         }
     }
 

@@ -21,6 +21,7 @@ pub mod figures;
 pub mod flapping;
 pub mod groups;
 pub mod incidents;
+pub mod kept;
 pub mod notes;
 pub mod peers;
 pub mod present;
@@ -53,9 +54,11 @@ use events::{EventLog, Names};
 use expect::{Expectation, Expectations, Expected};
 use figures::Baseline;
 use groups::{GroupTable, Rule};
+use kept::SilencesFile;
 use notes::{Note, NoteLog};
 use publisher::Publisher;
 use registry::Registry;
+use silences::Silences;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -111,6 +114,12 @@ pub struct Memory {
     pub places: Places,
     /// Where they are kept.
     pub places_file: Option<PlacesFile>,
+    /// The silences that hold.
+    pub silences: Silences,
+    /// Where they are kept.
+    pub silences_file: SilencesFile,
+    /// Files of the state that were damaged, and begun anew or cut off.
+    pub damaged: u64,
 }
 
 impl Memory {
@@ -157,6 +166,7 @@ impl Control {
     pub fn attach(&self, reactors: Vec<ReactorHandle>) {
         self.state.attach(reactors);
         self.publisher.thread().unpark();
+        self.survey.thread().unpark();
     }
 
     /// What the HTTP server reads.
@@ -177,6 +187,7 @@ impl Control {
         if self.publisher.join().is_err() {
             tracing::error!("the publisher panicked; its last transitions may be missing");
         }
+        self.state.silences_file().end();
     }
 }
 
@@ -197,12 +208,18 @@ pub struct ControlState {
     /// How large the groups are, and more.
     pub tallies: Tallies,
     alarms: Mutex<Alarms>,
+    /// Locked before the alarms, by who changes the silences.
+    silences_file: Mutex<SilencesFile>,
+    /// Files of the state that were damaged.
+    damaged: AtomicU64,
     /// What the publisher measures (`Publish` alone); the reactors have their own.
     histograms: Histograms,
     /// What the resettable histograms count from.
     baseline: Mutex<Baseline>,
     /// Set once the names of an earlier process are in the registry.
     names_read: OnceLock<NamesFound>,
+    /// Set once the alarms of an earlier process are ours.
+    alarms_resumed: OnceLock<()>,
     reactors: OnceLock<Box<[ReactorHandle]>>,
     /// When they were attached, monotonic nanoseconds.
     attached_ns: OnceLock<u64>,
@@ -222,7 +239,9 @@ impl ControlState {
             groups: GroupTable::new(config.groups.clone(), config.brake, rules)
                 .resume(memory.places, memory.places_file),
             tallies: Tallies::default(),
-            alarms: Mutex::new(Alarms::new(expect)),
+            alarms: Mutex::new(Alarms::new(expect, memory.silences)),
+            silences_file: Mutex::new(memory.silences_file),
+            damaged: AtomicU64::new(memory.damaged),
             registry: memory.registry,
             events: memory.events,
             notes: NoteLog::default(),
@@ -230,6 +249,7 @@ impl ControlState {
             histograms: Histograms::default(),
             baseline: Mutex::new(Baseline::start(config.started_wall_ns)),
             names_read: OnceLock::new(),
+            alarms_resumed: OnceLock::new(),
             reactors: OnceLock::new(),
             attached_ns: OnceLock::new(),
             wall_offset_ns: AtomicI64::new(clock::wall_offset_ns()),
@@ -243,6 +263,17 @@ impl ControlState {
     /// Waits until the names of an earlier process are in the registry, and says what was found.
     pub fn wait_for_names(&self) -> NamesFound {
         *self.names_read.wait()
+    }
+
+    /// Waits until the alarms of an earlier process are ours. They wait for names and reactors.
+    pub fn wait_for_alarms(&self) {
+        self.alarms_resumed.wait();
+    }
+
+    /// Files of the state that were found damaged, and begun anew or cut off.
+    pub fn damaged(&self) -> u64 {
+        // Relaxed: a count, and nothing is ordered by it.
+        self.damaged.load(Ordering::Relaxed)
     }
 
     fn attach(&self, reactors: Vec<ReactorHandle>) {
@@ -266,6 +297,10 @@ impl ControlState {
     /// while a part of the registry is looked at.
     pub fn alarms(&self) -> MutexGuard<'_, Alarms> {
         self.alarms.lock().expect("nothing panics while it holds the alarms")
+    }
+
+    fn silences_file(&self) -> MutexGuard<'_, SilencesFile> {
+        self.silences_file.lock().expect("nothing panics while it writes the silences")
     }
 
     fn surroundings(&self) -> Surroundings<'_> {

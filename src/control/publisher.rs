@@ -7,6 +7,7 @@
 //!     a transition  → its name; judged by the alarms; its number, into the log
 //!     a notice      → the alarms
 //!     what the alarms note goes into the log of notes; the followers are woken once a round
+//!     the alarms are kept, if it is time
 //!     count heartbeats
 //!     nothing taken → sleep until a reactor unparks us, or 100 ms
 //! }
@@ -20,6 +21,7 @@ use super::ControlState;
 use super::alarms::Marks;
 use super::assign::Assignments;
 use super::events::{Entry, Names};
+use super::kept::{self, AlarmsFile};
 use super::notes::{Note, NoteEntry};
 use super::rate::Rate;
 use super::registry;
@@ -81,6 +83,10 @@ pub(super) struct Publisher {
     gone: Vec<wire::PeerId>,
     /// Where the search for peers whose name we should know stands; `None` when it is over.
     nameless: Option<(usize, u32)>,
+    /// Where the alarms are kept.
+    alarms_file: Option<AlarmsFile>,
+    /// Alarms of an earlier process are still to be compared with the slots.
+    unreconciled: bool,
 }
 
 impl Publisher {
@@ -95,6 +101,8 @@ impl Publisher {
             names: None,
             nameless: None,
             published: continuation.published,
+            alarms_file: None,
+            unreconciled: false,
             gone: Vec::new(),
         }
     }
@@ -112,9 +120,26 @@ impl Publisher {
                 }
             },
         };
+        // Relaxed: a count, and nothing is ordered by it.
+        self.state.damaged.fetch_add(u64::from(found.cut > 0), Ordering::Relaxed);
         self.nameless = names.is_some().then_some((0, 0));
         self.names = names;
         let _ = self.state.names_read.set(found);
+    }
+
+    /// Goes on with the alarms, once, when there are names and reactors to understand them by.
+    pub(super) fn resume_alarms(&mut self) {
+        if self.state.reactors().is_empty() || self.state.alarms_resumed.get().is_some() {
+            return;
+        }
+        self.alarms_file = kept::resume(&self.state);
+        self.unreconciled = self.alarms_file.is_some();
+        let _ = self.state.alarms_resumed.set(());
+    }
+
+    /// Writes the alarms down if it is time, or for the last time.
+    pub(super) fn keep_alarms(&mut self, last: bool) {
+        self.alarms_file.iter_mut().for_each(|file| file.keep(&self.state, last));
     }
 
     /// Publishes until it is told to stop *and* every queue is empty.
@@ -124,13 +149,19 @@ impl Publisher {
             // Acquire pairs with the Release in `Control::shutdown`: what was pushed before it is
             // seen by this round, the last.
             let stop = self.state.stopping.load(Ordering::Acquire);
+            self.resume_alarms();
             let taken = self.round();
             self.count_heartbeats();
             if taken > 0 || self.ask_for_names() {
                 continue;
             }
+            if std::mem::take(&mut self.unreconciled) {
+                kept::reconcile(&self.state);
+                continue;
+            }
             if stop {
                 self.names.iter_mut().for_each(NamesFile::flush);
+                self.keep_alarms(true);
                 return;
             }
             self.tidy_names();
@@ -174,7 +205,12 @@ impl Publisher {
         // Who reads the transition after a kill should find the name, too.
         self.names.iter_mut().for_each(NamesFile::flush);
         self.judge(notices, wall_offset_ns);
+        let (changed, told) = (!self.batch.is_empty(), !self.notes.is_empty());
         self.publish();
+        if let Some(file) = &mut self.alarms_file {
+            file.note(changed, told);
+            file.keep(&state, false);
+        }
         if let Some(names) = &mut self.names {
             self.gone.drain(..).for_each(|peer| names.forget(peer));
         }

@@ -80,16 +80,23 @@ impl ControlState {
         api::Silences { silences: all.map(|silence| silence_in_words(&now, silence)).collect() }
     }
 
-    /// Silences a selector from now on.
+    /// Silences a selector from now on, and waits until that is kept where state is.
     ///
     /// # Errors
-    /// It is none, or one of the bounds.
+    /// It is none, or one of the bounds; or the monitor is ending.
     pub fn silence(&self, new: api::NewSilence) -> Result<api::Silence, SilenceError> {
         let selector: Selector = new.selector.parse()?;
         let now = Now::with(self.wall_offset_ns());
-        let added =
-            self.alarms().silences.add(selector, now.monotonic_ns, new.for_ns, new.reason)?;
-        // It holds by now: the alarms are not locked while the fleet is gone through.
+        let mut file = self.silences_file();
+        file.check()?;
+        let (added, all) = {
+            let silences = &mut self.alarms().silences;
+            let added = silences.add(selector, now.monotonic_ns, new.for_ns, new.reason)?;
+            (added, silences.clone())
+        };
+        file.keep(&all);
+        drop(file);
+        // It holds by now: nothing is locked while the fleet is gone through.
         let mut matches = 0;
         self.registry.for_each(&mut |_, profile| {
             matches += u64::from(added.selector.matches(&profile.profile()));
@@ -97,11 +104,22 @@ impl ControlState {
         Ok(api::Silence { matches: Some(matches), ..silence_in_words(&now, &added) })
     }
 
-    /// Ends a silence; it is returned if it held.
-    pub fn end_silence(&self, id: u32) -> Option<api::Silence> {
+    /// Ends a silence, and waits as above; it is returned if it held.
+    ///
+    /// # Errors
+    /// The monitor is ending.
+    pub fn end_silence(&self, id: u32) -> Result<Option<api::Silence>, SilenceError> {
         let now = Now::with(self.wall_offset_ns());
-        let ended = self.alarms().silences.end(id)?;
-        Some(silence_in_words(&now, &ended))
+        let mut file = self.silences_file();
+        file.check()?;
+        let (ended, all) = {
+            let silences = &mut self.alarms().silences;
+            (silences.end(id), silences.clone())
+        };
+        if ended.is_some() {
+            file.keep(&all);
+        }
+        Ok(ended.map(|silence| silence_in_words(&now, &silence)))
     }
 
     /// Who is missing, or all who are expected.

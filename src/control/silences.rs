@@ -15,6 +15,7 @@
 //! Sans-IO: the time is an argument. Bounds: [`MOST_SILENCES`] at once, and those below on each.
 
 use crate::wire::Profile;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use wildmatch::WildMatch;
 
@@ -49,6 +50,9 @@ pub enum SilenceError {
     /// There are too many.
     #[error("there are 1,024 silences already; end one first")]
     Full,
+    /// Nobody would keep it.
+    #[error("the monitor is ending; ask the one that comes after it")]
+    Ending,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +63,8 @@ enum Term {
 }
 
 /// Whom a silence is for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Selector {
     text: String,
     terms: Vec<Term>,
@@ -88,6 +93,20 @@ impl FromStr for Selector {
     }
 }
 
+impl TryFrom<String> for Selector {
+    type Error = SilenceError;
+
+    fn try_from(text: String) -> Result<Selector, SilenceError> {
+        text.parse()
+    }
+}
+
+impl From<Selector> for String {
+    fn from(selector: Selector) -> String {
+        selector.text
+    }
+}
+
 impl Selector {
     /// As it was written.
     pub fn text(&self) -> &str {
@@ -107,7 +126,7 @@ impl Selector {
 }
 
 /// One silence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Silence {
     /// Its number, from 1.
     pub id: u32,
@@ -122,7 +141,7 @@ pub struct Silence {
 }
 
 /// All silences that hold.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Silences {
     held: Vec<Silence>,
     last_id: u32,
@@ -166,6 +185,14 @@ impl Silences {
     /// Forgets those whose time is over.
     pub fn advance(&mut self, now_ns: u64) {
         self.held.retain(|silence| silence.until_ns > now_ns);
+    }
+
+    /// Moves their times by so much, nanoseconds: from one boot's clock to another's.
+    pub fn shift(&mut self, by_ns: i64) {
+        for silence in &mut self.held {
+            silence.from_ns = silence.from_ns.saturating_add_signed(by_ns);
+            silence.until_ns = silence.until_ns.saturating_add_signed(by_ns);
+        }
     }
 
     /// The silence that the peer with this profile is under, the one that lasts longest.

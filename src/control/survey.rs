@@ -18,7 +18,7 @@ use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::reactor::{Command, ReactorHandle};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -110,12 +110,37 @@ pub fn jitter_ns(detector: &Detector, arrivals: &Arrivals) -> Option<f64> {
 #[derive(Default)]
 pub struct Tallies {
     groups: RwLock<Arc<Vec<Tally>>>,
+    /// How many were in each group when an earlier process counted them.
+    before: OnceLock<Vec<u32>>,
 }
 
 impl Tallies {
     /// A group's, by its number.
     pub fn group(&self, number: u16) -> Tally {
         self.all().get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// Peers in a group; until they are counted, those that an earlier process counted.
+    pub fn size(&self, number: u16) -> u32 {
+        let at = number as usize;
+        match &self.all()[..] {
+            [] => self.before.get().and_then(|sizes| sizes.get(at)).copied().unwrap_or(0),
+            all => all.get(at).map_or(0, Tally::known),
+        }
+    }
+
+    /// Of each group, by number.
+    pub fn sizes(&self) -> Vec<u32> {
+        match &self.all()[..] {
+            [] => self.before.get().cloned().unwrap_or_default(),
+            all => all.iter().map(Tally::known).collect(),
+        }
+    }
+
+    /// So many were in each group when an earlier process counted them.
+    pub fn were(&self, sizes: Vec<u32>) {
+        // Only the first one is before us.
+        let _ = self.before.set(sizes);
     }
 
     /// Every group's, by number.
@@ -165,6 +190,10 @@ impl Survey {
         let mut alarms = state.alarms();
         for (number, tally) in tallies.iter().enumerate() {
             alarms.qos.watched(number as u16, tally.living().into(), passed_ns);
+        }
+        // Who was told as missing by the process before is known by then.
+        if state.alarms_resumed.get().is_none() {
+            return;
         }
         let known = |name: &str| state.groups.number(name).map(|n| state.tallies.group(n).known());
         alarms.expect(now_ns, |peer| state.slot_of(peer).is_some(), |g| known(g).unwrap_or(0));

@@ -102,16 +102,22 @@ impl FakeMonitor {
     }
 
     pub(crate) fn with_config(config: ControlConfig, n: usize, capacity: u32) -> FakeMonitor {
-        let reactors: Vec<FakeReactor> = (0..n).map(|_| FakeReactor::new(capacity)).collect();
         let memory = Memory::fresh(config.ring_capacity);
+        FakeMonitor::with_memory(config, memory, n, capacity)
+    }
+
+    pub(crate) fn with_memory(
+        config: ControlConfig,
+        memory: Memory,
+        n: usize,
+        capacity: u32,
+    ) -> FakeMonitor {
+        let reactors: Vec<FakeReactor> = (0..n).map(|_| FakeReactor::new(capacity)).collect();
         let state = Arc::new(ControlState::new(config, memory));
         state.attach(reactors.iter().map(|reactor| reactor.handle.clone()).collect());
-        FakeMonitor {
-            reactors,
-            publisher: Publisher::new(state.clone(), Continuation::default()),
-            survey: Survey::new(state.clone()),
-            state,
-        }
+        let mut publisher = Publisher::new(state.clone(), Continuation::default());
+        publisher.resume_alarms();
+        FakeMonitor { reactors, publisher, survey: Survey::new(state.clone()), state }
     }
 
     pub(crate) fn owner(&mut self, peer: PeerId) -> &mut FakeReactor {
@@ -184,6 +190,11 @@ impl FakeMonitor {
                 }
             }
         }
+    }
+
+    /// Writes the alarms down, as is done when their time has come.
+    pub(crate) fn keep(&mut self) {
+        self.publisher.keep_alarms(true);
     }
 
     /// Publishes all that was reported.

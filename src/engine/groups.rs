@@ -14,6 +14,7 @@ use super::brake::{Brake, BrakeSettings, Census, Held};
 use super::policy::Policy;
 use super::transition::PeerState;
 use crate::wire::PeerId;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 pub const MAX_GROUPS: usize = 1 << 14;
 
 /// The peers that something is said of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// All of them.
     Fleet,

@@ -5,6 +5,8 @@ use super::error::ApiError;
 use super::peers::aside;
 use super::query::{Pairs, bad_value, number, switch, unknown_key};
 use crate::api;
+use crate::control::ControlState;
+use crate::control::silences::SilenceError;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, Request, State};
@@ -48,12 +50,8 @@ pub(super) async fn silence(
             error.body_text()
         ))
     })?;
-    aside(&monitor, move |state| {
-        let added = state.silence(new);
-        let added = added.map_err(|error| ApiError::bad_request(error.to_string()))?;
-        Ok((StatusCode::CREATED, Json(added)))
-    })
-    .await
+    let add = move |state: &ControlState| state.silence(new).map_err(refusal);
+    Ok((StatusCode::CREATED, Json(aside(&monitor, add).await?)))
 }
 
 /// `DELETE /api/v1/silences/{id}`.
@@ -62,10 +60,17 @@ pub(super) async fn end_silence(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<api::Silence>, ApiError> {
     let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let number = id.parse().ok();
-    let ended = number.and_then(|number| monitor.state.end_silence(number));
     let unknown = || ApiError::not_found(format!("no silence with the number `{id}` holds"));
-    ended.map(Json).ok_or_else(unknown)
+    let number = id.parse().map_err(|_| unknown())?;
+    let end = move |state: &ControlState| state.end_silence(number).map_err(refusal);
+    aside(&monitor, end).await?.map(Json).ok_or_else(unknown)
+}
+
+fn refusal(error: SilenceError) -> ApiError {
+    match error {
+        SilenceError::Ending => ApiError::unavailable(error.to_string()),
+        _ => ApiError::bad_request(error.to_string()),
+    }
 }
 
 /// `GET /api/v1/expected`.

@@ -142,6 +142,11 @@ fn alarms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
             "Changes of peers that found no room of their own",
             untracked,
         ),
+        (
+            "systole_state_files_damaged",
+            "Files of the state that were damaged, and begun anew or cut off",
+            state.damaged(),
+        ),
     ] {
         counter(to.encode_descriptor(name, help, None, MetricType::Counter)?, n)?;
     }

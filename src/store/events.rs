@@ -15,6 +15,9 @@
 //! The ring has 256 bytes for each of the transitions that are to be kept. Names longer than some
 //! hundred bytes make it hold fewer, which only shows after a restart.
 //!
+//! **Marks that come later.** What a process decided and could not publish is published by the next one
+//! before that can judge it: with marks that are [`PENDING`], replaced once by a single store.
+//!
 //! Absent on purpose: a sum over the whole, and an end that was written in order. A record carries
 //! its own check, and a file whose records do not fit together is begun anew, under a new epoch.
 
@@ -50,8 +53,14 @@ const GENERATION: usize = 8;
 const PUBLISHED: usize = 16;
 const REACTORS: usize = 256;
 
+/// In a transition's marks: nobody has judged it yet, and [`EventFile::settle`] may replace them.
+pub const PENDING: u64 = 1 << 63;
+/// In the file alone: marks that were pending. A record's check takes both for pending ones.
+const SETTLED: u64 = 1 << 62;
+
 // A record: so many words, the transition's, then the names.
 const RECORD_WORDS: usize = 7;
+const MARKS: usize = 6;
 const FIXED: usize = (RECORD_WORDS + TRANSITION_WORDS) * 8;
 
 /// Where a transition comes from: which reactor's, and its number in that one's journal.
@@ -289,7 +298,7 @@ impl EventFile {
         put(3, kinds);
         put(4, published.wall_offset_ns as u64);
         put(5, generation);
-        put(6, published.marks);
+        put(MARKS, published.marks);
         for (i, word) in to_words(&published.transition).into_iter().enumerate() {
             put(RECORD_WORDS + i, word);
         }
@@ -297,11 +306,38 @@ impl EventFile {
         record[FIXED + name.len()..][..published.group.len()]
             .copy_from_slice(published.group.as_bytes());
         record[FIXED + names..].fill(0);
-        let check = crc32fast::hash(&record[8..]) as u64;
+        let check = check_of(record) as u64;
         record[..8].copy_from_slice(&(len as u64 | check << 32).to_ne_bytes());
         self.word(HEAD).store(head + len as u64, Ordering::Release);
         if (head + len as u64) / LET_GO != head / LET_GO {
             self.let_go();
+        }
+    }
+
+    /// Replaces the pending marks of the transitions from number `first` on.
+    pub fn settle(&mut self, first: u64, marks: &[u64]) {
+        let head = self.word(HEAD).load(Ordering::Relaxed);
+        let mut position = self.word(TAIL).load(Ordering::Relaxed);
+        while position < head {
+            let (at, step) = ((position % self.size as u64) as usize, self.step(position));
+            position += step;
+            let record = &mut self.ring()[at..][..step as usize];
+            if record[..4] == [0; 4] {
+                continue;
+            }
+            let (seq, is_pending) = {
+                let (word, _) = split(record);
+                (word(1), word(MARKS) & PENDING > 0)
+            };
+            let marks = seq.checked_sub(first).and_then(|i| marks.get(i as usize));
+            if let Some(marks) = marks.filter(|_| is_pending) {
+                let place = record[MARKS * 8..].as_mut_ptr().cast::<u64>();
+                // SAFETY: within the record, which begins at a multiple of eight; nobody else has it.
+                let place = unsafe { AtomicU64::from_ptr(place) };
+                // In one store: a kill leaves the old ones or the new ones. Relaxed: no other store
+                // must come before or after it.
+                place.store(marks & !PENDING | SETTLED, Ordering::Relaxed);
+            }
         }
     }
 
@@ -360,8 +396,7 @@ impl EventFile {
             // An empty length only leads to the start.
             if record[..4] != [0; 4] {
                 let record = &record[..step as usize];
-                let check = crc32fast::hash(record.get(8..).unwrap_or_default());
-                if record.len() < FIXED || record[4..8] != check.to_ne_bytes() {
+                if record.len() < FIXED || record[4..8] != check_of(record).to_ne_bytes() {
                     return false;
                 }
                 let Some(seq) = parse(record).map(|published| published.seq) else { return false };
@@ -417,6 +452,17 @@ fn check(words: &[u64; 5]) -> u64 {
     hasher.finalize() as u64
 }
 
+/// The check of a record, whose marks are pending ones as long as they may be replaced.
+fn check_of(record: &[u8]) -> u32 {
+    let (word, _) = split(record);
+    let marks = if word(MARKS) & (PENDING | SETTLED) > 0 { PENDING } else { word(MARKS) };
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&record[8..MARKS * 8]);
+    hasher.update(&marks.to_ne_bytes());
+    hasher.update(&record[(MARKS + 1) * 8..]);
+    hasher.finalize()
+}
+
 /// A record's words, and what comes behind the fixed ones.
 fn split(record: &[u8]) -> (impl Fn(usize) -> u64 + '_, &[u8]) {
     let word = |i: usize| u64::from_ne_bytes(std::array::from_fn(|b| record[i * 8 + b]));
@@ -434,7 +480,7 @@ fn parse(record: &[u8]) -> Option<Published<'_>> {
         seq: word(1),
         origin: Origin((kinds & 0xFF) << 56 | word(2) & (u64::MAX >> 8)),
         transition: from_words(&std::array::from_fn(|i| word(RECORD_WORDS + i)))?,
-        marks: word(6),
+        marks: word(MARKS) & !SETTLED,
         wall_offset_ns: word(4) as i64,
         name: (kinds >> 48 & 1 == 1).then_some(name),
         group: str::from_utf8(group).ok()?,

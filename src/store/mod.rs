@@ -1,4 +1,4 @@
-//! What outlives the process: the state directory and the four files in it.
+//! What outlives the process: the state directory and the files in it.
 //!
 //! ```text
 //!   lock     held by the one monitor that may use the directory
@@ -6,6 +6,8 @@
 //!   events   mapped: the numbered transitions, a ring        written by the publisher
 //!   names    appended: who is behind an id                   written by the publisher
 //!   places   appended: the numbers of groups and parents     written by the publisher
+//!   alarms   whole: incidents, who flaps, what was told      written by the publisher
+//!   silences whole: planned silences                         written by who answers over HTTP
 //! ```
 //!
 //! A kill loses nothing that a process has stored to a mapped page or written to a file: both are
@@ -22,6 +24,7 @@ pub mod events;
 pub mod hot;
 pub mod names;
 pub mod places;
+pub mod whole;
 
 pub use dir::{StateDir, StateError};
 

@@ -1,5 +1,6 @@
 //! Who a peer is: the published hash of its name, and which reactor owns it.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -11,7 +12,7 @@ use std::fmt;
 /// // printf %s web-1 | sha256sum  →  c4719afa76fa448b…
 /// assert_eq!(PeerId::of("web-1").to_string(), "8b44fa76fa9a71c4");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct PeerId(pub u64);
 
 impl PeerId {

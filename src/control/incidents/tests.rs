@@ -6,7 +6,7 @@ use crate::control::testing::{Random, seeds};
 const S: u64 = 1_000_000_000;
 
 fn failure(peer: u64, group: u16, size: u32, at_ns: u64) -> Failure {
-    Failure { peer: PeerId(peer), group, size, at_ns, detection_ns: 3 * S }
+    Failure { peer: PeerId(peer), group, size, at_ns, detection_ns: 3 * S, told: None }
 }
 
 fn down(incidents: &mut Incidents, failure: Failure) {

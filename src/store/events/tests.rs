@@ -148,3 +148,27 @@ fn a_file_begun_anew_takes_what_is_in_the_journals_for_told() {
     let (file, _) = EventFile::open(&dir, 500, FRESH, false, (8, &[7, 7]), |_| {}).unwrap();
     assert_eq!(file.published(9, 2), [3, 4], "of another size");
 }
+
+#[test]
+fn pending_marks_are_replaced_once_and_the_file_is_whole_at_every_point() {
+    let temp = TempDir::new();
+    let dir = StateDir::open(&temp.path().join("s")).unwrap();
+    let open = || {
+        let mut marks = Vec::new();
+        let each = |published: Published<'_>| marks.push(published.marks);
+        let (file, anew) = EventFile::open(&dir, 10, FRESH, false, (0, &[]), each).unwrap();
+        assert_eq!(anew, None);
+        (file, marks)
+    };
+    let (mut file, _) = open();
+    for (seq, marks) in [(1, 7), (2, PENDING), (3, PENDING)] {
+        let (transition, origin) = (transition(seq), Origin::new(0, seq));
+        let (name, group) = (None, "web");
+        file.append(&Published { seq, origin, transition, marks, wall_offset_ns: 0, name, group });
+    }
+    assert_eq!(open().1, [7, PENDING, PENDING]);
+    file.settle(2, &[1 << 33 | 5]);
+    assert_eq!(open().1, [7, 1 << 33 | 5, PENDING]);
+    file.settle(1, &[8, 9, 10]);
+    assert_eq!(open().1, [7, 1 << 33 | 5, 10]);
+}
