@@ -22,6 +22,12 @@ pub enum Fault {
     BlameOne,
     /// Calls the first dead up again.
     RaiseOne,
+    /// Never mentions one peer.
+    IgnoreOne,
+    /// Calls somebody left that goes on beating.
+    DismissOne,
+    /// Forgets somebody that goes on beating.
+    ForgetOne,
     /// Ends the event stream every 50 events.
     HangUp,
     /// Says that it no longer holds some events.
@@ -53,6 +59,7 @@ struct State {
     datagrams: u64,
     heartbeats: u64,
     faulted: bool,
+    first: Option<u64>,
     sources: HashSet<IpAddr>,
     peers: HashMap<u64, Peer>,
 }
@@ -148,11 +155,22 @@ impl Shared {
         let before = known.map_or("unknown", |(_, state)| state);
         let after = if kind == 3 { "left" } else { "up" };
         state.peers.insert(id, Peer { last_seen_ns: now_ns, number, state: after });
-        if before != after {
+        let ignored = self.fault == Fault::IgnoreOne && id == *state.first.get_or_insert(id);
+        if before != after && !ignored {
             state.events.push(event(state.events.len(), id, before, after, now_ns, 0));
         }
         if self.fault == Fault::BlameOne && state.heartbeats == 1_500 {
             state.events.push(event(state.events.len(), id, "up", "down", now_ns, 0));
+        }
+        let word = match self.fault {
+            Fault::DismissOne => Some("left"),
+            Fault::ForgetOne => Some("forgotten"),
+            _ => None,
+        };
+        if let Some(word) = word.filter(|_| state.heartbeats == 1_500) {
+            state.events.push(event(state.events.len(), id, "up", word, now_ns, 0));
+            let again = if word == "left" { "left" } else { "unknown" };
+            state.events.push(event(state.events.len(), id, again, "up", now_ns, 0));
         }
         self.changed.notify_all();
     }

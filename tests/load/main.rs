@@ -86,6 +86,18 @@ fn a_monitor_that_raises_the_dead_fails() {
 }
 
 #[test]
+fn a_monitor_that_does_not_know_one_or_sends_one_away_fails() {
+    for (fault, unknown, dismissed) in
+        [(Fault::IgnoreOne, 1, 0), (Fault::DismissOne, 0, 1), (Fault::ForgetOne, 0, 1)]
+    {
+        let fake = Fake::start(fault);
+        let (code, json, _) = run(&fake, "--kill 0");
+        let want = [("unknown", unknown), ("dismissed", dismissed), ("false_alarms", 0)];
+        check(&json, (code, 1), &want);
+    }
+}
+
+#[test]
 fn a_bad_network_and_restless_senders_are_no_reason_to_blame() {
     let fake = Fake::start(Fault::None);
     let mischief = "--kill 10 --flap 10 --restart 10 --loss 5% --reorder 5% --duplicate 10% \

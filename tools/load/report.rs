@@ -61,6 +61,14 @@ pub struct Report {
     pub resurrected: u64,
     /// The first of them.
     pub resurrected_names: Vec<String>,
+    /// Peers that were sent for, and of whom the monitor never said a word.
+    pub unknown: u64,
+    /// The first of them.
+    pub unknown_names: Vec<String>,
+    /// Living peers that were called left or forgotten.
+    pub dismissed: u64,
+    /// The first of them.
+    pub dismissed_names: Vec<String>,
     /// Planned silences of peers that came back (flaps, runs of losses).
     pub lapses: u64,
     /// Those found in time.
@@ -273,6 +281,11 @@ impl Report {
                 self.resurrected,
                 ("back from the dead", count(self.resurrected), names(&self.resurrected_names)),
             ),
+            (self.unknown, ("never known", count(self.unknown), names(&self.unknown_names))),
+            (
+                self.dismissed,
+                ("sent away alive", count(self.dismissed), names(&self.dismissed_names)),
+            ),
             (
                 self.monitor_absences,
                 ("monitor was away", count(self.monitor_absences), nanos(self.monitor_absent_ns)),
@@ -323,7 +336,8 @@ impl Report {
             (Some(why), _) => format!("NOTHING PROVED: {why}"),
             (None, true) => "agrees: nobody missed, nobody blamed".to_owned(),
             (None, false) => {
-                "DISAGREES: see missed, false alarms and back from the dead".to_owned()
+                "DISAGREES: see missed, false alarms, back from the dead, never known and sent away"
+                    .to_owned()
             }
         };
         format!("{late}{verdict}")

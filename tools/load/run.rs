@@ -98,7 +98,14 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     }
     let bare = timers.finish();
     let absences = excused(options, &watch.absences);
-    let verdict = judge(&run.rules, absences, &sent.silences, &watch.sightings);
+    let mut verdict = judge(&run.rules, absences, &sent.silences, &watch.sightings);
+    verdict.follow_lives(
+        &run.rules,
+        &sent.sent_for,
+        sent.byes_from_ns,
+        &sent.silences,
+        &watch.sightings,
+    );
     let report = compose(options, &run, &watch, &sent, &bare, &verdict, (&before, &after));
     Ok(Outcome { report, verdict, send_lateness: sent.lateness })
 }
@@ -192,10 +199,12 @@ fn spawn<T: Send + 'static>(
 }
 
 fn merge(senders: Vec<JoinHandle<Sent>>) -> Sent {
-    let mut all = Sent::default();
+    let mut all = Sent { byes_from_ns: u64::MAX, ..Sent::default() };
     for sender in senders {
         let part = sender.join().expect("a sender thread panicked; its message is above");
         all.sent += part.sent;
+        all.sent_for.extend(part.sent_for);
+        all.byes_from_ns = all.byes_from_ns.min(part.byes_from_ns);
         all.refused += part.refused;
         all.byes += part.byes;
         all.mischief.lost += part.mischief.lost;
@@ -273,6 +282,10 @@ fn compose(
         false_alarm_names: names(&verdict.false_alarms),
         resurrected: verdict.resurrected.len() as u64,
         resurrected_names: names(&verdict.resurrected),
+        unknown: verdict.unknown.len() as u64,
+        unknown_names: names(&verdict.unknown),
+        dismissed: verdict.dismissed.len() as u64,
+        dismissed_names: names(&verdict.dismissed),
         lapses: verdict.lapses,
         lapses_detected: verdict.lapses_detected,
         lapses_missed: verdict.lapses_missed.len() as u64,

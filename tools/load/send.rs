@@ -69,6 +69,10 @@ pub struct Run {
 /// What a sender thread hands back.
 #[derive(Default)]
 pub struct Sent {
+    /// Peers of which at least one heartbeat was sent.
+    pub sent_for: Vec<u32>,
+    /// When the first BYE was sent, nanoseconds since the start.
+    pub byes_from_ns: u64,
     /// Datagrams that the kernel took.
     pub sent: u64,
     /// Datagrams that it refused.
@@ -149,6 +153,7 @@ impl Sender {
                 std::thread::sleep(Duration::from_nanos(wait_ns));
             }
         }
+        let sent_for = books.log.sent_for(share.clone());
         for peer in share {
             // A run cut short before the kill has killed nobody.
             if run.plan.fate(peer) == Fate::Dies && books.sent.load_ns > run.plan.figures.kill_at_ns
@@ -160,6 +165,8 @@ impl Sender {
             cpu_ns: thread_cpu_ns() - cpu_before,
             mischief: schedule.mischief(),
             silences: books.log.into_silences(),
+            sent_for,
+            byes_from_ns: books.sent.load_ns,
             lateness: books.lateness.snapshot(),
             ..books.sent
         }

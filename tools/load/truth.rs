@@ -22,7 +22,7 @@
 //! caused by being late itself is never held against the monitor, found or not.
 
 use crate::absence::Absences;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Why a peer was silent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +129,11 @@ impl SendLog {
         }
     }
 
+    /// Which of `share`, the peers of this log in ascending order, were sent for at all.
+    pub fn sent_for(&self, share: impl Iterator<Item = u32>) -> Vec<u32> {
+        share.zip(&self.last).filter(|(_, last)| last.is_some()).map(|(peer, _)| peer).collect()
+    }
+
     /// All silences.
     pub fn into_silences(self) -> Vec<Silence> {
         self.silences
@@ -159,6 +164,8 @@ pub enum Word {
     Down,
     /// It said BYE.
     Left,
+    /// It is nobody any more.
+    Forgotten,
 }
 
 /// Where truth and monitor agree, and where not.
@@ -180,6 +187,10 @@ pub struct Verdict {
     pub false_alarms: Vec<u32>,
     /// Killed peers that were called up again after their death.
     pub resurrected: Vec<u32>,
+    /// Peers that were sent for, and of whom the monitor never said a word.
+    pub unknown: Vec<u32>,
+    /// Called left before they said BYE, or forgotten while they were being sent for.
+    pub dismissed: Vec<u32>,
     /// Silences that the generator's own lateness caused.
     pub generator_stalls: u64,
     /// Peers called down in such a silence: rightly, and not held against anybody.
@@ -193,12 +204,46 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the monitor missed nobody, blamed nobody and raised nobody from the dead.
+    /// Whether the monitor knew all, missed nobody, blamed nobody, raised nobody from the dead and
+    /// dismissed nobody.
     pub fn agrees(&self) -> bool {
-        self.missed.is_empty()
-            && self.lapses_missed.is_empty()
-            && self.false_alarms.is_empty()
-            && self.resurrected.is_empty()
+        let lists = [
+            &self.missed,
+            &self.lapses_missed,
+            &self.false_alarms,
+            &self.resurrected,
+            &self.unknown,
+            &self.dismissed,
+        ];
+        lists.into_iter().all(Vec::is_empty)
+    }
+
+    /// Looks for those of whom nothing was said, and who were sent away; `byes_from_ns` is when the
+    /// first BYE was sent.
+    pub fn follow_lives(
+        &mut self,
+        rules: &Rules,
+        sent_for: &[u32],
+        byes_from_ns: u64,
+        silences: &[Silence],
+        sightings: &[Sighting],
+    ) {
+        let seen: HashSet<u32> = sightings.iter().map(|sighting| sighting.peer).collect();
+        self.unknown = sent_for.iter().copied().filter(|peer| !seen.contains(peer)).collect();
+        self.unknown.sort_unstable();
+        let is_silent = |peer: u32, at_ns: u64| {
+            let of = |s: &&Silence| s.peer == peer && s.from_ns < at_ns;
+            silences.iter().filter(of).any(|s| s.until_ns.is_none_or(|until_ns| at_ns < until_ns))
+        };
+        let early = |s: &&Sighting| s.at_ns + rules.slop_ns < byes_from_ns;
+        let wrong = |s: &&Sighting| match s.verdict {
+            Word::Left => true,
+            Word::Forgotten => !is_silent(s.peer, s.at_ns),
+            Word::Up | Word::Down => false,
+        };
+        let dismissed = sightings.iter().filter(early).filter(wrong).map(|s| s.peer);
+        self.dismissed = dismissed.collect();
+        self.dismissed.sort_unstable();
     }
 }
 

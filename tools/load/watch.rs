@@ -165,6 +165,7 @@ impl<'a> Watch<'a> {
             Word::Up => self.registered[sighting.peer as usize] = true,
             Word::Down => self.downs += 1,
             Word::Left => self.left += 1,
+            Word::Forgotten => {}
         }
         self.sightings.push(sighting);
     }
@@ -194,6 +195,7 @@ impl<'a> Watch<'a> {
             "up" => Word::Up,
             "down" => Word::Down,
             "left" => Word::Left,
+            "forgotten" => Word::Forgotten,
             _ => return Ok(None),
         };
         let id = u64::from_str_radix(&event.id, 16).context("its id is not hexadecimal")?;
