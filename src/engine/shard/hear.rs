@@ -171,8 +171,9 @@ impl Shard {
         }
         // Held so long by a relay that its own timeout has passed: evidence, but no sign of life.
         let (_, judged) = self.peers.judged(slot);
-        let silent = matches!(slot.state(), PeerState::Down | PeerState::Unreachable);
-        if silent && judged.down_ns <= now_ns {
+        let gone =
+            matches!(slot.state(), PeerState::Down | PeerState::Unreachable | PeerState::Left);
+        if gone && judged.down_ns <= now_ns {
             return;
         }
         match slot.pending() {

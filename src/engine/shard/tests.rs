@@ -194,6 +194,13 @@ fn an_old_or_repeated_beat_never_brings_a_dead_peer_back() {
     assert_eq!(bench.state(1), Down);
     let told = bench.observe(&[beat(1, 8, 0)], 1_600 * MS);
     assert_eq!(story(&told), [(1, Down, Up, Reason::Restart, 0)]);
+    // Nor does it bring back who has left: an alarm would follow at once.
+    bench.observe(&[Heartbeat { kind: Kind::Bye, ..beat(1, 8, 1) }], 1_700 * MS);
+    let aged = Heartbeat { age_us: 800_000, ..beat(1, 8, 2) };
+    assert!(bench.observe(&[aged], 2_400 * MS).is_empty());
+    assert_eq!(bench.state(1), Left);
+    let told = bench.observe(&[beat(1, 8, 3)], 2_500 * MS);
+    assert_eq!(story(&told), [(1, Left, Up, Reason::Beat, 0)]);
 }
 
 #[test]
@@ -339,8 +346,8 @@ impl Oracle {
         let timeout_ns = timeout_ns(known.interval_us);
         let (to, reason) = if b.kind == Kind::Bye {
             (Left, Reason::Bye)
-        } else if from == Down && known.last_seen_ns + timeout_ns <= now_ns {
-            (Down, Reason::Beat)
+        } else if [Down, Left].contains(&from) && known.last_seen_ns + timeout_ns <= now_ns {
+            (from, Reason::Beat)
         } else {
             (Up, if restart { Reason::Restart } else { Reason::Beat })
         };
