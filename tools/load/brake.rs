@@ -34,6 +34,17 @@ pub fn warning(brake: &BrakeSettings, senders: u32, silenced: u32) -> String {
     )
 }
 
+/// What the operator should know if it is on already.
+pub fn is_on(brake: &BrakeSettings, held: u64) -> String {
+    format!(
+        "the monitor's brake on mass silence is on, with {} peers held as suspect from before: whoever \
+         falls silent now is held as well, for up to {}, and not missed before that is over; to \
+         measure detection wait until they are decided, or take a fresh monitor",
+        count(held),
+        nanos(brake.hold_ns),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +70,7 @@ mod tests {
         assert!(text.contains("from 50 % and 100 peers on"), "{text}");
         assert!(text.contains("up to 120.0000 s"), "{text}");
         assert!(text.ends_with("--mass-silence off"), "{text}");
+        let text = is_on(&BRAKE, 300);
+        assert!(text.contains("with 300 peers held as suspect"), "{text}");
     }
 }

@@ -131,6 +131,11 @@ fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow
     {
         eprintln!("systole-load: {}", brake::warning(settings, options.senders, silenced));
         rules.hold_ns = ns(hold);
+    } else if before.alarms.held > 0
+        && let Some(settings) = &before.mass_silence
+    {
+        eprintln!("systole-load: {}", brake::is_on(settings, before.alarms.held));
+        rules.hold_ns = settings.hold_ns;
     }
     let default_flap_ns = timeout_ns + interval_ns.max(250_000_000);
     let flap_for_ns = options.flap_for.map_or(default_flap_ns, ns);
