@@ -25,7 +25,7 @@ fn main() {
     for word in Detector::WORDS {
         let policy = Policy { detector: word.parse().expect("a word"), ..Policy::default() };
         let found = time(&format!("replay, {word}"), arrivals, rounds, || {
-            let mut overall = replay(&trace, &policy, |_| 0).overall;
+            let overall = replay(&trace, &policy, |_| 0).overall;
             let [p50, p99] = overall.detection.at([50.0, 99.0]);
             assert!(p50 <= p99);
             overall
@@ -51,7 +51,7 @@ fn main() {
             let policy = Policy { detector: word.parse().expect("a word"), ..Policy::default() };
             let found = time(&format!("{what} to {word}"), arrivals, rounds, || {
                 let found = replay_file(&file.path, &policy, Some(INTERVAL_US)).expect("a trace");
-                let (_, mut replay) = found.expect("each peer's heartbeats are in order");
+                let (_, replay) = found.expect("each peer's heartbeats are in order");
                 replay.overall.detection.at([50.0, 99.0, 100.0]);
                 replay
             });

@@ -80,7 +80,7 @@ struct Answer {
 }
 
 impl Figures {
-    fn of(mut quality: Quality) -> Figures {
+    fn of(quality: Quality) -> Figures {
         let [p50, p99, max] = quality.detection.at([50.0, 99.0, 100.0]);
         let whole = |ns: u128| u64::try_from(ns).unwrap_or(u64::MAX);
         Figures {

@@ -10,6 +10,8 @@
 //! the deadline to that heartbeat. What is not counted as one: silence that ends in a restart (the
 //! sender really was gone), silence after a BYE, and the silence at the end, of which nobody knows.
 
+use std::sync::Arc;
+
 /// What a setting made of some arrivals.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Quality {
@@ -75,18 +77,30 @@ impl Quality {
 
 /// Values of which percentiles are wanted, exactly: the nearest-rank percentile, which is always one
 /// of the values. As long as they are all alike, as a fixed timeout's are, only their count is kept.
-#[derive(Clone, PartialEq, Debug, Default)]
+///
+/// The others lie in chunks that are not moved once they are full, and shared by whoever adds them.
+#[derive(Clone, Debug, Default)]
 pub struct Percentiles {
     alike: u64,
     count: u64,
-    varied: Vec<u64>,
+    full: Vec<Arc<Vec<u64>>>,
+    /// The chunk that is being filled.
+    open: Vec<u64>,
 }
+
+/// Values in the first chunk. Each one has twice as many as the one before, up to the most, so that
+/// at most half of the memory lies idle.
+const FIRST_CHUNK: usize = 16;
+const LARGEST_CHUNK: usize = 4_096;
+
+/// So many values are sorted out in place; more are counted first, so that few are moved.
+const FEW: usize = 1 << 14;
 
 impl Percentiles {
     /// Takes in a value.
     #[inline]
     pub fn push(&mut self, value: u64) {
-        if self.varied.is_empty() {
+        if self.is_alike() {
             if self.count == 0 {
                 self.alike = value;
             }
@@ -96,17 +110,19 @@ impl Percentiles {
             }
             self.spread_out();
         }
-        self.varied.push(value);
-    }
-
-    /// Makes room for so many more.
-    pub fn reserve(&mut self, more: usize) {
-        self.varied.reserve(more);
+        if self.open.len() == self.open.capacity() {
+            self.open_next();
+        }
+        self.open.push(value);
     }
 
     /// How many values there are.
     pub fn len(&self) -> u64 {
-        if self.varied.is_empty() { self.count } else { self.varied.len() as u64 }
+        if self.is_alike() {
+            self.count
+        } else {
+            self.chunks().map(|chunk| chunk.len() as u64).sum()
+        }
     }
 
     /// Whether there is none.
@@ -116,46 +132,117 @@ impl Percentiles {
 
     /// The mean; 0 when there is no value.
     pub fn mean(&self) -> f64 {
-        if self.varied.is_empty() {
+        if self.is_alike() {
             return self.alike as f64;
         }
-        self.varied.iter().map(|value| *value as f64).sum::<f64>() / self.varied.len() as f64
+        self.chunks().flatten().map(|value| *value as f64).sum::<f64>() / self.len() as f64
     }
 
-    /// The percentiles asked for, each above 0 and at most 100; 0 when there is no value.
-    pub fn at<const N: usize>(&mut self, percents: [f64; N]) -> [u64; N] {
-        percents.map(|percent| {
-            if self.varied.is_empty() {
-                return self.alike;
-            }
-            let len = self.varied.len();
-            let rank = (len as f64 * percent / 100.0).ceil() as usize;
-            *self.varied.select_nth_unstable(rank.clamp(1, len) - 1).1
+    /// The percentiles asked for, in ascending order and each above 0 and at most 100; 0 when there is
+    /// no value.
+    pub fn at<const N: usize>(&self, percents: [f64; N]) -> [u64; N] {
+        if self.is_alike() {
+            return [self.alike; N];
+        }
+        let len = self.len() as usize;
+        let place = |percent: f64| (len as f64 * percent / 100.0).ceil().clamp(1.0, len as f64);
+        let places = percents.map(|percent| place(percent) as usize - 1);
+        if len > FEW {
+            return self.at_places(places);
+        }
+        let mut values = Vec::with_capacity(len);
+        self.chunks().for_each(|chunk| values.extend_from_slice(chunk));
+        // What is sorted out below one place need not be looked at for the next.
+        let mut below = 0;
+        places.map(|place| {
+            let value = *values[below..].select_nth_unstable(place - below).1;
+            below = place;
+            value
         })
     }
 
+    /// The values at these places of all in order, of many: they are counted by their leading bits,
+    /// and only those are taken out that share them with what stands at the place.
+    fn at_places<const N: usize>(&self, places: [usize; N]) -> [u64; N] {
+        const BUCKETS: u64 = 1 << 12;
+        let range = |(least, most): (u64, u64), value: &u64| (least.min(*value), most.max(*value));
+        let (least, most) = self.chunks().flatten().fold((u64::MAX, 0), range);
+        let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(BUCKETS.ilog2());
+        let bucket = |value: &u64| ((value - least) >> shift) as usize;
+        let mut counts = [0usize; BUCKETS as usize];
+        self.chunks().flatten().for_each(|value| counts[bucket(value)] += 1);
+        places.map(|place| {
+            let (mut wanted, mut before) = (0, 0);
+            while before + counts[wanted] <= place {
+                before += counts[wanted];
+                wanted += 1;
+            }
+            let mut values = Vec::with_capacity(counts[wanted]);
+            values.extend(self.chunks().flatten().filter(|value| bucket(value) == wanted));
+            *values.select_nth_unstable(place - before).1
+        })
+    }
+
+    #[inline]
+    fn is_alike(&self) -> bool {
+        self.open.is_empty() && self.full.is_empty()
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[u64]> {
+        self.full.iter().map(|chunk| &chunk[..]).chain(std::iter::once(&self.open[..]))
+    }
+
     fn add(&mut self, other: &Percentiles) {
-        if other.varied.is_empty() {
-            if other.count == 0 {
-                return;
-            }
-            if self.varied.is_empty() && (self.count == 0 || self.alike == other.alike) {
-                self.alike = other.alike;
-                self.count += other.count;
-                return;
-            }
-            self.spread_out();
-            self.varied.extend(std::iter::repeat_n(other.alike, other.count as usize));
+        if other.is_empty() {
             return;
         }
-        self.spread_out();
-        self.varied.extend_from_slice(&other.varied);
+        if self.is_alike() && other.is_alike() && (self.count == 0 || self.alike == other.alike) {
+            self.alike = other.alike;
+            self.count += other.count;
+            return;
+        }
+        if self.is_alike() {
+            self.spread_out();
+        }
+        if other.is_alike() {
+            (0..other.count).for_each(|_| self.push(other.alike));
+        } else {
+            self.full.extend(other.full.iter().cloned());
+            other.open.iter().for_each(|value| self.push(*value));
+        }
+    }
+
+    /// Keeps each value from now on.
+    #[cold]
+    fn spread_out(&mut self) {
+        self.open.reserve_exact(FIRST_CHUNK);
+        for _ in 0..self.count {
+            if self.open.len() == self.open.capacity() {
+                self.open_next();
+            }
+            self.open.push(self.alike);
+        }
     }
 
     #[cold]
-    fn spread_out(&mut self) {
-        if self.varied.is_empty() {
-            self.varied.extend(std::iter::repeat_n(self.alike, self.count as usize));
+    fn open_next(&mut self) {
+        let values = (2 * self.open.len()).min(LARGEST_CHUNK);
+        let full = std::mem::replace(&mut self.open, Vec::with_capacity(values));
+        self.full.push(Arc::new(full));
+    }
+}
+
+impl PartialEq for Percentiles {
+    fn eq(&self, other: &Percentiles) -> bool {
+        let sorted = |of: &Percentiles| {
+            let mut values: Vec<u64> = of.chunks().flatten().copied().collect();
+            values.sort_unstable();
+            values
+        };
+        match (self.is_alike(), other.is_alike()) {
+            (true, true) => (self.alike, self.count) == (other.alike, other.count),
+            (false, false) => sorted(self) == sorted(other),
+            _ => false,
         }
     }
 }
@@ -172,10 +259,11 @@ mod tests {
             let mut whole = Percentiles::default();
             let mut all = Vec::new();
             for _ in 0..rng.below(6) {
-                let kinds = 1 + rng.below(4);
+                let kinds = [1, 2, 4, 1 << 20, u64::MAX][rng.below(5) as usize];
+                let most = [3, 300, 20_000][rng.below(3) as usize];
                 let mut part = Percentiles::default();
-                for _ in 0..rng.below(300) {
-                    let value = rng.below(kinds) * 7;
+                for _ in 0..rng.below(most) {
+                    let value = rng.below(kinds).wrapping_mul(7) >> (8 * rng.below(3));
                     part.push(value);
                     all.push(value);
                 }
