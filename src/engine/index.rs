@@ -17,7 +17,8 @@
 //! Absent on purpose: growing. Places for all the slots are mapped, not touched, from the start, so
 //! no heartbeat ever pays for a rehash.
 
-use super::region::{Region, prefetch};
+use super::prefetch::prefetch;
+use super::region::Region;
 use crate::sync::seqlock::{Patience, Version};
 use crate::wire::PeerId;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,6 +9,7 @@ pub mod journal;
 pub mod notice;
 mod peers;
 pub mod policy;
+pub(crate) mod prefetch;
 pub mod recover;
 mod region;
 pub mod sequence;

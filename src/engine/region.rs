@@ -121,16 +121,3 @@ impl<T> Drop for Region<T> {
         }
     }
 }
-
-/// Asks the CPU for the cache line of a value, without waiting for it.
-#[inline]
-pub(super) fn prefetch<T>(value: &T) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint; it reads nothing, and every x86-64 CPU has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = value;
-}

@@ -20,7 +20,7 @@
 
 pub use super::index::Tag;
 use super::index::{Index, KeyedHash};
-use super::region::prefetch;
+use super::prefetch::prefetch;
 use super::slot::{Slot, SlotData, Slots};
 use super::transition::PeerState;
 use super::wheel::{Link, NIL, UNARMED};

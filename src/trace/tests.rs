@@ -68,8 +68,7 @@ fn a_restart_and_a_bye_are_no_mistakes() {
 
 #[test]
 fn detection_time_of_a_fixed_timeout_is_that_timeout() {
-    let mut quality =
-        replay(&trace_of(&[(1, 0), (2, 900), (3, 901)]), &fixed_ns(250), |_| 0).overall;
+    let quality = replay(&trace_of(&[(1, 0), (2, 900), (3, 901)]), &fixed_ns(250), |_| 0).overall;
     assert_eq!(quality.detection.at([50.0, 99.0, 100.0]), [250; 3]);
     assert_eq!(quality.detection.len(), 3);
     assert_eq!(quality.query_accuracy(), 1.0 - 650.0 / 901.0);
