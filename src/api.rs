@@ -427,6 +427,9 @@ pub struct Silence {
     /// How many of the peers known then it is for; told when it is made.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub matches: Option<u64>,
+    /// Where state is kept, this change could not be written: it holds, and a restart undoes it.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub unkept: bool,
 }
 
 /// `POST /api/v1/silences`: what to silence.

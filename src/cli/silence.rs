@@ -87,6 +87,7 @@ pub fn silence(args: SilenceArgs) -> Result<u8, Failure> {
             let path = format!("/api/v1/silences/{id}");
             let ended: Silence = Client::new(&monitor.http)?.delete(&path)?;
             terminal::print(&format!("silence #{id} of {} ended", ended.selector))?;
+            warn_of_unkept(&ended);
         }
         None => {
             let lasts = args.lasts.unwrap_or_default();
@@ -101,9 +102,19 @@ pub fn silence(args: SilenceArgs) -> Result<u8, Failure> {
                 true => terminal::print_json(&added)?,
                 false => terminal::print(&said(&added))?,
             }
+            warn_of_unkept(&added);
         }
     }
     Ok(0)
+}
+
+fn warn_of_unkept(silence: &Silence) {
+    if silence.unkept {
+        terminal::say(
+            "systole: the monitor could not write this to its state directory, and its log says why; \
+             a restart would undo it",
+        );
+    }
 }
 
 fn said(silence: &Silence) -> String {
@@ -173,6 +184,7 @@ mod tests {
             until: "2026-11-23T12:00:00.000000000Z".into(),
             left_ns: 7_000_000_000_000,
             matches: None,
+            unkept: false,
         };
         let said_of = |matches| said(&Silence { matches, ..silence.clone() });
         let holds = "silence #3 of group=web holds until 12:00:00.000000 UTC";

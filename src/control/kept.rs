@@ -115,11 +115,11 @@ impl SilencesFile {
         }
     }
 
-    pub(super) fn keep(&mut self, silences: &Silences) {
-        if let SilencesFile::In(file) = self {
-            let kept = KeptSilences { era: Era::now(), silences };
-            file.write(true, |out| serde_json::to_writer(out, &kept).map_err(io::Error::from));
-        }
+    /// Writes them, if they are kept anywhere; false when that fails.
+    pub(super) fn keep(&mut self, silences: &Silences) -> bool {
+        let SilencesFile::In(file) = self else { return true };
+        let kept = KeptSilences { era: Era::now(), silences };
+        file.write(true, |out| serde_json::to_writer(out, &kept).map_err(io::Error::from))
     }
 
     /// Leaves the file to who comes next.

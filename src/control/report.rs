@@ -80,7 +80,8 @@ impl ControlState {
         api::Silences { silences: all.map(|silence| silence_in_words(&now, silence)).collect() }
     }
 
-    /// Silences a selector from now on, and waits until that is kept where state is.
+    /// Silences a selector from now on, and waits until that is kept where state is; the answer
+    /// says if that failed.
     ///
     /// # Errors
     /// It is none, or one of the bounds; or the monitor is ending.
@@ -94,14 +95,14 @@ impl ControlState {
             let added = silences.add(selector, now.monotonic_ns, new.for_ns, new.reason)?;
             (added, silences.clone())
         };
-        file.keep(&all);
+        let unkept = !file.keep(&all);
         drop(file);
         // It holds by now: nothing is locked while the fleet is gone through.
         let mut matches = 0;
         self.registry.for_each(&mut |_, profile| {
             matches += u64::from(added.selector.matches(&profile.profile()));
         });
-        Ok(api::Silence { matches: Some(matches), ..silence_in_words(&now, &added) })
+        Ok(api::Silence { matches: Some(matches), unkept, ..silence_in_words(&now, &added) })
     }
 
     /// Ends a silence, and waits as above; it is returned if it held.
@@ -116,10 +117,8 @@ impl ControlState {
             let silences = &mut self.alarms().silences;
             (silences.end(id), silences.clone())
         };
-        if ended.is_some() {
-            file.keep(&all);
-        }
-        Ok(ended.map(|silence| silence_in_words(&now, &silence)))
+        let unkept = ended.is_some() && !file.keep(&all);
+        Ok(ended.map(|silence| api::Silence { unkept, ..silence_in_words(&now, &silence) }))
     }
 
     /// Who is missing, or all who are expected.
@@ -271,6 +270,7 @@ fn silence_in_words(now: &Now, silence: &Silence) -> api::Silence {
         until: now.stamp(silence.until_ns),
         left_ns: silence.until_ns.saturating_sub(now.monotonic_ns),
         matches: None,
+        unkept: false,
     }
 }
 

@@ -14,7 +14,7 @@
 //! wait for a disk, never by a reactor.
 
 use super::dir::StateError;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,12 @@ impl WholeFile {
         if durable {
             file.sync_data()?;
         }
-        std::fs::rename(&self.path_new, &self.path)
+        std::fs::rename(&self.path_new, &self.path)?;
+        match self.path.parent() {
+            // Its name, too, must be on the disk.
+            Some(dir) if durable => File::open(dir)?.sync_all(),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -308,6 +308,12 @@ fn a_silence_keeps_its_number_and_the_rest_of_its_time() {
     let (held, was) = (next.state.alarms().silences.clone(), first.state.alarms().silences.clone());
     assert_eq!(held, was);
     assert_eq!(next.state.silence(new("x", H)).unwrap().id, 3);
+    // There is no writing: it holds all the same, and the answer says so.
+    let in_the_way = dir.path().join("silences.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    assert!(next.state.silence(new("unkept", H)).unwrap().unkept);
+    assert!(next.state.end_silence(4).unwrap().unwrap().unkept);
+    std::fs::remove_dir(&in_the_way).unwrap();
     // Another process has the file.
     next.state.silences_file().end();
     assert_eq!(next.state.silence(new("y", H)), Err(SilenceError::Ending));
