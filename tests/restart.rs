@@ -228,10 +228,13 @@ fn damaged_files_are_said_and_begun_anew() {
     let monitor = place.start(&[]);
     place.send("a interval=1h");
     place.until("a is up", |summary| summary.peers.up == 1);
+    says(&place, &["silence", "a", "--for", "1h"]);
     monitor.kill();
     for (file, says, peers) in [
         ("events", "the events file is begun anew", 1),
         ("names", "the end of the names file was damaged", 1),
+        ("alarms", "the alarms are begun anew: their file is damaged", 1),
+        ("silences", "the silences are lost: their file is damaged", 1),
         ("hot", "the peers' state is begun anew: it is damaged", 0),
     ] {
         let path = place.directory.join(file);
