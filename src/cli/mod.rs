@@ -1,11 +1,12 @@
 //! The commands: one file each, and what they share.
 //!
 //! ```text
-//!  serve ─▶ config ─▶ run, or plan  the monitor, or what it would do
+//!  serve ─▶ config ─▶ run, or check the monitor, or what it would do
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up, …    clients ─▶ client, events ─▶ HTTP
 //!  replay, tune                     setting ─▶ trace; asks nobody
+//!  plan                             arithmetic on measured costs; asks nobody
 //! ```
 //!
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 checked and not so (or failed
@@ -13,6 +14,7 @@
 
 pub mod allocator;
 pub mod beat;
+mod check;
 pub mod client;
 pub mod events;
 pub mod expected;
@@ -27,7 +29,7 @@ pub mod keygen;
 pub mod keys;
 mod listen;
 mod notes;
-mod plan;
+pub mod plan;
 pub mod replay;
 mod rival;
 pub mod run;
@@ -59,6 +61,7 @@ Examples:
   systole silence 'web-*' --for 2h                planned work
   systole forget web-1                            it will not come back
   systole is-up web-1 && deploy                   for scripts
+  systole plan --peers 1M --interval 1s           what a fleet would cost
 ";
 
 /// One central monitor for the heartbeats of a fleet: who fell silent, within microseconds.
@@ -98,6 +101,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Find the setting that meets a demand on recorded arrivals.
     Tune(tune::TuneArgs),
+    /// Say what a fleet would cost: cores, memory, network.
+    Plan(plan::PlanArgs),
 }
 
 /// Parses the command line, runs the command, says what went wrong on stderr and returns the code
@@ -117,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Hist(args) => hist::hist(args),
         Command::Replay(args) => replay::replay(args),
         Command::Tune(args) => tune::tune(args),
+        Command::Plan(args) => plan::plan(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

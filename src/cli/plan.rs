@@ -1,253 +1,213 @@
-//! `systole serve --check`: what the monitor would do with these settings, and nothing of it done.
+//! `systole plan`: what a fleet would cost, in cores, memory and network.
 //!
-//! All that is read at the start is read: flags, environment, the file, the file of keys. No port is
-//! tried and no directory made, so that it can be asked beside a monitor that runs, before an
-//! upgrade.
+//! ```text
+//!  fleet (peers, interval, names, tags, relays) ─▶ Demand ─▶ by Costs ─▶ Bill ─▶ table or JSON
+//! ```
+//!
+//! Arithmetic only. The costs are measured ones, of the machine that `docs/capacity.md` names; it says
+//! how to measure one's own, and each can be given as an option.
 
-use super::run::default_reactors;
-use super::{Failure, state, takeover, words};
-use crate::config::{ExpectSettings, Settings, keys_file};
-use crate::engine::Policy;
-use crate::engine::brake::BrakeSettings;
-use crate::engine::detector::{Arrivals, Detector};
+mod bill;
+mod costs;
+
+use self::bill::{Bill, Fleet, Way};
+use self::costs::Costs;
+use super::terminal::{self, Terminal};
+use super::{Failure, words};
+use crate::config::value;
+use comfy_table::Cell;
+use serde::Serialize;
+use std::fmt::Write;
 use std::time::Duration;
 
-/// Most groups, keys and expectations that are listed one by one.
-const MOST_LISTED: usize = 20;
+const EXAMPLES: &str = "\
+Examples:
+  systole plan --peers 10M --interval 1s
+  systole plan --peers 50k --interval 100ms --tagged --nic 1G
+  systole plan --peers 100M --interval 10s --children 10k --json
+";
 
-/// What the monitor would do.
+const AFTER: &str = "\
+Costs were measured on a virtual machine with two shared cores; yours differ. docs/capacity.md says how \
+each was measured and how to measure your own.";
+
+/// What was given as flags.
+#[derive(clap::Args, Debug)]
+#[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
+pub struct PlanArgs {
+    /// Peers of the fleet, like 50k, 10M or 2500000.
+    #[arg(long, value_name = "N", value_parser = peers)]
+    peers: u64,
+    /// The interval of their heartbeats.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    /// Heartbeats carry a tag, and it is checked.
+    #[arg(long)]
+    tagged: bool,
+    /// Bytes of a name and its group and labels, on average.
+    #[arg(long, value_name = "BYTES", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_420))]
+    name_bytes: u32,
+    /// Peers behind each relay, in the plan with relays.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = peers)]
+    children: u64,
+    /// How long a relay may hold a heartbeat back.
+    #[arg(long, value_name = "DURATION", default_value = "5ms", value_parser = delay)]
+    relay_delay: Duration,
+    /// The network that the monitor has, bits a second.
+    #[arg(long, value_name = "BITS", default_value = "10G", value_parser = bits)]
+    nic: u64,
+    /// Share of a core that steady load may take, so that storms and restarts have room.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    load: f64,
+    /// What a datagram costs a reactor on your machine, nanoseconds.
+    #[arg(long, value_name = "NS", value_parser = nanoseconds)]
+    datagram_ns: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    fleet: Fleet,
+    costs: Costs,
+    direct: Bill,
+    relayed: Bill,
+}
+
+/// Prints what a fleet would cost.
 ///
 /// # Errors
-/// The file of keys cannot be used (exit code 2).
-pub fn plan(settings: &Settings) -> Result<String, Failure> {
-    let mut rows = vec![
-        ("settings", source(settings)),
-        ("heartbeats", format!("udp {}", list(settings.udp.iter().map(ToString::to_string)))),
-        ("people", format!("http {}", settings.http)),
-        ("verdicts", timing(&settings.policy)),
-        ("mass silence", brake(&settings.brake)),
-    ];
-    let groups = settings.groups.iter().map(|group| {
-        let mut text = format!("{}: {}", group.name, timing(&group.policy));
-        if group.brake != settings.brake {
-            text.push_str(&format!("; mass silence {}", brake(&group.brake)));
-        }
-        if let Some(parent) = &group.parent {
-            text.push_str(&format!("; behind {parent}"));
-        }
-        ("group", text)
-    });
-    rows.extend(bounded(groups, "groups"));
-    rows.extend(expected(settings));
-    rows.extend(senders(settings)?);
-    rows.push(("state", kept(settings)));
-    rows.push(("room for", room(settings)));
-    if let Some(record) = &settings.record {
-        let most = u64::from(record.files) * record.file_bytes;
-        rows.push((
-            "recording",
-            format!("{}, {} bytes at most", record.path.display(), words::count(most)),
-        ));
+/// stdout is closed.
+pub fn plan(args: &PlanArgs) -> Result<u8, Failure> {
+    let fleet = Fleet {
+        peers: args.peers,
+        interval_ns: args.interval.as_nanos() as u64,
+        tagged: args.tagged,
+        name_bytes: args.name_bytes,
+        children: args.children.min(args.peers),
+        relay_delay_ns: args.relay_delay.as_nanos() as u64,
+        nic_bits: args.nic,
+        load: args.load,
+    };
+    let measured = Costs::measured();
+    let costs = args.datagram_ns.map_or(measured, |ns| measured.with_datagram_ns(ns));
+    let answer = Answer {
+        direct: Bill::of(&fleet, &costs, Way::Direct),
+        relayed: Bill::of(&fleet, &costs, Way::Relayed),
+        fleet,
+        costs,
+    };
+    match args.json {
+        true => terminal::print_json(&answer)?,
+        false => terminal::print(&text(&answer, Terminal::detect()))?,
     }
-    rows.push(("threads", threads(settings)));
-    let lines = rows.iter().map(|(name, value)| format!("{name:<13} {value}"));
-    let mut text: Vec<String> = lines.collect();
-    text.push(
-        "The settings hold. Nothing was started; ports and directories were not tried.".into(),
+    Ok(0)
+}
+
+fn text(answer: &Answer, terminal: Terminal) -> String {
+    let Answer { fleet, direct, relayed, .. } = answer;
+    let relays = words::plural(relayed.relays, "relay");
+    let mut table =
+        terminal.table(&["", "DIRECT", &format!("BY {}", relays.to_uppercase())], &[1, 2]);
+    let mut row = |what: &str, of: &dyn Fn(&Bill) -> String| {
+        table.add_row([Cell::new(what), Cell::new(of(direct)), Cell::new(of(relayed))]);
+    };
+    row("datagrams a second", &|bill| words::count(bill.datagrams_per_s.ceil() as u64));
+    row("heartbeats in each", &|bill| format!("{:.1}", bill.heartbeats_per_datagram));
+    row("on the wire", &|bill| format!("{}bit/s", scaled(bill.wire_bits_per_s)));
+    row("of the network", &|bill| format!("{:.1} %", bill.nic_share * 100.0));
+    row("reactors' time, cores", &|bill| format!("{:.2}", bill.busy_cores));
+    row("reactors", &|bill| words::count(bill.reactors));
+    row("memory", &|bill| bytes(bill.memory_bytes));
+    row("back after a kill", &|bill| words::duration(bill.restart_ns as u64));
+    row("a full receive buffer holds", &|bill| words::duration(bill.buffer_ns as u64));
+    row("heard of it later by", &|bill| words::duration(bill.delay_ns));
+    let mut text = format!(
+        "{} every {}: {} heartbeats a second\n\n{}\n\n",
+        words::plural(fleet.peers, "peer"),
+        words::duration(fleet.interval_ns),
+        words::count(direct.heartbeats_per_s.ceil() as u64),
+        terminal::render(&table)
     );
-    Ok(text.join("\n"))
-}
-
-fn source(settings: &Settings) -> String {
-    match &settings.config {
-        Some(path) => format!("from {}, and flags and variables over it", path.display()),
-        None => "from flags, variables and defaults; no --config".into(),
+    if fleet.peers > bill::MOST_PEERS {
+        let most = words::count(bill::MOST_PEERS);
+        return text + &format!("A monitor holds {most} peers at most: divide the fleet.");
     }
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "What gives way first: {}; with relays {}.\n\n\
+         systole serve --max-peers {} --reactors {}    (with relays: --reactors {})",
+        direct.bottleneck, relayed.bottleneck, direct.max_peers, direct.reactors, relayed.reactors
+    );
+    text
 }
 
-/// When a peer that states no interval is suspect, and when it is down.
-fn timing(policy: &Policy) -> String {
-    let deadlines = policy.deadlines(&Arrivals::NONE, 0);
-    let suspect = match deadlines.suspect_ns < deadlines.down_ns {
-        true => format!("suspect after {}, ", words::duration(deadlines.suspect_ns)),
-        false => String::new(),
+/// A number in thousands: `7.84 G`, `12.5 k`.
+fn scaled(value: f64) -> String {
+    let unit = [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)].into_iter().find(|u| value >= u.1);
+    let (unit, scale) = unit.unwrap_or(("", 1.0));
+    format!("{:.2} {unit}", value / scale)
+}
+
+fn bytes(value: f64) -> String {
+    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20)].into_iter();
+    let mut unit = unit.map(|(unit, bits)| (unit, value / (1u64 << bits) as f64));
+    let (unit, value) = unit.find(|(_, value)| *value >= 1.0).unwrap_or(("KiB", value / 1024.0));
+    format!("{value:.1} {unit}")
+}
+
+/// A count with a decimal unit, `50k`, `2.5M`.
+fn with_unit(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.trim_end_matches(|c: char| "kMGT".contains(c)) {
+        number if number.len() == text.len() => (number, 1.0),
+        number if number.len() + 1 == text.len() => match &text[number.len()..] {
+            "k" => (number, 1e3),
+            "M" => (number, 1e6),
+            "G" => (number, 1e9),
+            _ => (number, 1e12),
+        },
+        _ => return Err("is not a number".into()),
     };
-    let until = match policy.detector {
-        Detector::Fixed { .. } => String::new(),
-        _ => format!(" until {} has learnt", policy.detector),
-    };
-    let interval = words::duration(policy.default_interval_us * 1_000);
-    let down = words::duration(deadlines.down_ns);
-    format!("at an interval of {interval} {suspect}down after {down}{until}")
+    let number: f64 = number.replace('_', "").parse().map_err(|_| "is not a number".to_owned())?;
+    Ok(number * scale)
 }
 
-fn brake(brake: &BrakeSettings) -> String {
-    if *brake == BrakeSettings::OFF {
-        return "is not held".into();
-    }
-    format!(
-        "is held for {} at most: {} % of the living, and {} peers at least",
-        words::duration(brake.hold_ns),
-        (f64::from(brake.share) * 1e4).round() / 1e2,
-        words::count(brake.least.into())
-    )
+fn peers(text: &str) -> Result<u64, String> {
+    let count = with_unit(text).and_then(|count| match (1.0..=1e12).contains(&count) {
+        true => Ok(count.round() as u64),
+        false => Err("is out of range".into()),
+    });
+    count.map_err(|problem| format!("{problem}; give a number from 1 to 1T, like 50k or 10M"))
 }
 
-fn expected(settings: &Settings) -> Vec<(&'static str, String)> {
-    let one = |expected: &ExpectSettings| {
-        let (what, within) = match expected {
-            ExpectSettings::Peer { name, within } => (name.clone(), within),
-            ExpectSettings::Group { name, count, within } => {
-                (format!("{} of {name}", words::plural((*count).into(), "peer")), within)
-            }
-        };
-        ("expected", format!("{what}, missing after {}", in_words(*within)))
-    };
-    bounded(settings.expect.iter().map(one), "expected")
+fn bits(text: &str) -> Result<u64, String> {
+    let rate = with_unit(text).and_then(|rate| match (1e3..=1e15).contains(&rate) {
+        true => Ok(rate as u64),
+        false => Err("is out of range".into()),
+    });
+    rate.map_err(|problem| format!("{problem}; give bits a second, like 1G or 25G"))
 }
 
-fn senders(settings: &Settings) -> Result<Vec<(&'static str, String)>, Failure> {
-    let rule = match (settings.auth.as_str(), &settings.keys) {
-        ("off", _) => "need no key (--auth off)".to_owned(),
-        (rule, _) => format!("prove who they are (--auth {rule})"),
-    };
-    let mut rows = vec![("senders", rule)];
-    if let Some(path) = &settings.keys {
-        let keys = keys_file::read(path)?;
-        let keys = keys.iter().map(|key| {
-            let whom = match &key.groups {
-                Some(groups) => format!("for {}", list(groups.iter().cloned())),
-                None => "for every peer".into(),
-            };
-            ("key", format!("{} of {}, {whom}", key.key.id(), path.display()))
-        });
-        rows.extend(bounded(keys, "keys"));
-    }
-    Ok(rows)
+fn interval(text: &str) -> Result<Duration, String> {
+    value::duration(text, Duration::from_micros(100), Duration::from_secs(366 * 86_400))
+        .map_err(|problem| format!("{problem}; give a duration from 100us to 366d, like 1s"))
 }
 
-fn kept(settings: &Settings) -> String {
-    let Some((path, _)) = state::place(settings) else {
-        return "is not kept over a restart".into();
-    };
-    let found = match (takeover::is_offered(&path), path.join("hot").exists()) {
-        (true, _) if settings.takeover => "a monitor is using it, and would hand over",
-        (true, _) => "a monitor is using it: only with --takeover would this one start",
-        (false, true) => "there is state to go on with",
-        (false, false) => "there is none yet",
-    };
-    format!("in {}; {found}", path.display())
+fn delay(text: &str) -> Result<Duration, String> {
+    value::duration(text, Duration::ZERO, Duration::from_secs(10))
+        .map_err(|problem| format!("{problem}; give a duration from 0s to 10s, like 5ms"))
 }
 
-fn room(settings: &Settings) -> String {
-    format!(
-        "{}, {} kept for who reconnects",
-        words::plural(settings.max_peers.into(), "peer"),
-        words::plural(settings.events as u64, "transition")
-    )
+fn share(text: &str) -> Result<f64, String> {
+    value::number(text, 0.01, 1.0)
+        .map_err(|problem| format!("{problem}; give a number from 0.01 to 1"))
 }
 
-fn threads(settings: &Settings) -> String {
-    let reactors = settings.reactors.unwrap_or_else(default_reactors);
-    format!(
-        "{}, transport {}, idle {}",
-        words::plural(reactors as u64, "reactor"),
-        settings.transport,
-        settings.idle.as_str()
-    )
-}
-
-fn in_words(duration: Duration) -> String {
-    words::duration(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn list(all: impl Iterator<Item = String>) -> String {
-    all.collect::<Vec<_>>().join(", ")
-}
-
-/// The first rows, and how many more there are.
-fn bounded(
-    rows: impl ExactSizeIterator<Item = (&'static str, String)>,
-    what: &'static str,
-) -> Vec<(&'static str, String)> {
-    let more = rows.len().saturating_sub(MOST_LISTED);
-    let mut shown: Vec<_> = rows.take(MOST_LISTED).collect();
-    if more > 0 {
-        shown.push(("", format!("… and {} more {what}", words::count(more as u64))));
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{KEYS, Layer};
-    use crate::testing::TempDir;
-
-    fn plan_of(flags: &[(&str, &str)]) -> String {
-        let flag = |(name, text): &(&str, &str)| {
-            (KEYS.iter().find(|key| key.name == *name).unwrap(), vec![text.to_string()])
-        };
-        let settings = Settings::load(Layer::from_flags(flags.iter().map(flag)), |_| None).unwrap();
-        plan(&settings).unwrap()
-    }
-
-    #[test]
-    fn the_defaults_are_told_in_full() {
-        let text = plan_of(&[("state-dir", "none"), ("reactors", "2")]);
-        assert_eq!(
-            text,
-            "settings      from flags, variables and defaults; no --config
-heartbeats    udp 0.0.0.0:4600, [::]:4600
-people        http 127.0.0.1:4680
-verdicts      at an interval of 1 s suspect after 2.13 s, down after 3.05 s
-mass silence  is held for 2m 0s at most: 50 % of the living, and 100 peers at least
-senders       need no key (--auth off)
-state         is not kept over a restart
-room for      1,000,000 peers, 65,536 transitions kept for who reconnects
-threads       2 reactors, transport auto, idle hybrid
-The settings hold. Nothing was started; ports and directories were not tried."
-        );
-    }
-
-    #[test]
-    fn groups_expectations_and_keys_are_told_too() {
-        let temp = TempDir::new();
-        let (file, keys) = (temp.path().join("systole.toml"), temp.path().join("keys"));
-        let text = "[[group]]\nname = \"rack-*\"\nmissed = 5\nparent = \"switch-1\"\n\
-                    mass_silence = \"off\"\n[[group]]\nname = \"lab\"\ndetector = \"chen\"\n\
-                    [[expect]]\nnames = [\"db-1\"]\n[[expect]]\ngroup = \"web\"\ncount = 12\n";
-        std::fs::write(&file, text).unwrap();
-        std::fs::write(&keys, keys_file::written(7, &[1; 32], &["web".into()])).unwrap();
-        let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&keys, owner).unwrap();
-        let text = plan_of(&[
-            ("config", file.to_str().unwrap()),
-            ("keys", keys.to_str().unwrap()),
-            ("auth", "required"),
-            ("state-dir", temp.path().to_str().unwrap()),
-        ]);
-        for line in [
-            format!("settings      from {}, and flags and variables over it", file.display()),
-            "group         rack-*: at an interval of 1 s suspect after 3.53 s, down after 5.05 s; \
-             mass silence is not held; behind switch-1"
-                .into(),
-            "group         lab: at an interval of 1 s suspect after 2.13 s, down after 3.05 s until \
-             chen has learnt"
-                .into(),
-            "expected      db-1, missing after 2m 0s".into(),
-            "expected      12 peers of web, missing after 2m 0s".into(),
-            "senders       prove who they are (--auth required)".into(),
-            format!("key           7 of {}, for web", keys.display()),
-            format!("state         in {}; there is none yet", temp.path().display()),
-        ] {
-            assert!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_long_list_is_cut_and_counted() {
-        let rows = bounded((0..25).map(|i| ("group", i.to_string())), "groups");
-        assert_eq!((rows.len(), rows[20].1.as_str()), (21, "… and 5 more groups"));
-    }
+fn nanoseconds(text: &str) -> Result<f64, String> {
+    value::number(text, 1.0, 1e6)
+        .map_err(|problem| format!("{problem}; give nanoseconds, like 450"))
 }

@@ -1,7 +1,7 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use super::{plan, terminal};
+use super::{check, terminal};
 use crate::config::{KEYS, Key, Layer, SECTIONS, SWITCH, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -115,7 +115,7 @@ fn flag(key: &'static Key) -> Arg {
 pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
     let settings = Settings::load(args.layer, |name| std::env::var(name).ok())?;
     if args.check {
-        terminal::print(&plan::plan(&settings)?)?;
+        terminal::print(&check::check(&settings)?)?;
         return Ok(0);
     }
     super::run::run(settings).map(|()| 0).map_err(|error| match error.downcast::<Failure>() {
