@@ -10,7 +10,7 @@
 //! memory is touched only as far as the table was ever full.
 //!
 //! A heartbeat costs two cache misses, a line of the index and the first line of the slot. A batch
-//! can have them all at once, in three passes (measured in `benches/table.rs`):
+//! can have them all at once, in three passes (measured in `benches/engine/table.rs`):
 //!
 //! ```text
 //!   for each peer: tag ← prefetch(peer)                             ask for its index line

@@ -112,7 +112,7 @@ pub struct Wheel {
 /// The first one goes from both ends to the middle. The records lie anywhere in memory, and where
 /// the next one is says only this one. From two ends two chains of cache misses run at a time:
 /// among a million peers a visit took 89 ns, against 167 in a cascade of the same run
-/// (benches/wheel.rs). Prefetching the next record showed no gain, neither here nor in cascades:
+/// (benches/engine/wheel.rs). Prefetching the next record showed no gain, neither here nor in cascades:
 /// the processor has its index as early, and gets there by itself. The later ones go from the tail
 /// only, as cascades do: what they sink goes in front of what is below.
 #[derive(Clone, Copy)]

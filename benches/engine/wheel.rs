@@ -1,13 +1,11 @@
 //! What the timing wheel costs: arming, meeting healthy peers, firing dead ones.
 //!
-//! `cargo bench --bench wheel` measures with 50,000 and a million peers. Without `--bench`, as in
-//! `cargo test --benches`, a thousand peers run through the same code, and only the answers count.
-//!
 //! Records are laid out as in the table: 128 bytes, the deadline's fields in the first cache line
 //! and the links in the second; the order of arming has nothing to do with that in memory. Time is
-//! simulated. Each figure is the best of some rounds, with the worst beside it: the best is what the
-//! code costs, the worst what the machine's other work made of it.
+//! simulated. The lowest of a figure's rounds is what the code costs, the highest what the machine's other
+//! work made of it.
 
+use crate::harness::{Figure, Report, shuffled};
 use memmap2::{Advice, MmapMut};
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -108,7 +106,7 @@ impl Fleet {
         Fleet {
             wheel: Wheel::new(START_US),
             records: Records { records: Region::new(peers), visits: Cell::new(0) },
-            order: shuffled(peers),
+            order: shuffled(peers as u32),
             beats: 0,
             now_us: START_US,
         }
@@ -277,50 +275,43 @@ fn clock_cost() -> Duration {
     begun.elapsed() / READINGS
 }
 
-/// The numbers 0 .. count in an order that depends on the count only.
-fn shuffled(count: usize) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..count as u32).collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    for last in (1..count).rev() {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        order.swap(last, (state >> 33) as usize % (last + 1));
-    }
-    order
-}
-
-/// Runs a measurement some times and prints the best and the worst.
-fn report(what: &str, rounds: usize, measure: impl Fn() -> Duration) {
-    print_row(what, (0..rounds).map(|_| measure()).collect());
-}
-
-fn print_row(what: &str, mut took: Vec<Duration>) {
-    took.sort();
-    println!("  {what:<34} {:>10.1?} … {:.1?}", took[0], took[took.len() - 1]);
-}
-
-fn suite(peers: usize, rounds: usize) {
-    println!("{peers} peers, best … worst of {rounds}");
-    report("insert", rounds, || insert(peers));
-    report("remove", rounds, || remove(peers));
-    report("pop and next_us, nothing due", rounds, || idle(peers));
-    report("fire, each at its own tick", rounds, || fire(peers));
-    report("fire, all on one tick", rounds, || fire_on_one_tick(peers));
-    for (name, weeded) in [("cascades only", 0), ("weeding ahead", WEEDED_A_TURN)] {
+fn suite(report: &mut Report, peers: usize, rounds: usize) {
+    report.section(&format!("wheel, {peers} peers, {rounds} rounds"));
+    let name = format!("{peers} peers");
+    let mut row = |case: &str, what: &str, took: Vec<Duration>| {
+        let ns: Vec<f64> = took.iter().map(|took| took.as_nanos() as f64).collect();
+        report.figure(case, what, "ns", Figure::of(&ns));
+    };
+    let mut repeat = |what: &str, measure: fn(usize) -> Duration| {
+        row(&name, what, (0..rounds).map(|_| measure(peers)).collect());
+    };
+    repeat("insert", insert);
+    repeat("remove", remove);
+    repeat("nothing due", idle);
+    repeat("fire, each at its tick", fire);
+    repeat("fire, all on one tick", fire_on_one_tick);
+    for (how, weeded) in [("cascades only", 0), ("weeding ahead", WEEDED_A_TURN)] {
         let runs: Vec<Healthy> = (0..rounds).map(|_| healthy(peers, weeded, 2)).collect();
-        let (visits, most) = (runs[0].visits, runs[0].most);
-        println!("  healthy peers, {name}: {visits:.2} visits a timeout, {most} at most in a turn");
-        print_row("  a peer and timeout", runs.iter().map(|run| run.per_timeout).collect());
-        print_row("  a visit", runs.iter().map(|run| run.per_visit).collect());
-        print_row("  longest turn", runs.iter().map(|run| run.longest).collect());
+        let case = format!("healthy, {how}, {peers} peers");
+        let mut row = |what: &str, of: fn(&Healthy) -> Duration| {
+            let ns: Vec<f64> = runs.iter().map(|run| of(run).as_nanos() as f64).collect();
+            report.figure(&case, what, "ns", Figure::of(&ns));
+        };
+        row("a peer and timeout", |run| run.per_timeout);
+        row("a visit", |run| run.per_visit);
+        row("longest turn", |run| run.longest);
+        let mut figure = |what, value| report.figure(&case, what, "", Figure::exactly(value));
+        figure("visits, peer and timeout", runs[0].visits);
+        figure("most visits of a turn", runs[0].most as f64);
     }
 }
 
-fn main() {
-    if std::env::args().any(|argument| argument == "--bench") {
-        suite(50_000, 15);
-        suite(1_000_000, 9);
+/// All sizes; without `measures` a tiny one.
+pub fn run(report: &mut Report, measures: bool) {
+    if measures {
+        suite(report, 50_000, 15);
+        suite(report, 1_000_000, 9);
     } else {
-        suite(1_000, 1);
+        suite(report, 1_000, 1);
     }
 }

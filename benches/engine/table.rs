@@ -1,9 +1,7 @@
 //! What a heartbeat costs in the table: find the peer, write its slot. Random peers, batches of 64.
 //!
-//! `cargo bench --bench table` measures; `cargo bench --bench table -- tiny` only checks the answers
-//! in a size that takes no time. Each line is many short runs over different peers; shown are the
-//! least, the lower quartile and the median, in ns of the thread's CPU time per heartbeat (not of the
-//! wall clock, so that a neighbour on the same core costs us its cache lines only).
+//! Each line is many short runs over different peers, in ns of the thread's CPU time per heartbeat (not
+//! of the wall clock, so that a neighbour on the same core costs us its cache lines only).
 //!
 //! - *plain*: `find`, then write, one heartbeat after the other.
 //! - *find ahead*: index lines asked for, then `find` for the whole batch, then write.
@@ -11,6 +9,7 @@
 //!   `confirm` and write. See `engine::table`.
 //! - *floor*: the same ids and words in a plain array by index, to tell what memory alone costs.
 
+use crate::harness::{Figure, Report, mix, thread_cpu_ns};
 use std::hint::black_box;
 use std::sync::Arc;
 use systole::engine::slot::{SlotData, SlotRegion, Slots};
@@ -20,31 +19,8 @@ use systole::wire::{PeerId, Status};
 
 const BATCH: usize = 64;
 
-/// SplitMix64: turns 0, 1, 2, … into ids as random as those of a hash.
-fn mix(n: u64) -> u64 {
-    let z = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 fn id(n: u64) -> PeerId {
     PeerId(mix(n + 1))
-}
-
-/// CPU time of this thread, ns.
-fn cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on every Linux, and `time` may be written.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(rc, 0);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// Prints the least, lower quartile and median of a measurement's runs.
-fn report(name: &str, mut ns: Vec<f64>) {
-    ns.sort_by(f64::total_cmp);
-    println!("    {name:<14} {:6.1} {:6.1} {:6.1}", ns[0], ns[ns.len() / 4], ns[ns.len() / 2]);
 }
 
 /// What the shard writes for a heartbeat in sequence.
@@ -103,6 +79,8 @@ fn three_passes(table: &Table, batch: &[PeerId], now_ns: u64) {
 
 /// One line of the results: `order` in runs of so many heartbeats.
 fn measure(
+    report: &mut Report,
+    case: &str,
     table: &Table,
     order: &[PeerId],
     run: usize,
@@ -111,16 +89,16 @@ fn measure(
 ) {
     let before = total_heartbeats(table);
     let measured = order.chunks(run).enumerate().map(|(now_ns, run)| {
-        let begun = cpu_ns();
+        let begun = thread_cpu_ns();
         for batch in run.chunks(BATCH) {
             way(table, black_box(batch), now_ns as u64);
         }
-        (cpu_ns() - begun) as f64 / run.len() as f64
+        (thread_cpu_ns() - begun) as f64 / run.len() as f64
     });
-    let measured = measured.collect();
+    let measured: Vec<f64> = measured.collect();
     // The answer: every heartbeat arrived, once.
     assert_eq!(total_heartbeats(table) - before, order.len() as u64, "{name}");
-    report(name, measured);
+    report.figure(case, name, "ns", Figure::of(&measured));
 }
 
 fn total_heartbeats(table: &Table) -> u64 {
@@ -128,32 +106,33 @@ fn total_heartbeats(table: &Table) -> u64 {
 }
 
 /// The memory's share: as many lines, by a known random index, and two words of each.
-fn measure_floor(peers: u64, beats: usize, run: usize) {
+fn measure_floor(report: &mut Report, case: &str, peers: u64, beats: usize, run: usize) {
     #[repr(align(128))]
     #[derive(Clone, Default)]
     struct Line([u64; 8]);
     let mut lines = vec![Line::default(); peers as usize];
     let order: Vec<u32> = (0..beats as u64).map(|n| (mix(!n) % peers) as u32).collect();
     let measured = order.chunks(run).map(|run| {
-        let begun = cpu_ns();
+        let begun = thread_cpu_ns();
         let lines = black_box(&mut lines);
         for &index in black_box(run) {
             let line = &mut lines[index as usize].0;
             line[0] += 1;
             line[1] = begun;
         }
-        (cpu_ns() - begun) as f64 / run.len() as f64
+        (thread_cpu_ns() - begun) as f64 / run.len() as f64
     });
-    let measured = measured.collect();
+    let measured: Vec<f64> = measured.collect();
     assert_eq!(lines.iter().map(|line| line.0[0]).sum::<u64>(), beats as u64);
-    report("floor", measured);
+    report.figure(case, "floor", "ns", Figure::of(&measured));
 }
 
-fn compare(peers: u64, capacity: u32, beats: usize, run: usize) {
-    println!("{peers} peers, room for {capacity}: ns per heartbeat, least, quartile, median");
+fn compare(report: &mut Report, peers: u64, capacity: u32, beats: usize, run: usize) {
+    let case = &format!("{peers} peers, room for {capacity}");
+    report.section(&format!("table, {case}: ns of processor time a heartbeat"));
     let slots = Arc::new(Slots::new(SlotRegion::anonymous(capacity).unwrap()));
     let mut table = Table::new(slots, [0x5EED, 0xF00D]);
-    let begun = cpu_ns();
+    let begun = thread_cpu_ns();
     for n in 0..peers {
         let data = SlotData {
             peer: id(n),
@@ -163,12 +142,17 @@ fn compare(peers: u64, capacity: u32, beats: usize, run: usize) {
         };
         table.insert(data).unwrap();
     }
-    println!("    {:<14} {:6.1}", "insert", (cpu_ns() - begun) as f64 / peers as f64);
+    report.figure(
+        case,
+        "insert",
+        "ns",
+        Figure::exactly((thread_cpu_ns() - begun) as f64 / peers as f64),
+    );
     let order: Vec<PeerId> = (0..beats as u64).map(|n| id(mix(!n) % peers)).collect();
-    measure(&table, &order, run, "plain", plain);
-    measure(&table, &order, run, "find ahead", find_ahead);
-    measure(&table, &order, run, "three passes", three_passes);
-    measure_floor(peers, beats, run);
+    measure(report, case, &table, &order, run, "plain", plain);
+    measure(report, case, &table, &order, run, "find ahead", find_ahead);
+    measure(report, case, &table, &order, run, "three passes", three_passes);
+    measure_floor(report, case, peers, beats, run);
     // A reader agrees with the owner, and strangers are not found.
     let view = table.view();
     for n in 0..peers.min(1_000) {
@@ -177,22 +161,25 @@ fn compare(peers: u64, capacity: u32, beats: usize, run: usize) {
         assert_eq!(view.find(id(peers + n)), None);
     }
     // Everybody goes, and the table is as new.
-    let begun = cpu_ns();
+    let begun = thread_cpu_ns();
     (0..peers).for_each(|n| table.remove(table.find(id(n)).unwrap()));
-    println!("    {:<14} {:6.1}", "find + remove", (cpu_ns() - begun) as f64 / peers as f64);
+    report.figure(
+        case,
+        "find + remove",
+        "ns",
+        Figure::exactly((thread_cpu_ns() - begun) as f64 / peers as f64),
+    );
     assert!(table.is_empty() && (0..capacity).all(|index| view.read(index).is_none()));
 }
 
-fn main() {
-    // cargo test --benches runs it without `--bench`: check, do not measure.
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let tiny = args.iter().any(|arg| arg == "tiny") || !args.iter().any(|arg| arg == "--bench");
-    let (beats, run) = if tiny { (1_000, 300) } else { (1 << 23, 1 << 15) };
-    let sizes: &[(u64, u32)] = match tiny {
-        true => &[(100, 100), (500, 1_000)],
-        false => &[(50_000, 50_000), (50_000, 1_000_000), (1_000_000, 1_000_000)],
+/// All sizes; without `measures` tiny ones.
+pub fn run(report: &mut Report, measures: bool) {
+    let (beats, run) = if measures { (1 << 23, 1 << 15) } else { (1_000, 300) };
+    let sizes: &[(u64, u32)] = match measures {
+        true => &[(50_000, 50_000), (50_000, 1_000_000), (1_000_000, 1_000_000)],
+        false => &[(100, 100), (500, 1_000)],
     };
     for &(peers, capacity) in sizes {
-        compare(peers, capacity, beats, run);
+        compare(report, peers, capacity, beats, run);
     }
 }

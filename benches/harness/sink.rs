@@ -1,0 +1,222 @@
+//! What takes datagrams in: the null sink, or the full path.
+//!
+//! Both have the same socket, transport, buffers, idle strategy and loop. The null sink does nothing with a
+//! datagram; its loop reads the clock once a turn, where the reactor's reads it as often as it needs to.
+
+use super::fleet::{Datagrams, Form};
+use super::monitor::{Monitor, PROBE_SECRET};
+use std::hint::black_box;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use systole::clock::monotonic_ns;
+use systole::engine::Policy;
+use systole::io::sockets::bind_group;
+use systole::io::{AnyBackend, Backend, TransportChoice, open};
+use systole::metrics::histogram::Snapshot;
+use systole::metrics::{Counter, Histogram, HistogramKind};
+use systole::reactor::idle::{Idle, IdleStrategy, Plan};
+use systole::wire::{PeerId, encode_probe};
+
+/// Bytes of a probe that the null sink knows by its length, without a look at any other datagram.
+const NULL_PROBE: usize = 24;
+/// What a socket is asked to hold, as by default.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+/// A receiver. Made and used in one thread.
+pub enum Sink {
+    Null(Box<Null>),
+    Full(Box<Monitor>),
+}
+
+/// Does nothing with the datagrams.
+pub struct Null {
+    backend: AnyBackend,
+    idle: Idle,
+    datagrams: u64,
+    bytes: u64,
+    probes: u64,
+    turns: u64,
+    ingest: Histogram,
+}
+
+/// A socket's transport, and a sender's socket that is connected to it; `None` where there is no such
+/// transport.
+pub fn transport(choice: TransportChoice) -> Option<(AnyBackend, UdpSocket)> {
+    let address = "127.0.0.1:0".parse().expect("address");
+    let group = bind_group(address, 1, RECEIVE_BUFFER).expect("bind");
+    let sender = UdpSocket::bind("127.0.0.1:0").expect("sender");
+    sender.connect(group.address).expect("connect");
+    match open(choice, group.sockets) {
+        Ok(opened) => Some((opened.backend, sender)),
+        Err(error) => {
+            eprintln!("not tested here: {error}");
+            None
+        }
+    }
+}
+
+impl Sink {
+    /// The null sink.
+    pub fn null(backend: AnyBackend, idle: IdleStrategy) -> Sink {
+        let idle = Idle::new(idle, monotonic_ns());
+        let (datagrams, bytes, probes, turns) = (0, 0, 0, 0);
+        let ingest = Histogram::default();
+        Sink::Null(Box::new(Null { backend, idle, datagrams, bytes, probes, turns, ingest }))
+    }
+
+    /// The full path, with room for so many peers.
+    pub fn full(backend: AnyBackend, peers: u32, form: Form, idle: IdleStrategy) -> Sink {
+        Sink::Full(Box::new(Monitor::new(backend, peers, Policy::default(), idle, form)))
+    }
+
+    /// One turn.
+    #[inline]
+    pub fn turn(&mut self) -> Plan {
+        match self {
+            Sink::Full(monitor) => monitor.reactor.turn().expect("the transport works"),
+            Sink::Null(null) => null.turn(),
+        }
+    }
+
+    /// Waits as the turn's plan says.
+    #[inline]
+    pub fn rest(&mut self, plan: Plan) {
+        match self {
+            Sink::Full(monitor) => monitor.reactor.rest(plan).expect("the transport works"),
+            Sink::Null(null) => null.rest(plan),
+        }
+    }
+
+    /// Datagrams taken in so far.
+    #[inline]
+    pub fn datagrams(&self) -> u64 {
+        match self {
+            Sink::Full(monitor) => monitor.count(Counter::Datagrams),
+            Sink::Null(null) => null.datagrams,
+        }
+    }
+
+    /// Turns so far.
+    pub fn turns(&self) -> u64 {
+        match self {
+            Sink::Full(monitor) => monitor.count(Counter::Turns),
+            Sink::Null(null) => null.turns,
+        }
+    }
+
+    /// Datagrams that the kernel dropped so far.
+    pub fn drops(&self) -> u64 {
+        match self {
+            Sink::Full(monitor) => monitor.reactor.backend.queues().drops,
+            Sink::Null(null) => null.backend.queues().drops,
+        }
+    }
+
+    /// From a probe's sending to its being taken in.
+    pub fn ingest(&self) -> Snapshot {
+        match self {
+            Sink::Full(monitor) => monitor.reactor.histograms.of(HistogramKind::Ingest).snapshot(),
+            Sink::Null(null) => null.ingest.snapshot(),
+        }
+    }
+
+    /// What this sink takes for a probe sent now.
+    pub fn probe(&self) -> fn(u64) -> Vec<u8> {
+        match self {
+            Sink::Full(_) => |now_ns| encode_probe(PeerId(1), PROBE_SECRET, now_ns).to_vec(),
+            Sink::Null(_) => |now_ns| {
+                let mut probe = now_ns.to_ne_bytes().to_vec();
+                probe.resize(NULL_PROBE, 0);
+                probe
+            },
+        }
+    }
+
+    /// Asserts that nothing was lost or refused but what the kernel dropped: `sent` datagrams of `form`
+    /// and `probes` probes, and what was `joined` by another way.
+    pub fn check(&self, form: Form, sent: u64, probes: u64, joined: u64) {
+        assert_eq!(self.datagrams() + self.drops(), sent + probes, "received and dropped, or sent");
+        let taken = self.datagrams();
+        match self {
+            Sink::Null(null) => {
+                let length = match form {
+                    Form::Plain => 32,
+                    Form::Tagged => 48,
+                    Form::Batch(beats) => 40 + 20 * u64::from(beats),
+                };
+                let expected = (taken - null.probes) * length + null.probes * NULL_PROBE as u64;
+                assert_eq!(null.bytes, expected, "bytes of the datagrams");
+            }
+            Sink::Full(monitor) => {
+                let beats = monitor.count(Counter::Heartbeats) - joined;
+                // Of two probes in one batch, one is timed.
+                let most = taken * u64::from(form.beats());
+                let least = (taken - probes.min(taken)) * u64::from(form.beats());
+                assert!((least..=most).contains(&beats), "{beats} applied of {least} to {most}");
+                let refused = [Counter::Stale, Counter::Duplicate, Counter::TableFull];
+                for counter in refused {
+                    assert_eq!(monitor.count(counter), 0, "{}", counter.label());
+                }
+            }
+        }
+    }
+}
+
+impl Null {
+    #[inline]
+    fn turn(&mut self) -> Plan {
+        let Null { backend, datagrams, bytes, probes, ingest, .. } = self;
+        let mut sink = |datagram: &[u8], source: u32| {
+            *datagrams += 1;
+            *bytes += black_box((datagram, source)).0.len() as u64;
+            if datagram.len() == NULL_PROBE {
+                let sent = datagram[..8].try_into().expect("eight bytes");
+                *probes += 1;
+                ingest.record(monotonic_ns().saturating_sub(u64::from_ne_bytes(sent)));
+            }
+        };
+        let received = backend.receive_from(&mut sink).expect("the transport works") as u64;
+        self.turns += 1;
+        let now_ns = monotonic_ns();
+        self.idle.received(received, now_ns);
+        self.idle.plan(now_ns, None)
+    }
+
+    fn rest(&mut self, plan: Plan) {
+        if plan != Plan::Poll
+            && let Some((_, patience)) = plan.patience(monotonic_ns())
+        {
+            self.backend.wait(patience).expect("the transport works");
+        }
+    }
+}
+
+/// Sends all of `datagrams`, which wait in the receiver's queue then; few system calls.
+pub fn send_all(socket: &UdpSocket, datagrams: &Datagrams) {
+    let mut vectors: Vec<libc::iovec> = datagrams
+        .iter()
+        .map(|datagram| libc::iovec {
+            iov_base: datagram.as_ptr().cast_mut().cast(),
+            iov_len: datagram.len(),
+        })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = vectors
+        .iter_mut()
+        .map(|vector| {
+            // SAFETY: all-zero bytes are a valid mmsghdr: null pointers and lengths of 0.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_iov = vector;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        })
+        .collect();
+    let mut rest = &mut messages[..];
+    while !rest.is_empty() {
+        // SAFETY: the headers point to vectors, and these to datagrams, that live through the call; the
+        // kernel only reads what is sent.
+        let sent =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
+        assert!(sent > 0, "sendmmsg: {}", std::io::Error::last_os_error());
+        rest = &mut rest[sent as usize..];
+    }
+}
