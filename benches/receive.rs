@@ -1,138 +1,303 @@
-//! Receiving CPU per datagram: what each transport costs when nothing is done with the datagrams.
+//! The way in through real sockets: what a heartbeat costs in the null sink and in the whole monitor.
 //!
-//! Each round queues a burst of heartbeat-sized datagrams on a loopback socket, then drains it and
-//! counts the CPU time of the draining thread alone. The sends are outside of the measure, and the
-//! modes take turns within a round, so that drift of the machine hits all of them alike. What is
-//! measured is a warm drain: no sleeping, no waking, no softirq; a live load costs more.
+//! The null sink (`harness/sink.rs`) receives by the same transport in the same loop and does nothing with
+//! the datagrams; the full path is the product's own reactor: decode, look up, update, wheel, counters. What
+//! the full path costs over the null sink is what the monitor costs beside the kernel.
 //!
-//! `cargo bench --bench receive` measures; without `--bench`, as the tests run it, a few rounds
-//! only check that everything arrives. Arguments: `--rounds N` (2000), `--burst N` (200).
+//! - `drain`: a burst is queued on a loopback socket, then drained; only the draining is timed. Warm: no
+//!   sleeping, no waking, no softirq. For each transport, BEATs plain and tagged and a relay's batches of 70,
+//!   for 50,000 and a million peers.
+//! - `paced`: a thread on the other core sends so many heartbeats a second, each in its time, and the
+//!   receiver sleeps and wakes as a reactor does.
+//! - `buffers`: null sinks with io_uring buffers of different number and size, and with sources told.
+//!
+//! Null and full take turns within a round. Processor time of the receiving thread, which is pinned.
+//!
+//! `cargo bench --bench receive` measures, `… -- drain` only that part; without `--bench`, as the tests run
+//! it, a tiny size checks that everything arrives and is applied. `--rounds N` (400 of drain, a tenth of
+//! them of paced), `--burst N` (200), `--peers N,N` (50000,1000000), `--rates N,N` (50000,200000,400000).
 
+mod harness;
+
+use harness::fleet::{Datagrams, Fleet, Form};
+use harness::pace::{Load, Spent, receive};
+use harness::sink::{Sink, send_all, transport};
+use harness::{Arguments, Bar, Figure, Report, become_receiver, thread_cpu_ns};
 use std::hint::black_box;
 use std::net::UdpSocket;
-use systole::io::poll::PollBackend;
 use systole::io::sockets::bind_group;
 use systole::io::uring::{BufferPlan, UringBackend, UringPlan};
-use systole::io::{AnyBackend, Backend};
+use systole::io::{AnyBackend, Backend, TransportChoice};
+use systole::reactor::IdleStrategy;
 
-const DATAGRAM: [u8; 32] = [0xBE; 32];
+const PARTS: &[&str] = &["drain", "paced", "buffers"];
+const TRANSPORTS: [TransportChoice; 2] = [TransportChoice::Uring, TransportChoice::Poll];
+/// Far beyond what a run takes, so that nobody falls silent in a drain.
+const DRAIN_INTERVAL_US: u64 = 60_000_000;
+const RELAYED: u32 = 70;
 
-/// How many datagrams a mode took for how many system calls and nanoseconds.
-struct Mode {
-    name: String,
-    backend: AnyBackend,
-    sender: UdpSocket,
-    /// Nanoseconds per datagram, one sample for each round.
+fn main() {
+    let arguments = Arguments::new();
+    let mut report = Report::new("receive", &arguments);
+    become_receiver();
+    let rounds = arguments.number("--rounds", 400, 4) as usize;
+    let burst = arguments.number("--burst", 200, 50) as usize;
+    let peers = arguments.numbers("--peers", &[50_000, 1_000_000], &[60, 300]);
+    let peers: Vec<u32> = peers.into_iter().map(|n| u32::try_from(n).expect("peers")).collect();
+    if arguments.wants("drain", PARTS) {
+        for choice in TRANSPORTS {
+            for &peers in &peers {
+                for form in [Form::Plain, Form::Tagged, Form::Batch(RELAYED)] {
+                    drain(&mut report, choice, peers, form, rounds, burst);
+                }
+            }
+        }
+    }
+    if arguments.wants("paced", PARTS) {
+        let rates = arguments.numbers("--rates", &[50_000, 200_000, 400_000], &[2_000]);
+        for choice in TRANSPORTS {
+            for &rate in &rates {
+                paced(&mut report, choice, peers[0], Form::Plain, rate, rounds.div_ceil(20));
+            }
+            paced(&mut report, choice, peers[0], Form::Tagged, rates[0], rounds.div_ceil(20));
+        }
+    }
+    if arguments.wants("buffers", PARTS) {
+        buffers(&mut report, rounds, burst);
+    }
+}
+
+/// A receiver, its socket's other end and its senders, and what each of their heartbeats cost.
+struct Way {
+    sink: Sink,
+    socket: UdpSocket,
+    fleet: Fleet,
+    joined: u64,
     samples: Vec<f64>,
 }
 
-impl Mode {
-    fn new(name: String, open: impl FnOnce(Vec<UdpSocket>) -> Option<AnyBackend>) -> Option<Self> {
-        let address = "127.0.0.1:0".parse().expect("address");
-        let group = bind_group(address, 1, 16 << 20).expect("bind");
-        let sender = UdpSocket::bind("127.0.0.1:0").expect("sender");
-        sender.connect(group.address).expect("connect");
-        Some(Self { name, backend: open(group.sockets)?, sender, samples: Vec::new() })
-    }
-
-    fn uring(count: u16, bytes: usize) -> Option<Self> {
-        let plan = UringPlan {
-            buffers: BufferPlan { count, bytes },
-            completions: (4 * u32::from(count)).max(1024),
+impl Way {
+    /// `None` where there is no such transport.
+    fn new(choice: TransportChoice, full: bool, fleet: Fleet) -> Option<Way> {
+        let (backend, socket) = transport(choice)?;
+        let mut way = Way {
+            sink: match full {
+                true => Sink::full(backend, fleet.peers(), fleet.form(), IdleStrategy::Hybrid),
+                false => Sink::null(backend, IdleStrategy::Hybrid),
+            },
+            socket,
+            fleet,
+            joined: 0,
+            samples: Vec::new(),
         };
-        Self::new(format!("uring, {count} x {bytes} B"), |sockets| {
-            UringBackend::new(sockets, plan)
-                .map_err(|(_, reason)| eprintln!("no uring: {reason}"))
-                .ok()
-                .map(|backend| AnyBackend::Uring(Box::new(backend)))
-        })
+        if let Sink::Full(monitor) = &mut way.sink {
+            monitor.join(&mut way.fleet);
+            way.joined = way.fleet.beats();
+        }
+        Some(way)
     }
 
-    fn poll() -> Option<Self> {
-        Self::new("poll, recvmmsg(64)".into(), |sockets| {
-            Some(AnyBackend::Poll(Box::new(PollBackend::new(sockets).expect("poll"))))
-        })
+    /// Queues a burst and drains it.
+    fn burst(&mut self, datagrams: &mut Datagrams, count: usize) {
+        self.fleet.fill(datagrams, count);
+        send_all(&self.socket, datagrams);
+        let target = self.sink.datagrams() + count as u64;
+        let begun_ns = thread_cpu_ns();
+        while self.sink.datagrams() < target {
+            self.sink.turn();
+        }
+        let spent_ns = thread_cpu_ns() - begun_ns;
+        let beats = count as u64 * u64::from(self.fleet.form().beats());
+        self.samples.push(spent_ns as f64 / beats as f64);
+    }
+}
+
+fn drain(
+    report: &mut Report,
+    choice: TransportChoice,
+    peers: u32,
+    form: Form,
+    rounds: usize,
+    burst: usize,
+) {
+    let fleet = || Fleet::new(peers, DRAIN_INTERVAL_US, form);
+    let ways = [false, true].map(|full| Way::new(choice, full, fleet()));
+    let [Some(mut null), Some(mut full)] = ways else { return };
+    let case = format!("drain, {choice}, {}, {peers} peers", form.word());
+    let mut datagrams = Datagrams::default();
+    for _ in 0..rounds {
+        for way in [&mut null, &mut full] {
+            // An untimed one first, for the other has had the cache meanwhile.
+            way.burst(&mut datagrams, burst);
+            way.samples.pop();
+            (0..4).for_each(|_| way.burst(&mut datagrams, burst));
+        }
+    }
+    let sent = (rounds * 5 * burst) as u64;
+    for way in [&null, &full] {
+        assert_eq!(way.sink.drops(), 0, "{case}: the queue holds a burst");
+        way.sink.check(form, sent, 0, way.joined);
+    }
+    report.figure(&case, "null sink", "ns", Figure::of(&null.samples));
+    report.figure(&case, "full path", "ns", Figure::of(&full.samples));
+    let more: Vec<f64> =
+        full.samples.iter().zip(&null.samples).map(|(full, null)| full - null).collect();
+    report.figure(&case, "full less null", "ns", Figure::of(&more));
+    let ratio = Figure::ratio(&full.samples, &null.samples);
+    let limit = match (choice, form, peers) {
+        (TransportChoice::Uring, Form::Plain, 50_000) => Some(1.08),
+        (TransportChoice::Uring, Form::Plain, 1_000_000) => Some(1.15),
+        (TransportChoice::Uring, Form::Tagged, 50_000) => Some(1.20),
+        (TransportChoice::Uring, Form::Tagged, 1_000_000) => Some(1.30),
+        _ => None,
+    };
+    match limit {
+        Some(limit) => report.bar(&case, "full over null", "×", ratio, Bar::AtMost(limit)),
+        None => report.figure(&case, "full over null", "×", ratio),
+    }
+    if let (Form::Batch(_), 50_000) = (form, peers) {
+        let millions: Vec<f64> = full.samples.iter().map(|ns| 1e3 / ns).collect();
+        report.bar(&case, "a core takes", "M/s", Figure::of(&millions), Bar::AtLeast(20.0));
+    }
+}
+
+fn paced(
+    report: &mut Report,
+    choice: TransportChoice,
+    peers: u32,
+    form: Form,
+    rate: u64,
+    rounds: usize,
+) {
+    // Each peer beats as often as makes the rate.
+    let fleet = || Fleet::new(peers, u64::from(peers) * 1_000_000 / rate, form);
+    let ways = [false, true].map(|full| Way::new(choice, full, fleet()));
+    let [Some(mut null), Some(mut full)] = ways else { return };
+    let case = format!("paced, {choice}, {}, {rate} a second", form.word());
+    let load = match rounds {
+        1 => Load { rate, measured_ns: 100_000_000, warm_up_ns: 20_000_000 },
+        _ => Load { rate, measured_ns: 1_000_000_000, warm_up_ns: 200_000_000 },
+    };
+    let (mut nulls, mut fulls) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        for (way, spent) in [(&mut null, &mut nulls), (&mut full, &mut fulls)] {
+            let forget_reports = |sink: &mut Sink| {
+                if let Sink::Full(monitor) = sink {
+                    monitor.take_transitions(|_| {});
+                }
+            };
+            let Way { sink, socket, fleet, .. } = way;
+            spent.push(receive(sink, socket, fleet, load, forget_reports));
+        }
+    }
+    for (way, spent) in [(&null, &nulls), (&full, &fulls)] {
+        let sum = |of: fn(&Spent) -> u64| spent.iter().map(of).sum::<u64>();
+        let (sent, probes) = (sum(|s| s.sent.datagrams), sum(|s| s.sent.probes));
+        way.sink.check(form, sent, probes, way.joined);
+    }
+    let each = |spent: &[Spent]| spent.iter().map(Spent::each_ns).collect::<Vec<_>>();
+    for (what, spent) in [("null sink", &nulls), ("full path", &fulls)] {
+        let all = |of: fn(&Spent) -> f64| Figure::of(&spent.iter().map(of).collect::<Vec<_>>());
+        let case = format!("{case}, {what}");
+        report.figure(&case, "a heartbeat", "ns", all(Spent::each_ns));
+        report.figure(&case, "of a core", "%", all(|spent| 100.0 * spent.share()));
+        report.figure(&case, "datagrams a turn", "", all(Spent::batch));
+        report.figure(&case, "kernel drops", "", all(|spent| spent.drops as f64));
+        report.figure(
+            &case,
+            "sender behind, at most",
+            "µs",
+            all(|s| s.sent.behind_ns as f64 / 1e3),
+        );
+        let mut ingest = spent[0].ingest.clone();
+        spent[1..].iter().for_each(|spent| ingest.merge(&spent.ingest));
+        let hdr = ingest.to_hdr();
+        let us = |percent: f64| hdr.value_at_quantile(percent / 100.0) as f64 / 1e3;
+        for (what, percent) in [("sent to taken in, p50", 50.0), ("sent to taken in, p99", 99.0)] {
+            report.figure(&case, what, "µs", Figure::exactly(us(percent)));
+        }
+    }
+    let ratio = Figure::ratio(&each(&fulls), &each(&nulls));
+    match (form, rate) {
+        (Form::Plain, 200_000) => {
+            report.bar(&case, "full over null", "×", ratio, Bar::AtMost(1.10));
+        }
+        _ => report.figure(&case, "full over null", "×", ratio),
+    }
+}
+
+/// A null sink with buffers of its own, outside of any loop.
+struct Buffers {
+    name: String,
+    backend: AnyBackend,
+    socket: UdpSocket,
+    samples: Vec<f64>,
+}
+
+impl Buffers {
+    fn uring(count: u16, bytes: usize) -> Option<Buffers> {
+        let completions = (4 * u32::from(count)).max(1024);
+        let plan = UringPlan { buffers: BufferPlan { count, bytes }, completions };
+        let group = bind_group("127.0.0.1:0".parse().expect("address"), 1, 16 << 20).expect("bind");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("sender");
+        socket.connect(group.address).expect("connect");
+        let backend = match UringBackend::new(group.sockets, plan) {
+            Ok(backend) => AnyBackend::Uring(Box::new(backend)),
+            Err((_, reason)) => {
+                eprintln!("not tested here: {reason}");
+                return None;
+            }
+        };
+        let name = format!("uring, {count} buffers of {bytes} bytes");
+        Some(Buffers { name, backend, socket, samples: Vec::new() })
+    }
+
+    fn poll() -> Option<Buffers> {
+        let (backend, socket) = transport(TransportChoice::Poll)?;
+        let name = "poll, recvmmsg of 64".into();
+        Some(Buffers { name, backend, socket, samples: Vec::new() })
     }
 
     /// The same, with the sources told.
-    fn with_sources(mut self) -> Self {
+    fn with_sources(mut self) -> Buffers {
         self.name.push_str(", sources");
         self.backend.tell_sources(true).expect("switch");
         self
     }
 
-    fn round(&mut self, burst: usize) {
-        for _ in 0..burst {
-            self.sender.send(&DATAGRAM).expect("send");
-        }
-        let start_ns = thread_cpu_ns();
-        let (mut datagrams, mut bytes) = (0, 0);
-        while self
-            .backend
-            .receive_from(&mut |datagram, source| {
-                datagrams += 1;
-                bytes += black_box((datagram, source)).0.len();
-            })
-            .expect("receive")
-            > 0
-        {}
-        let spent_ns = thread_cpu_ns() - start_ns;
-        assert_eq!((datagrams, bytes), (burst, burst * DATAGRAM.len()), "{}", self.name);
-        self.samples.push(spent_ns as f64 / burst as f64);
+    fn round(&mut self, datagrams: &Datagrams) {
+        send_all(&self.socket, datagrams);
+        let begun_ns = thread_cpu_ns();
+        let mut received = 0;
+        let mut sink = |datagram: &[u8], source: u32| {
+            received += black_box((datagram, source)).0.len() / 32;
+        };
+        while self.backend.receive_from(&mut sink).expect("receive") > 0 {}
+        let spent_ns = thread_cpu_ns() - begun_ns;
+        assert_eq!(received, datagrams.len(), "{}", self.name);
+        self.samples.push(spent_ns as f64 / received as f64);
     }
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let measuring = arguments.iter().any(|argument| argument == "--bench");
-    let number = |name: &str, default: usize| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.map_or(default, |at| arguments[at + 1].parse().expect("a number"))
-    };
-    let rounds = number("--rounds", if measuring { 2000 } else { 5 });
-    let burst = number("--burst", 200);
-
+fn buffers(report: &mut Report, rounds: usize, burst: usize) {
+    report.section(&format!("null sinks, {rounds} rounds of {burst}"));
     let plans = [(64, 2048), (256, 2048), (1024, 2048), (64, 256)];
-    let mut modes: Vec<Mode> = plans
+    let mut modes: Vec<Buffers> = plans
         .into_iter()
-        .filter_map(|(count, bytes)| Mode::uring(count, bytes))
-        .chain(Mode::uring(64, 2048).map(Mode::with_sources))
-        .chain(Mode::poll())
-        .chain(Mode::poll().map(Mode::with_sources))
+        .filter_map(|(count, bytes)| Buffers::uring(count, bytes))
+        .chain(Buffers::uring(64, 2048).map(Buffers::with_sources))
+        .chain(Buffers::poll())
+        .chain(Buffers::poll().map(Buffers::with_sources))
         .collect();
-    for warm_up in [true, false] {
-        let rounds = if warm_up { rounds / 10 } else { rounds };
-        modes.iter_mut().for_each(|mode| mode.samples.clear());
-        for _ in 0..rounds {
-            modes.iter_mut().for_each(|mode| mode.round(burst));
-        }
+    let mut datagrams = Datagrams::default();
+    Fleet::new(100, DRAIN_INTERVAL_US, Form::Plain).fill(&mut datagrams, burst);
+    for _ in 0..rounds + rounds / 10 {
+        modes.iter_mut().for_each(|mode| mode.round(&datagrams));
     }
-
-    println!(
-        "ns of receiving CPU per {}-byte datagram, {rounds} rounds of {burst}",
-        DATAGRAM.len()
-    );
-    println!("{:<24} {:>6} {:>8} {:>6} {:>16}", "mode", "p10", "median", "p90", "calls/datagram");
-    for mode in &mut modes {
-        mode.samples.sort_by(f64::total_cmp);
-        let at = |share: f64| mode.samples[(share * (mode.samples.len() - 1) as f64) as usize];
-        let all = (rounds + rounds / 10) * burst;
-        println!(
-            "{:<24} {:>6.0} {:>8.0} {:>6.0} {:>16.4}",
-            mode.name,
-            at(0.1),
-            at(0.5),
-            at(0.9),
-            mode.backend.counts().system_calls as f64 / all as f64,
-        );
+    for mode in &modes {
+        let warm = &mode.samples[rounds / 10..];
+        report.figure(&mode.name, "a datagram", "ns", Figure::of(warm));
+        let calls = mode.backend.counts().system_calls as f64 / (mode.samples.len() * burst) as f64;
+        report.figure(&mode.name, "system calls a datagram", "", Figure::exactly(calls));
     }
-}
-
-/// CPU time that this thread has used, in nanoseconds.
-fn thread_cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid, writable timespec for the length of the call.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(rc, 0, "every thread has a CPU clock");
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
