@@ -18,7 +18,7 @@ const START_US: u64 = 1 << 50;
 /// How often the owner looks at its wheel in the paced runs.
 const TURN_US: u64 = 100;
 /// Timers it weeds in each turn.
-const WEEDED_A_TURN: u32 = 256;
+pub const WEEDED_A_TURN: u32 = 256;
 
 #[repr(align(64))]
 #[derive(Clone)]
@@ -148,9 +148,9 @@ impl Fleet {
 }
 
 /// What the wheel costs a living fleet.
-struct Healthy {
+pub struct Healthy {
     /// Time spent in the wheel, for each peer and timeout.
-    per_timeout: Duration,
+    pub per_timeout: Duration,
     /// Time spent in the wheel, for each visit of a peer.
     per_visit: Duration,
     /// Visits, for each peer and timeout.
@@ -161,7 +161,7 @@ struct Healthy {
 }
 
 /// Everybody beats for some timeouts, and the owner looks at its wheel every [`TURN_US`].
-fn healthy(peers: usize, weeded: u32, timeouts: u64) -> Healthy {
+pub fn healthy(peers: usize, weeded: u32, timeouts: u64) -> Healthy {
     let mut fleet = Fleet::new(peers);
     fleet.arm();
     let (mut spent, mut longest) = (Duration::ZERO, Duration::ZERO);
@@ -199,7 +199,7 @@ fn healthy(peers: usize, weeded: u32, timeouts: u64) -> Healthy {
 }
 
 /// Everybody falls silent; all fire, each in its turn. Time for each.
-fn fire(peers: usize) -> Duration {
+pub fn fire(peers: usize) -> Duration {
     let mut fleet = Fleet::new(peers);
     fleet.arm();
     let end = fleet.now_us + TIMEOUT_US;
@@ -234,7 +234,7 @@ fn fire_on_one_tick(peers: usize) -> Duration {
 }
 
 /// Arming one timer.
-fn insert(peers: usize) -> Duration {
+pub fn insert(peers: usize) -> Duration {
     let mut fleet = Fleet::new(peers);
     fleet.arm() / peers as u32
 }

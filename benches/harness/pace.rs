@@ -69,7 +69,7 @@ pub fn send(
     socket: &UdpSocket,
     fleet: &mut Fleet,
     load: Load,
-    probe: fn(u64) -> Vec<u8>,
+    probe: Option<fn(u64) -> Vec<u8>>,
     stop: &AtomicBool,
 ) -> Sent {
     let (mut sent, mut datagrams) = (Sent::default(), Datagrams::default());
@@ -94,7 +94,9 @@ pub fn send(
             socket.send(datagram).expect("loopback takes it");
         }
         sent.datagrams += 1;
-        if sent.datagrams.is_multiple_of(PROBE_EACH) {
+        if sent.datagrams.is_multiple_of(PROBE_EACH)
+            && let Some(probe) = probe
+        {
             socket.send(&probe(monotonic_ns())).expect("loopback takes it");
             sent.probes += 1;
         }
@@ -117,7 +119,7 @@ pub fn receive(
         let never = AtomicBool::new(false);
         let sender = scope.spawn(move || {
             become_sender();
-            let sent = send(socket, fleet, load, probe, &never);
+            let sent = send(socket, fleet, load, Some(probe), &never);
             // Release: pairs with the Acquire below, though the kernel's queue orders what was sent.
             over.store(true, Ordering::Release);
             sent
