@@ -28,7 +28,6 @@ use std::net::UdpSocket;
 use systole::io::sockets::bind_group;
 use systole::io::uring::{BufferPlan, UringBackend, UringPlan};
 use systole::io::{AnyBackend, Backend, TransportChoice};
-use systole::reactor::IdleStrategy;
 
 const PARTS: &[&str] = &["drain", "paced", "buffers"];
 const TRANSPORTS: [TransportChoice; 2] = [TransportChoice::Uring, TransportChoice::Poll];
@@ -82,8 +81,8 @@ impl Way {
         let (backend, socket) = transport(choice)?;
         let mut way = Way {
             sink: match full {
-                true => Sink::full(backend, fleet.peers(), fleet.form(), IdleStrategy::Hybrid),
-                false => Sink::null(backend, IdleStrategy::Hybrid),
+                true => Sink::full(backend, fleet.peers(), fleet.form()),
+                false => Sink::null(backend),
             },
             socket,
             fleet,

@@ -37,6 +37,8 @@ impl Form {
 pub struct Fleet {
     form: Form,
     interval_us: u64,
+    /// The number of its first peer.
+    first: u32,
     order: Vec<u32>,
     key: Key,
     encoder: BatchEncoder,
@@ -60,7 +62,12 @@ pub fn guard_for(form: Form) -> SharedGuard {
 impl Fleet {
     pub fn new(peers: u32, interval_us: u64, form: Form) -> Fleet {
         let (order, encoder) = (shuffled(peers), BatchEncoder::new());
-        Fleet { form, interval_us, order, key: key(), encoder, beats: 0 }
+        Fleet { form, interval_us, first: 0, order, key: key(), encoder, beats: 0 }
+    }
+
+    /// The same with other peers than a fleet with so many has.
+    pub fn beside(self, others: u32) -> Fleet {
+        Fleet { first: others, ..self }
     }
 
     pub fn peers(&self) -> u32 {
@@ -92,7 +99,7 @@ impl Fleet {
             _ => self.order[(place % peers) as usize],
         };
         Heartbeat {
-            peer: Fleet::id(number),
+            peer: Fleet::id(self.first + number),
             kind: Kind::Beat,
             status: Status::Ok,
             sequenced: true,

@@ -57,16 +57,17 @@ pub fn transport(choice: TransportChoice) -> Option<(AnyBackend, UdpSocket)> {
 
 impl Sink {
     /// The null sink.
-    pub fn null(backend: AnyBackend, idle: IdleStrategy) -> Sink {
-        let idle = Idle::new(idle, monotonic_ns());
+    pub fn null(backend: AnyBackend) -> Sink {
+        let idle = Idle::new(IdleStrategy::Hybrid, monotonic_ns());
         let (datagrams, bytes, probes, turns) = (0, 0, 0, 0);
         let ingest = Histogram::default();
         Sink::Null(Box::new(Null { backend, idle, datagrams, bytes, probes, turns, ingest }))
     }
 
     /// The full path, with room for so many peers.
-    pub fn full(backend: AnyBackend, peers: u32, form: Form, idle: IdleStrategy) -> Sink {
-        Sink::Full(Box::new(Monitor::new(backend, peers, Policy::default(), idle, form)))
+    pub fn full(backend: AnyBackend, peers: u32, form: Form) -> Sink {
+        let (policy, idle) = (Policy::default(), IdleStrategy::Hybrid);
+        Sink::Full(Box::new(Monitor::new(backend, peers, policy, idle, form)))
     }
 
     /// One turn.
