@@ -52,6 +52,20 @@ const CSV: &str = "peer,seq,sent_ns,arrived_ns\n\
     a,4,0,1400000000\n";
 
 #[test]
+fn a_plain_csv_of_some_size_is_replayed_with_and_without_an_interval() {
+    let mut text = String::from("peer,seq,sent_ns,arrived_ns\n");
+    for n in 0..20_000u64 {
+        text +=
+            &format!("a,{n},0,{}\nb,{n},0,{}\n", 1_000_000_000 * (n + 1), 1_000_000_000 * n + 7);
+    }
+    let file = TempFile::new("long.csv", &text);
+    for options in [&[][..], &["--interval", "1s"], &["--detector", "chen"], &["--timeout", "2s"]] {
+        let answer = json(&[&["replay", file.path(), "--json"], options].concat());
+        assert_eq!((&answer["arrivals"], &answer["mistakes"]), (&40_000.into(), &0.into()));
+    }
+}
+
+#[test]
 fn json_has_the_figures_overall_and_of_each_peer() {
     let file = TempFile::new("figures.csv", CSV);
     let answer =

@@ -181,7 +181,11 @@ pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<(), Cs
                 torn.clear();
             }
         }
-        torn.extend_from_slice(lines.whole(rest)?);
+        let rest = lines.whole(rest)?;
+        if lines.stopped {
+            break;
+        }
+        torn.extend_from_slice(rest);
         if torn.len() > MAX_LINE {
             return Err(CsvError::Long { line: lines.line + 1 });
         }

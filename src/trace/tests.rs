@@ -168,4 +168,12 @@ fn a_file_that_needs_to_be_read_whole_is_not_replayed_while_it_is_read() {
     let multiple = plain(Detector::Fixed { timeout_ns: None });
     assert_eq!(replayed("given", in_order, &multiple, Some(1)), Some(3));
     assert_eq!(replayed("estimated", in_order, &multiple, None), None);
+    // What is left of a buffer when the reading stops is not a line, however long it is.
+    let long = |first: &str| {
+        let rows = (4..40_000).map(|n| format!("{n},a,{},1\n", n * 100));
+        rows.fold(first.to_owned(), |text, row| text + &row)
+    };
+    assert_eq!(replayed("long", &long(in_order), &multiple, None), None);
+    assert_eq!(replayed("long disorder", &long(not), &fixed_ns(200), None), None);
+    assert_eq!(replayed("long order", &long(in_order), &fixed_ns(200), None), Some(39_999));
 }
