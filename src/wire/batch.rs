@@ -12,6 +12,7 @@
 //! instead of 32 keep an entry at 20 bytes, and 70 of them in a datagram.
 
 use super::header::{BATCH, Header};
+use super::pack::Packed;
 use super::{
     HEADER, Heartbeat, Kind, MAX_UNTAGGED, PeerId, Reject, Status, decode_interval, encode_interval,
 };
@@ -44,12 +45,18 @@ struct Entry {
     packed: U32,
 }
 
-/// A decoded BATCH.
+/// A decoded BATCH or PACK.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Batch<'a> {
     relay: Heartbeat,
-    intervals: &'a [U32],
-    entries: &'a [Entry],
+    body: Body<'a>,
+}
+
+/// How its beats are written.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Body<'a> {
+    Plain { intervals: &'a [U32], entries: &'a [Entry] },
+    Packed(Packed<'a>),
 }
 
 impl<'a> Batch<'a> {
@@ -76,36 +83,66 @@ impl<'a> Batch<'a> {
         if entries.iter().any(|entry| entry.peer.get() == 0) {
             return Err(Reject::Reserved);
         }
-        Ok(Batch { relay, intervals, entries })
+        Ok(Batch { relay, body: Body::Plain { intervals, entries } })
     }
 
-    /// The relay's own heartbeat; `None` when the relay is not a peer itself (its id is 0).
+    /// The same of a PACK.
+    pub(super) fn unpack(header: &Header, body: &'a [u8]) -> Result<Batch<'a>, Reject> {
+        let (relay, packed) = Packed::decode(header, body)?;
+        Ok(Batch { relay, body: Body::Packed(packed) })
+    }
+
+    /// The relay's own heartbeat; `None` when the relay is not a peer itself (its id is 0), and for a
+    /// PACK, which only names it.
     pub fn relay(&self) -> Option<Heartbeat> {
-        (self.relay.peer.0 != 0).then_some(self.relay)
+        let beats = matches!(self.body, Body::Plain { .. }) && self.relay.peer.0 != 0;
+        beats.then_some(self.relay)
+    }
+
+    /// The relay that it came through; `None` when that is not a peer (its id is 0).
+    pub fn through(&self) -> Option<PeerId> {
+        (self.relay.peer.0 != 0).then_some(self.relay.peer)
+    }
+
+    /// The key by which it is authentic; it speaks for all beats.
+    pub fn key_id(&self) -> u8 {
+        self.relay.key_id
     }
 
     /// The beats that the relay heard, in the datagram's order.
     #[inline]
     pub fn entries(&self) -> impl ExactSizeIterator<Item = Heartbeat> + 'a {
-        let Batch { relay, intervals, entries } = *self;
-        entries.iter().map(move |entry| Heartbeat {
-            peer: PeerId(entry.peer.get()),
-            kind: Kind::Beat,
-            status: Status::from_bits((entry.packed.get() >> 30) as u8),
-            sequenced: true,
-            key_id: relay.key_id,
-            incarnation: entry.incarnation.get(),
-            sequence: entry.sequence.get(),
-            // Codes and indices were checked by `decode`.
-            interval_us: decode_interval(intervals[entry.interval_index()].get()).unwrap_or(0),
-            sent_ns: 0,
-            age_us: entry.packed.get() & MAX_AGE_US,
-            profile_digest: 0,
+        let Batch { relay, body } = *self;
+        let count = match body {
+            Body::Plain { entries, .. } => entries.len(),
+            Body::Packed(packed) => packed.len(),
+        };
+        (0..count).map(move |nth| match body {
+            Body::Plain { intervals, entries } => entries[nth].beat(intervals, relay.key_id),
+            Body::Packed(packed) => packed.beat(nth, relay.key_id),
         })
     }
 }
 
 impl Entry {
+    #[inline]
+    fn beat(&self, intervals: &[U32], key_id: u8) -> Heartbeat {
+        Heartbeat {
+            peer: PeerId(self.peer.get()),
+            kind: Kind::Beat,
+            status: Status::from_bits((self.packed.get() >> 30) as u8),
+            sequenced: true,
+            key_id,
+            incarnation: self.incarnation.get(),
+            sequence: self.sequence.get(),
+            // Codes and indices were checked by `decode`.
+            interval_us: decode_interval(intervals[self.interval_index()].get()).unwrap_or(0),
+            sent_ns: 0,
+            age_us: self.packed.get() & MAX_AGE_US,
+            profile_digest: 0,
+        }
+    }
+
     fn interval_index(&self) -> usize {
         (self.packed.get() >> AGE_BITS) as usize % MAX_INTERVALS
     }

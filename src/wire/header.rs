@@ -26,6 +26,9 @@ const BEAT: u8 = 1;
 const HELLO: u8 = 2;
 const BYE: u8 = 3;
 pub(super) const BATCH: u8 = 4;
+pub(super) const PACK: u8 = 5;
+pub(super) const QUESTION: u8 = 6;
+pub(super) const ANSWER: u8 = 7;
 const PROBE: u8 = 15;
 
 const STATUS_BITS: u8 = 0b0000_0011;
@@ -93,22 +96,21 @@ pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, 
         return Err(Reject::Version);
     }
     let kind = header.version_and_kind & 0x0F;
-    if !matches!(kind, BEAT | HELLO | BYE | BATCH | PROBE) {
+    if !matches!(kind, BEAT | HELLO | BYE | BATCH | PACK | PROBE) {
         return Err(Reject::Kind);
     }
-    let tagged = header.flags & TAGGED != 0;
-    if header.flags & !(STATUS_BITS | TAGGED) != 0 || tagged != (header.key_id != 0) {
-        return Err(Reject::Reserved);
-    }
-    let (body, key_id) = if tagged {
-        let (covered, key_id) = guard.open(header.key_id, datagram)?;
-        (&covered[HEADER..], key_id)
-    } else {
-        // A probe proves itself by its secret.
-        if kind != PROBE {
-            guard.untagged()?;
+    let (body, key_id) = match header.tagged_by()? {
+        Some(key_id) => {
+            let (covered, key_id) = guard.open(key_id, datagram)?;
+            (&covered[HEADER..], key_id)
         }
-        (body, 0)
+        None => {
+            // A probe proves itself by its secret.
+            if kind != PROBE {
+                guard.untagged()?;
+            }
+            (body, 0)
+        }
     };
     let header = &Header { key_id, ..*header };
     match kind {
@@ -121,6 +123,7 @@ pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, 
             Ok(Form::Hello(heartbeat, profile))
         }
         BATCH => Batch::decode(header, body).map(Form::Batch),
+        PACK => Batch::unpack(header, body).map(Form::Batch),
         _ => header.probe(body),
     }
 }
@@ -175,7 +178,48 @@ impl Header {
 
     /// An untagged header of a kind that speaks for no peer.
     pub(super) fn anonymous(kind: u8) -> Header {
-        Header { magic: MAGIC, version_and_kind: VERSION << 4 | kind, ..Header::new_zeroed() }
+        Header::naming(kind, PeerId(0))
+    }
+
+    /// An untagged header that names a peer and says nothing of it.
+    pub(super) fn naming(kind: u8, peer: PeerId) -> Header {
+        Header {
+            magic: MAGIC,
+            version_and_kind: VERSION << 4 | kind,
+            peer: U64::new(peer.0),
+            ..Header::new_zeroed()
+        }
+    }
+
+    /// The header of a datagram of this kind.
+    pub(super) fn of_kind(kind: u8, datagram: &[u8]) -> Option<&Header> {
+        let (header, _) = Header::ref_from_prefix(datagram).ok()?;
+        let start = [header.magic, header.version_and_kind];
+        (start == [MAGIC, VERSION << 4 | kind]).then_some(header)
+    }
+
+    /// The key that it says to be tagged by; `None` when it is not tagged.
+    pub(super) fn tagged_by(&self) -> Result<Option<u8>, Reject> {
+        let tagged = self.flags & TAGGED != 0;
+        if self.flags & !(STATUS_BITS | TAGGED) != 0 || tagged != (self.key_id != 0) {
+            return Err(Reject::Reserved);
+        }
+        Ok(tagged.then_some(self.key_id))
+    }
+
+    /// The same, with what another one says of its tag.
+    pub(super) fn with_tag_of(self, other: &Header) -> Header {
+        Header { flags: other.flags & TAGGED, key_id: other.key_id, ..self }
+    }
+
+    /// The same, with these two numbers.
+    pub(super) fn with_numbers(self, incarnation: u32, sequence: u32) -> Header {
+        Header { incarnation: U32::new(incarnation), sequence: U32::new(sequence), ..self }
+    }
+
+    /// Its two numbers as one.
+    pub(super) fn nonce(&self) -> u64 {
+        u64::from(self.sequence.get()) << 32 | u64::from(self.incarnation.get())
     }
 
     /// The heartbeat of a form that has nothing behind its header.
@@ -217,7 +261,6 @@ impl Header {
         if self.flags != 0 || self.interval.get() != 0 {
             return Err(Reject::Reserved);
         }
-        let secret = u64::from(self.sequence.get()) << 32 | u64::from(self.incarnation.get());
-        Ok(Form::Probe { secret, sent_ns: self.sent.get() })
+        Ok(Form::Probe { secret: self.nonce(), sent_ns: self.sent.get() })
     }
 }

@@ -4,7 +4,7 @@
 //!                    first byte
 //!  datagram ─┬─ 0xBE ──────────▶ header ─┬─ BEAT, BYE, PROBE   the header is all there is
 //!            │                           ├─ HELLO              + profile (name, group, labels)
-//!            │                           └─ BATCH              + beats of other peers
+//!            │                           └─ BATCH, PACK        + beats of other peers
 //!            ├─ can start UTF-8 ▶ text                         a line that a shell can send
 //!            └─ else ───────────▶ Reject::Magic
 //! ```
@@ -28,7 +28,9 @@ mod heartbeat;
 mod id;
 mod interval;
 mod key;
+mod pack;
 mod profile;
+mod question;
 mod text;
 
 #[cfg(test)]
@@ -40,7 +42,9 @@ pub use heartbeat::{Heartbeat, Kind, Status, start_of};
 pub use id::{PeerId, steer};
 pub use interval::{MAX_INTERVAL_US, MIN_INTERVAL_US, decode_interval, encode_interval};
 pub use key::{Auth, Guard, Key, Keyring, SECRET};
+pub use pack::PackEncoder;
 pub use profile::{MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile, Profile};
+pub use question::{answer_to, encode_question, is_answer};
 
 use crate::metrics::Counter;
 use thiserror::Error;
@@ -150,7 +154,7 @@ pub enum Form<'a> {
     /// HELLO or a text line: one heartbeat and who its sender is. Unless [`Profile::matches`] was
     /// asked, a HELLO may carry a name that is not the peer's.
     Hello(Heartbeat, Profile<'a>),
-    /// BATCH: a relay's own heartbeat, if it is a peer, and those of the peers that it heard.
+    /// BATCH or PACK: a relay's own heartbeat, if it is a peer, and those of the peers that it heard.
     Batch(Batch<'a>),
     /// PROBE: what a reactor sends to itself to time the way from the socket.
     Probe {

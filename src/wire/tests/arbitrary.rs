@@ -2,8 +2,8 @@
 
 use super::KEYS;
 use crate::wire::{
-    BatchEncoder, Heartbeat, Key, Kind, PeerId, Profile, Status, decode_interval, encode_beat,
-    encode_hello, encode_probe,
+    BatchEncoder, Heartbeat, Key, Kind, PackEncoder, PeerId, Profile, Status, decode_interval,
+    encode_beat, encode_hello, encode_probe,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -102,6 +102,39 @@ pub(super) fn batch_bytes() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// Beats whose numbers lie near one another, as those of one fleet do, or anywhere.
+pub(super) fn fleet() -> impl Strategy<Value = Vec<Heartbeat>> {
+    let spread = || prop::sample::select(vec![0u32, 200, 60_000, 10_000_000, u32::MAX]);
+    let beats = vec((heartbeat(), prop_oneof![0..5_000u32, 0..1u32 << 27]), 0..110);
+    (beats, vec(interval_us(), 1..8), spread(), spread(), any::<[u32; 2]>()).prop_map(
+        |(mut beats, intervals, incarnations, sequences, [incarnation, sequence])| {
+            for (n, (beat, age_us)) in beats.iter_mut().enumerate() {
+                beat.kind = Kind::Beat;
+                beat.sent_ns = 0;
+                beat.age_us = *age_us;
+                beat.interval_us = intervals[n % intervals.len()];
+                let near = |base: u32, number: u32, spread: u32| match spread {
+                    u32::MAX => number,
+                    spread => base.saturating_add(number % (spread + 1)),
+                };
+                beat.incarnation = near(incarnation, beat.incarnation, incarnations);
+                beat.sequence = near(sequence, beat.sequence, sequences);
+            }
+            beats.into_iter().map(|(beat, _)| beat).collect()
+        },
+    )
+}
+
+fn pack_bytes() -> impl Strategy<Value = Vec<u8>> {
+    (fleet(), any::<u64>(), any::<u64>()).prop_map(|(beats, relay, at_us)| {
+        let mut encoder = PackEncoder::new();
+        let _ = beats.iter().all(|beat| encoder.push(beat, at_us));
+        let mut bytes = Vec::new();
+        encoder.finish(PeerId(relay), at_us, &mut bytes);
+        bytes
+    })
+}
+
 /// A line of the text form, mostly valid, with all its mistakes.
 pub(super) fn line() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
@@ -169,6 +202,7 @@ fn untagged() -> impl Strategy<Value = Vec<u8>> {
             bytes
         }),
         batch_bytes(),
+        pack_bytes(),
         any::<[u64; 3]>().prop_map(|[token, secret, sent]| {
             encode_probe(PeerId(token), secret, sent).to_vec()
         }),

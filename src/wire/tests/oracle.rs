@@ -62,7 +62,7 @@ fn binary(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
         return Err(Reject::Version);
     }
     let kind = d[1] % 16;
-    if ![1, 2, 3, 4, 15].contains(&kind) {
+    if ![1, 2, 3, 4, 5, 15].contains(&kind) {
         return Err(Reject::Kind);
     }
     if (2..=6).any(|bit| d[2] & (1 << bit) != 0) || (d[2] >= 128) != (d[3] > 0) {
@@ -103,6 +103,7 @@ fn binary(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
         1 | 3 => of_peer().map(Meaning::Beat),
         2 => hello(of_peer()?, d),
         4 => batch(heartbeat, d, key_id),
+        5 => pack(heartbeat, d, key_id),
         _ if d.len() != 32 => Err(Reject::Length),
         _ if d[2] != 0 || number(d, 4, 4) != 0 => Err(Reject::Reserved),
         _ => Ok(Meaning::Probe(number(d, 16, 8), number(d, 24, 8))),
@@ -213,6 +214,52 @@ fn batch(
         profile_digest: 0,
     });
     Ok(Meaning::Batch((relay.peer.0 != 0).then_some(relay), beats.collect()))
+}
+
+fn pack(
+    relay: impl Fn() -> Result<Heartbeat, Reject>,
+    d: &[u8],
+    key_id: u8,
+) -> Result<Meaning, Reject> {
+    if d.len() < 44 {
+        return Err(Reject::Runt);
+    }
+    if d[35] != 0 {
+        return Err(Reject::Reserved);
+    }
+    let (n, k) = (usize::from(d[32]), usize::from(d[33]));
+    let (i_bytes, s_bytes) = (usize::from(d[34] % 4) + 1, usize::from(d[34] / 4 % 4) + 1);
+    let unit_us = 1u32 << (d[34] / 16);
+    let size = 8 + i_bytes + s_bytes + 2 + 1;
+    if d.len() > 1_456 || k > 64 || d.len() != 44 + 4 * k + size * n {
+        return Err(Reject::Length);
+    }
+    relay()?;
+    let intervals: Vec<u64> =
+        (0..k).map(|i| interval_us(number(d, 44 + 4 * i, 4))).collect::<Result<_, _>>()?;
+    let entry = |i: usize| &d[44 + 4 * k + size * i..][..size];
+    let index = |i: usize| usize::from(entry(i)[size - 1] % 64);
+    if (0..n).any(|i| index(i) >= k) {
+        return Err(Reject::Length);
+    }
+    if (0..n).any(|i| number(entry(i), 0, 8) == 0) {
+        return Err(Reject::Reserved);
+    }
+    let sum = |base: u64, offset: u64| ((base + offset) % (1 << 32)) as u32;
+    let beats = (0..n).map(|i| Heartbeat {
+        peer: PeerId(number(entry(i), 0, 8)),
+        kind: Kind::Beat,
+        status: status(u64::from(entry(i)[size - 1] / 64)),
+        sequenced: true,
+        key_id,
+        incarnation: sum(number(d, 36, 4), number(entry(i), 8, i_bytes)),
+        sequence: sum(number(d, 40, 4), number(entry(i), 8 + i_bytes, s_bytes)),
+        interval_us: intervals[index(i)],
+        sent_ns: 0,
+        age_us: number(entry(i), size - 3, 2) as u32 * unit_us,
+        profile_digest: 0,
+    });
+    Ok(Meaning::Batch(None, beats.collect()))
 }
 
 fn text(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {

@@ -1,9 +1,10 @@
 //! What holds for every datagram.
 
-use super::arbitrary::{check, datagram, heartbeat, hello_bytes, line, words};
+use super::arbitrary::{check, datagram, fleet, heartbeat, hello_bytes, line, words};
 use super::{Meaning, agree, decode};
 use crate::wire::{
-    BatchEncoder, Heartbeat, Kind, OwnedProfile, Profile, encode_beat, encode_hello,
+    BatchEncoder, Form, Heartbeat, Kind, MAX_UNTAGGED, OwnedProfile, PackEncoder, PeerId, Profile,
+    encode_beat, encode_hello,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -62,6 +63,36 @@ fn a_batch_comes_back() {
 }
 
 #[test]
+fn a_pack_comes_back_and_nobody_in_it_is_younger_than_before() {
+    let held_us = || prop_oneof![0..10_000u64, 0..1u64 << 32];
+    check(500, (fleet(), vec(held_us(), 110), any::<u64>()), |(beats, held_us, relay)| {
+        let mut encoder = PackEncoder::new();
+        let now_us = 1 << 40;
+        let mut expected = Vec::new();
+        for (beat, held_us) in beats.iter().zip(held_us) {
+            if encoder.push(beat, now_us - held_us) {
+                expected.push((beat, u64::from(beat.age_us) + held_us));
+            }
+        }
+        let mut bytes = Vec::new();
+        encoder.finish(PeerId(relay), now_us, &mut bytes);
+        assert!(encoder.is_empty() && bytes.len() <= MAX_UNTAGGED);
+        let Ok(Form::Batch(batch)) = crate::wire::decode(&bytes) else { panic!("{bytes:02x?}") };
+        assert_eq!((batch.relay(), batch.through().unwrap_or(PeerId(0))), (None, PeerId(relay)));
+        assert_eq!(batch.entries().len(), expected.len());
+        let oldest_us = expected.iter().map(|(_, age_us)| *age_us).max().unwrap_or(0);
+        let most_us = u64::from(u16::MAX) << 15;
+        for (got, (beat, age_us)) in batch.entries().zip(expected) {
+            assert_eq!(Heartbeat { age_us: beat.age_us, ..got }, *beat);
+            // To a 32,768th of the oldest, or the most that there is.
+            let age_us = age_us.min(most_us);
+            let got_us = u64::from(got.age_us);
+            assert!((age_us..=age_us + oldest_us.min(most_us) / 32_768).contains(&got_us));
+        }
+    });
+}
+
+#[test]
 fn both_decoders_agree_on_whole_datagrams() {
     check(5_000, datagram(), |datagram| agree(&datagram));
 }
@@ -104,7 +135,7 @@ fn both_decoders_agree_on_lengthened_and_overwritten_datagrams() {
 fn both_decoders_agree_on_noise() {
     check(5_000, vec(any::<u8>(), 0..200), |noise| agree(&noise));
     // With a valid start, so that most of it is not refused at once.
-    let kinds = prop::sample::select(vec![0x11, 0x12, 0x13, 0x14, 0x1F]);
+    let kinds = prop::sample::select(vec![0x11, 0x12, 0x13, 0x14, 0x15, 0x1F]);
     check(5_000, (kinds, vec(any::<u8>(), 29..120)), |(kind, noise)| {
         let mut datagram = vec![0xBE, kind, noise[0] & 3, 0];
         datagram.extend(&noise[1..]);

@@ -58,6 +58,34 @@ fn seventy_beats_of_five_intervals_fit_with_a_tag() {
 }
 
 #[test]
+fn a_pack_takes_as_many_bytes_as_its_fleet_is_spread() {
+    let full = |incarnations: u32, sequences: u32| {
+        let mut encoder = PackEncoder::new();
+        let beat = |n: u32| Heartbeat {
+            incarnation: n % 2 * incarnations,
+            sequence: n % 2 * sequences,
+            ..BEAT
+        };
+        let mut n = 0;
+        while encoder.push(&beat(n), 0) {
+            n += 1;
+        }
+        let mut bytes = Vec::new();
+        encoder.finish(PeerId(9), 5_000, &mut bytes);
+        assert!(bytes.len() + TAG <= MAX_DATAGRAM && decode(&bytes).is_ok());
+        let entry = (bytes.len() - HEADER - 12 - 4) / n as usize;
+        (n, entry)
+    };
+    // Started together; within 19 days of one another; anywhen.
+    assert_eq!(full(255, 0xFF_FFFF), (93, 15));
+    assert_eq!(full(0xFF_FFFF, 0xFF_FFFF), (82, 17));
+    assert_eq!(full(u32::MAX, u32::MAX), (74, 19));
+    let mut bytes = Vec::new();
+    PackEncoder::new().finish(PeerId(0), 0, &mut bytes);
+    assert_eq!(decode(&bytes), Ok(Meaning::Batch(None, vec![])));
+}
+
+#[test]
 fn a_profile_is_bounded_so_that_a_tag_always_fits() {
     let value = "v".repeat(MAX_VALUE);
     let keys: Vec<String> = (0..6).map(|n| format!("k{n}")).collect();

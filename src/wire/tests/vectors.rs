@@ -2,7 +2,8 @@
 
 use super::{agree, guards};
 use crate::wire::{
-    BatchEncoder, Form, Heartbeat, Key, PeerId, Profile, encode_beat, encode_hello, encode_probe,
+    BatchEncoder, Form, Heartbeat, Key, PackEncoder, PeerId, Profile, encode_beat, encode_hello,
+    encode_probe,
 };
 use std::fmt::Write;
 
@@ -62,7 +63,11 @@ fn meaning(datagram: &[u8]) -> String {
             format!("hello {} name={name:?} group={group:?} labels={labels:?}", said(&beat))
         }
         Ok(Form::Batch(batch)) => {
-            let relay = batch.relay().map_or("anonymous".into(), |relay| said(&relay));
+            let relay = match (batch.relay(), batch.through()) {
+                (Some(relay), _) => said(&relay),
+                (None, Some(relay)) => format!("of relay={relay}"),
+                (None, None) => "anonymous".into(),
+            };
             let mut text = format!("batch {relay}");
             for beat in batch.entries() {
                 let said = said(&beat).replace(" sent_ns=0", "");
@@ -96,6 +101,11 @@ fn every_binary_vector_is_encoded_to_the_same_bytes() {
         match form {
             Ok(Form::Beat(beat)) => again.extend(encode_beat(&beat)),
             Ok(Form::Hello(beat, profile)) => encode_hello(&beat, &profile, &mut again),
+            Ok(Form::Batch(batch)) if datagram[1] == 0x15 => {
+                let mut encoder = PackEncoder::new();
+                assert!(batch.entries().all(|beat| encoder.push(&beat, 0)));
+                encoder.finish(batch.through().unwrap_or(PeerId(0)), 0, &mut again);
+            }
             Ok(Form::Batch(batch)) => {
                 let mut encoder = BatchEncoder::new();
                 assert!(batch.entries().all(|beat| encoder.push(&beat)));

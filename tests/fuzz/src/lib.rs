@@ -2,8 +2,8 @@
 //! a panic, which libFuzzer reports together with the bytes.
 
 use systole::wire::{
-    Auth, BatchEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile, PeerId,
-    Profile, Reject, TAG, decode, encode_beat, encode_hello, encode_probe,
+    Auth, BatchEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile, PackEncoder,
+    PeerId, Profile, Reject, TAG, decode, encode_beat, encode_hello, encode_probe,
 };
 
 /// A guard with key 1 for all, 2 for the group web and 3 for db.
@@ -38,6 +38,16 @@ pub fn check(datagram: &[u8]) -> Result<Form<'_>, Reject> {
             assert_eq!(decode(&again), Ok(Form::Beat(as_binary(heartbeat))));
         }
         Form::Hello(heartbeat, profile) => check_hello(heartbeat, profile),
+        Form::Batch(batch) if datagram[1] & 0x0F == 5 => {
+            let mut encoder = PackEncoder::new();
+            // Numbers on both sides of their wrap take more room from the encoder's base.
+            let fitting = batch.entries().take_while(|beat| encoder.push(beat, 0)).count();
+            let mut again = Vec::new();
+            encoder.finish(batch.through().unwrap_or(PeerId(0)), 0, &mut again);
+            let Ok(Form::Batch(twin)) = decode(&again) else { panic!("not a pack: {again:x?}") };
+            assert_eq!(twin.through(), batch.through());
+            assert!(twin.entries().eq(batch.entries().take(fitting)), "{batch:?} became {twin:?}");
+        }
         Form::Batch(batch) => {
             let mut encoder = BatchEncoder::new();
             batch.entries().for_each(|beat| assert!(encoder.push(&beat), "it fitted before"));
