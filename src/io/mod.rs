@@ -25,7 +25,7 @@ pub mod uring;
 mod wake;
 
 pub use select::{AnyBackend, OpenError, Opened, TransportChoice, open};
-pub use source::SourceOf;
+pub use source::{Origin, SourceOf};
 pub use wake::Waker;
 
 use std::io;
@@ -109,6 +109,14 @@ pub trait Backend {
     /// As there.
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
         self.receive(&mut |datagram| sink(datagram, 0))
+    }
+
+    /// The same with each datagram's origin: its socket, and its sender's address where that is told.
+    ///
+    /// # Errors
+    /// As there.
+    fn receive_with(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
+        self.receive(&mut |datagram| sink(datagram, Origin::untold(0)))
     }
 
     /// Whether [`receive_from`](Self::receive_from) is to tell sources, from one of the next calls

@@ -7,7 +7,7 @@
 
 use super::arena::Arena;
 use super::meminfo::QueueMeter;
-use super::source::{NAME_BYTES, SourceOf};
+use super::source::{NAME_BYTES, Origin, SourceOf};
 use super::sys::check;
 use super::{Backend, LONGEST_DATAGRAM, Patience, Queues, Transport, TransportCounts, Waker};
 use crate::clock;
@@ -112,13 +112,18 @@ impl Backend for PollBackend {
     }
 
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        let source_of = SourceOf::process();
+        self.receive_with(&mut |datagram, origin| sink(datagram, origin.number(source_of)))
+    }
+
+    fn receive_with(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
         if self.letting_go {
             return Ok(0);
         }
         for _ in 0..ROUNDS {
             let mut handed = 0;
             let mut all_empty = true;
-            for socket in &self.sockets {
+            for (number, socket) in self.sockets.iter().enumerate() {
                 self.counts.system_calls += 1;
                 match self.batch.fill(socket) {
                     Ok(count) => {
@@ -128,7 +133,7 @@ impl Backend for PollBackend {
                                 self.counts.overlong += 1;
                                 continue;
                             };
-                            sink(datagram, self.batch.source(nth));
+                            sink(datagram, Origin::new(number, self.batch.name(nth)));
                             handed += 1;
                         }
                     }
@@ -214,7 +219,6 @@ struct Batch {
     headers: Box<[libc::mmsghdr]>,
     /// Where the kernel writes addresses, [`NAME_BYTES`] each, when it is asked for them.
     names: Arena,
-    source_of: SourceOf,
     tells_sources: bool,
     /// Pointed to by `headers`; boxed, so it does not move with the batch.
     _vectors: Box<[libc::iovec]>,
@@ -240,8 +244,7 @@ impl Batch {
             })
             .collect();
         let names = Arena::zeroed(BATCH * NAME_BYTES);
-        let source_of = SourceOf::process();
-        Self { data, headers, names, source_of, tells_sources: false, _vectors: vectors }
+        Self { data, headers, names, tells_sources: false, _vectors: vectors }
     }
 
     /// Has the kernel tell addresses, or not.
@@ -257,16 +260,15 @@ impl Batch {
         }
     }
 
-    /// The source of the n-th datagram of the last fill, 0 when it was not asked for.
-    fn source(&self, nth: usize) -> u32 {
+    /// Who sent the n-th datagram of the last fill; empty when it was not asked for.
+    fn name(&self, nth: usize) -> &[u8] {
         if !self.tells_sources {
-            return 0;
+            return &[];
         }
         let length = (self.headers[nth].msg_hdr.msg_namelen as usize).min(NAME_BYTES);
         // SAFETY: the name lies in the arena, zeroed and then filled by the kernel; nobody writes
         // to it until the next fill.
-        let name = unsafe { std::slice::from_raw_parts(self.names.at(nth * NAME_BYTES), length) };
-        self.source_of.number(name)
+        unsafe { std::slice::from_raw_parts(self.names.at(nth * NAME_BYTES), length) }
     }
 
     /// Receives what the socket has, up to a batch, without waiting.

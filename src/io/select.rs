@@ -2,7 +2,7 @@
 
 use super::poll::PollBackend;
 use super::uring::{Unavailable, UringBackend, UringPlan};
-use super::{Backend, Patience, Queues, Transport, TransportCounts, Waker};
+use super::{Backend, Origin, Patience, Queues, Transport, TransportCounts, Waker};
 use std::fmt;
 use std::io;
 use std::net::UdpSocket;
@@ -113,6 +113,10 @@ impl Backend for AnyBackend {
 
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
         either!(self, backend => backend.receive_from(sink))
+    }
+
+    fn receive_with(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
+        either!(self, backend => backend.receive_with(sink))
     }
 
     fn tell_sources(&mut self, wanted: bool) -> io::Result<()> {

@@ -34,7 +34,7 @@ pub use buffers::BufferPlan;
 pub use setup::{Unavailable, UringPlan};
 
 use super::meminfo::QueueMeter;
-use super::source::{NAME_BYTES, SourceOf};
+use super::source::{NAME_BYTES, Origin, SourceOf};
 use super::{Backend, Patience, Queues, Transport, TransportCounts, Waker};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
@@ -67,7 +67,6 @@ pub struct UringBackend {
     messages_work: bool,
     /// What a receive with addresses is to tell: a name of so many bytes, no control data.
     wanted: Box<libc::msghdr>,
-    source_of: SourceOf,
     tells_sources: bool,
     /// Requests that have ended and are to be armed anew.
     ended: Vec<Operation>,
@@ -107,7 +106,6 @@ impl UringBackend {
             told: Vec::new(),
             messages_work: true,
             wanted: Box::new(wanted()),
-            source_of: SourceOf::process(),
             tells_sources: false,
             ended,
             failures: 0,
@@ -128,7 +126,7 @@ impl UringBackend {
     ///
     /// Per completion: one decision, the datagram's bytes straight from the buffer, and the buffer
     /// back, on every path.
-    fn reap(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+    fn reap(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
         let mut handed = 0;
         let mut fatal = None;
         let buffer_bytes = self.buffers.buffer_bytes();
@@ -142,13 +140,14 @@ impl UringBackend {
                 Outcome::Datagram(length) => {
                     let bytes = lease.as_ref().map_or(&[][..], |lease| lease.bytes(length));
                     self.failures = 0;
+                    let socket = operation.socket();
                     if let Operation::Receive(_) = operation {
-                        sink(bytes, 0);
+                        sink(bytes, Origin::untold(socket));
                         handed += 1;
                     } else if let Ok(told) = RecvMsgOut::parse(bytes, &self.wanted)
                         && !told.is_payload_truncated()
                     {
-                        sink(told.payload_data(), self.source_of.number(told.name_data()));
+                        sink(told.payload_data(), Origin::new(socket, told.name_data()));
                         handed += 1;
                     } else {
                         self.counts.overlong += 1;
@@ -283,6 +282,11 @@ impl Backend for UringBackend {
     }
 
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
+        let source_of = SourceOf::process();
+        self.receive_with(&mut |datagram, origin| sink(datagram, origin.number(source_of)))
+    }
+
+    fn receive_with(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
         let mut looked = false;
         loop {
             let handed = self.reap(sink)?;

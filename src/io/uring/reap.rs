@@ -44,6 +44,14 @@ impl Operation {
         }
     }
 
+    /// The socket of a receive; 0 for the others.
+    pub(super) fn socket(self) -> usize {
+        match self {
+            Self::Receive(socket) | Self::ReceiveFrom(socket) => socket as usize,
+            _ => 0,
+        }
+    }
+
     /// Back from user data; `None` for what we never submitted.
     pub(super) fn from_user_data(data: u64) -> Option<Self> {
         Some(match data >> 32 {
