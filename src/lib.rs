@@ -32,6 +32,7 @@ pub mod http;
 pub mod io;
 pub mod metrics;
 pub mod reactor;
+pub mod relay;
 #[cfg(not(loom))]
 pub mod store;
 pub mod sync;

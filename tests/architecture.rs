@@ -18,6 +18,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("reactor", &["clock", "sync", "wire", "metrics", "engine", "io", "trace"]),
     ("control", &["api", "clock", "wire", "metrics", "engine", "reactor", "io", "store"]),
     ("http", &["api", "clock", "control", "engine", "metrics", "reactor", "wire"]),
+    ("relay", &["wire"]),
     ("config", &["engine", "io", "reactor", "trace", "wire"]),
     ("trace", &["clock", "wire", "engine"]),
 ];

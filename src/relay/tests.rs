@@ -1,0 +1,249 @@
+//! The relay against a list of what came in and when: everything leaves, once, in time, no younger.
+
+use super::testing::{Kept, beat};
+use super::*;
+use crate::testing::{Rng, seeds};
+use crate::wire::{
+    BatchEncoder, Keyring, Profile, Status, TAG, decode, encode_beat, encode_hello, encode_question,
+};
+use proptest::prelude::*;
+
+const MS: u64 = 1_000_000;
+const DELAY_NS: u64 = 5 * MS;
+const RELAY: PeerId = PeerId(77);
+
+fn open() -> Relay {
+    Relay::new(RELAY, DELAY_NS, None, Guard::default())
+}
+
+fn key(id: u8) -> Key {
+    Key::new(id, [id; 32]).unwrap()
+}
+
+/// A guard with key 1 for all, 2 for web, 3 for db, 4 for both.
+fn guard() -> Guard {
+    let mut keys = Keyring::default();
+    let scopes: [(u8, &[&str]); 3] = [(2, &["web"]), (3, &["db"]), (4, &["web", "db"])];
+    assert!(keys.insert(key(1), None));
+    for (id, groups) in scopes {
+        let groups: Vec<String> = groups.iter().map(|&group| group.into()).collect();
+        assert!(keys.insert(key(id), Some(&groups)));
+    }
+    Guard { auth: Auth::Required, keys }
+}
+
+fn hello(beat: &Heartbeat, group: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_hello(beat, &Profile::new("a", group, &[]).unwrap(), &mut bytes);
+    bytes
+}
+
+fn sealed(mut datagram: Vec<u8>, by: u8) -> Vec<u8> {
+    key(by).seal(&mut datagram, 0);
+    datagram
+}
+
+fn entries(datagram: &[u8]) -> Vec<Heartbeat> {
+    match decode(datagram) {
+        Ok(Form::Batch(batch)) => {
+            assert_eq!((batch.relay(), batch.through()), (None, Some(RELAY)));
+            batch.entries().collect()
+        }
+        other => panic!("no batch but {other:?}"),
+    }
+}
+
+#[test]
+fn every_beat_leaves_once_in_time_and_as_old_as_it_is() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let (mut relay, mut kept) = (open(), Kept::default());
+        let mut now_ns = 1 << 40;
+        // What is held: the beat, when it came, the age that it came with.
+        let mut held: Vec<(Heartbeat, u64, u64)> = Vec::new();
+        let check = |kept: &mut Kept, held: &mut Vec<(Heartbeat, u64, u64)>, now_ns: u64| {
+            for datagram in kept.forwarded.drain(..) {
+                assert!(datagram.len() + TAG <= MAX_DATAGRAM);
+                for entry in entries(&datagram) {
+                    let (sent, came_ns, age_us) = held.remove(0);
+                    assert_eq!(Heartbeat { age_us: 0, ..entry }, sent, "seed {seed}");
+                    let age_ns = now_ns - came_ns + age_us * 1_000;
+                    let got_ns = u64::from(entry.age_us) * 1_000;
+                    // Rounded up to a microsecond at each end, or to a 32,768th of the oldest.
+                    let most_ns = age_ns + 2_000 + (1 << 24) * 1_000 / 32_768 + DELAY_NS / 32_768;
+                    assert!((age_ns..=most_ns).contains(&got_ns), "seed {seed}: {age_ns} {got_ns}");
+                }
+            }
+        };
+        for step in 0..4_000u32 {
+            now_ns += rng.below(if step % 1_000 < 500 { 20_000 } else { 2 * MS });
+            // As a loop does that keeps its times.
+            if let Some(due_ns) = relay.due_ns().filter(|due_ns| *due_ns <= now_ns) {
+                relay.flush_if_due(due_ns, &mut kept);
+                check(&mut kept, &mut held, due_ns);
+                assert!(held.is_empty(), "seed {seed} step {step}");
+            }
+            let spread = [1, 1 << 20, u32::MAX][step as usize / 100 % 3];
+            let mut sent = beat(1 + rng.below(50), rng.below(u64::from(spread)) as u32);
+            sent.interval_us = [0, 1_000_000, 250_000][rng.below(3) as usize];
+            sent.status = Status::from_bits(rng.below(4) as u8);
+            if rng.below(10) == 0 {
+                // Of a relay below us, which has held it already.
+                let age_us = rng.below(1 << 20);
+                let mut encoder = BatchEncoder::new();
+                assert!(encoder.push(&Heartbeat { age_us: age_us as u32, ..sent }));
+                let mut datagram = Vec::new();
+                encoder.finish(None, &mut datagram);
+                held.push((sent, now_ns, age_us));
+                relay.datagram(&datagram, now_ns, &mut kept);
+            } else {
+                held.push((sent, now_ns, 0));
+                relay.datagram(&encode_beat(&sent), now_ns, &mut kept);
+            }
+            check(&mut kept, &mut held, now_ns);
+            let oldest_ns = held.first().map(|(_, came_ns, _)| came_ns + DELAY_NS);
+            assert_eq!(relay.due_ns(), oldest_ns, "seed {seed} step {step}");
+        }
+        relay.flush(now_ns, &mut kept);
+        check(&mut kept, &mut held, now_ns);
+        assert!(held.is_empty());
+        assert!(relay.counts().held_us <= DELAY_NS / 1_000);
+        assert!(relay.counts().packed == 4_000 && relay.counts().packs < 2_000, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_says_more_than_alive_goes_on_as_it_came() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(1, 9) }).to_vec();
+    let sent = [hello(&beat(PeerId::of("a").0, 1), "web"), bye, b"web-1 status=warn\n".to_vec()];
+    sent.iter().for_each(|datagram| relay.datagram(datagram, 5, &mut kept));
+    assert_eq!(kept.forwarded, sent);
+    assert_eq!(relay.due_ns(), None, "and nothing is held");
+    assert_eq!((relay.counts().passed_on, relay.counts().received), (3, 3));
+}
+
+#[test]
+fn a_hello_that_says_nothing_new_is_a_beat() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let a = PeerId::of("a").0;
+    for sequence in 0..5 {
+        relay.datagram(&hello(&beat(a, sequence), "web"), 5, &mut kept);
+    }
+    assert_eq!((kept.forwarded.len(), relay.counts().beats), (2, 3));
+    relay.flush(5, &mut kept);
+    let sequences: Vec<u32> = entries(&kept.forwarded[2]).iter().map(|e| e.sequence).collect();
+    assert_eq!(sequences, [2, 3, 4]);
+}
+
+#[test]
+fn only_who_could_say_all_that_the_relays_key_says_is_vouched_for() {
+    // The relay's key, and which senders' it vouches for; everything else goes on with its own tag.
+    for (own, packed) in [(1, vec![1]), (2, vec![1, 2, 4]), (3, vec![1, 3, 4]), (4, vec![1, 4])] {
+        for by in 1..=4 {
+            let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(own)), guard());
+            let mut kept = Kept::default();
+            let sent = sealed(encode_beat(&beat(9, 1)).to_vec(), by);
+            relay.datagram(&sent, 5, &mut kept);
+            assert_eq!(kept.forwarded.is_empty(), packed.contains(&by), "{own} {by}");
+            relay.flush(5, &mut kept);
+            if !packed.contains(&by) {
+                assert_eq!(kept.forwarded, [sent]);
+                continue;
+            }
+            // Ours is the tag of the whole.
+            let Ok(Form::Batch(batch)) = guard().decode(&kept.forwarded[0]) else {
+                panic!("a batch");
+            };
+            assert_eq!(batch.entries().map(|beat| beat.key_id).collect::<Vec<_>>(), [own]);
+        }
+    }
+}
+
+#[test]
+fn what_is_forged_is_dropped_and_counted_and_so_are_probes() {
+    let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(1)), guard());
+    let mut kept = Kept::default();
+    let plain = encode_beat(&beat(9, 1)).to_vec();
+    let mut altered = sealed(plain.clone(), 2);
+    altered[20] ^= 1;
+    let probe = crate::wire::encode_probe(PeerId(1), 2, 3);
+    for datagram in [&plain, &altered, &sealed(plain.clone(), 9), &probe.to_vec(), &vec![]] {
+        relay.datagram(datagram, 5, &mut kept);
+    }
+    relay.flush(5, &mut kept);
+    assert!(kept.forwarded.is_empty() && kept.answered.is_empty());
+    let counted = [Reject::Unauthenticated, Reject::BadTag, Reject::UnknownKey, Reject::Kind];
+    assert!(counted.iter().all(|&reject| relay.counts().dropped(reject) == 1));
+    assert_eq!((relay.counts().dropped(Reject::Runt), relay.counts().all_dropped()), (1, 5));
+    let line = relay.counts().to_string();
+    assert!(line.contains("dropped=5") && line.contains(" drop_bad_tag=1"), "{line}");
+}
+
+#[test]
+fn a_question_is_answered_to_who_asked() {
+    let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(1)), guard());
+    let mut kept = Kept::default();
+    let mut question = Vec::new();
+    encode_question(99, Some(&key(3)), &mut question);
+    relay.datagram(&question, 5, &mut kept);
+    assert!(kept.forwarded.is_empty());
+    assert!(crate::wire::is_answer(&kept.answered[0], 99, Some(&key(3))));
+    assert_eq!(relay.counts().questions, 1);
+}
+
+#[test]
+fn another_guard_holds_from_the_next_datagram_on() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let plain = encode_beat(&beat(9, 1));
+    relay.datagram(&plain, 5, &mut kept);
+    relay.set_guard(guard());
+    relay.datagram(&plain, 5, &mut kept);
+    assert_eq!((relay.counts().beats, relay.counts().all_dropped()), (1, 1));
+}
+
+#[test]
+fn whatever_comes_it_has_one_fate_and_nothing_is_sent_that_a_monitor_would_not_read() {
+    let noise = prop::collection::vec(any::<u8>(), 0..120);
+    let headed = (0x10..0x20u8, 0..4u8, any::<bool>(), noise.clone()).prop_map(
+        |(kind, flags, tagged, noise)| {
+            let head = [0xBE, kind, flags | u8::from(tagged) << 7, u8::from(tagged)];
+            let mut datagram = [&head[..], &noise].concat();
+            if tagged && datagram.len() >= 48 {
+                datagram.truncate(datagram.len() - 16);
+                key(1).seal(&mut datagram, 0);
+            }
+            datagram
+        },
+    );
+    let datagrams = prop::collection::vec(prop_oneof![noise, headed], 0..40);
+    let config = ProptestConfig {
+        cases: 300,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(seeds()[0]),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(datagrams in datagrams, auth in 0..3usize)| {
+        let auth = [Auth::Off, Auth::Optional, Auth::Required][auth];
+        let rule = Guard { auth, ..guard() };
+        let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(1)), rule.clone());
+        let mut kept = Kept::default();
+        for (n, datagram) in datagrams.iter().enumerate() {
+            let now_ns = n as u64 * MS;
+            relay.datagram(datagram, now_ns, &mut kept);
+            relay.flush_if_due(now_ns, &mut kept);
+        }
+        relay.flush(u64::MAX, &mut kept);
+        let counts = relay.counts();
+        let fates = counts.beats + counts.batches + counts.passed_on + counts.questions;
+        prop_assert_eq!(counts.received, fates + counts.all_dropped());
+        prop_assert_eq!(counts.received, datagrams.len() as u64);
+        prop_assert_eq!(counts.sent(), kept.forwarded.len() as u64);
+        prop_assert_eq!(counts.questions, kept.answered.len() as u64);
+        let bytes: usize = kept.forwarded.iter().map(Vec::len).sum();
+        prop_assert_eq!(counts.sent_bytes, bytes as u64);
+        for datagram in &kept.forwarded {
+            prop_assert!(rule.decode(datagram).is_ok(), "{:02x?}", datagram);
+        }
+    });
+}
