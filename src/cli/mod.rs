@@ -3,6 +3,7 @@
 //! ```text
 //!  serve ─▶ config ─▶ run, or check the monitor, or what it would do
 //!  beat  ─▶ schedule, send, …       the agent; knows nothing of the monitor but its address
+//!  relay ─▶ relay, io, send         a relay; beats like an agent
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up, …    clients ─▶ client, events ─▶ HTTP
 //!  replay, tune                     setting ─▶ trace; asks nobody
@@ -30,6 +31,7 @@ pub mod keys;
 mod listen;
 mod notes;
 pub mod plan;
+pub mod relay;
 pub mod replay;
 mod rival;
 pub mod run;
@@ -54,6 +56,7 @@ Examples:
   systole serve                                   a monitor on udp 4600 and http 4680
   systole beat --to 10.0.0.1:4600 --name web-1    the agent
   echo web-1 >/dev/udp/127.0.0.1/4600             a heartbeat from a shell
+  systole relay --to 10.0.0.1:4600                fewer datagrams over a WAN
   systole status                                  who is not up
   systole status web-1                            everything about one peer
   systole watch                                   what happens as it happens
@@ -79,6 +82,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Beat for this machine, a check, or a child process.
     Beat(beat::BeatArgs),
+    /// Take heartbeats in, and send them on in fewer datagrams and bytes.
+    Relay(relay::RelayArgs),
     /// Make a key by which senders prove who they are.
     Keygen(keygen::KeygenArgs),
     /// Exit 0 if a peer is up, 1 if it is not, 3 if it is unknown or no monitor answers.
@@ -111,6 +116,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args),
         Command::Beat(args) => beat::beat(args),
+        Command::Relay(args) => relay::relay(args),
         Command::Keygen(args) => keygen::keygen(args),
         Command::IsUp(args) => is_up::is_up(args),
         Command::Status(args) => status::status(args),

@@ -7,11 +7,14 @@
 //!  signals  ─┘
 //! ```
 //!
+//! With a fallback the monitors are relays; while none of them lives, beats go to the fallback.
+//!
 //! One loop decides; everything that can block has a thread of its own and sends it notices. No
 //! runtime: it should cost nothing to have on every machine.
 
 mod check;
 mod child;
+pub mod liveness;
 mod process;
 pub mod schedule;
 pub mod send;
@@ -27,9 +30,8 @@ use crate::wire::{
 use check::{Checker, Verdict};
 use child::{Child, Farewell};
 use schedule::{Form, Numbers, Schedule};
-use send::{Address, Datagrams, Targets};
+use send::{Address, Answer, Datagrams, Targets};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -42,12 +44,17 @@ Examples:
   systole beat --to 10.0.0.1 --name db-1 --check 'pg_isready -q'
   systole beat --to 10.0.0.1 --name db-2 --key /etc/systole/key
   systole beat --to 10.0.0.1 --name nightly-backup -- ./backup.sh /srv
+  systole beat --to relay-r7 --fallback monitor --name web-7
 ";
 
 const AFTER: &str = "\
 The first beat (a HELLO with name, group and labels) goes out at once; BYE follows on SIGTERM (exit \
 code 0) and Ctrl-C (130), so that no alarm is raised. A monitor that is absent is no error: the \
 agent goes on beating.
+
+With --fallback those of --to are relays (`systole relay`), and are asked every 5 s or so whether they \
+live. When none does (three questions unanswered, or nobody listens there any more) beats go to the \
+fallback until one answers again; each change is said.
 
 With --check the exit code of the command is the status: 0 ok, 1 warn, 2 and above critical, as is a \
 run longer than --check-timeout. It is run at each beat unless the last run still goes on; when the \
@@ -68,6 +75,10 @@ pub struct BeatArgs {
     #[arg(long, value_name = "HOST:PORT", required = true, env = "SYSTOLE_TO")]
     #[arg(value_delimiter = ',', value_parser = Address::parse)]
     to: Vec<Address>,
+    /// A monitor to beat to while no relay of --to lives; may be repeated.
+    #[arg(long, value_name = "HOST:PORT", env = "SYSTOLE_FALLBACK")]
+    #[arg(value_delimiter = ',', value_parser = Address::parse)]
+    fallback: Vec<Address>,
     /// What people call this sender; the host's name when not given.
     #[arg(long, env = "SYSTOLE_NAME")]
     name: Option<String>,
@@ -106,10 +117,19 @@ pub struct BeatArgs {
     command: Vec<String>,
 }
 
+/// Whose name it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Which {
+    /// One of `--to`.
+    To,
+    /// One of `--fallback`.
+    Fallback,
+}
+
 /// What the threads tell the loop.
 pub enum Notice {
     /// What the name of a target (by its place) means now.
-    Resolved(usize, Result<Vec<SocketAddr>, String>),
+    Resolved(Which, usize, Answer),
     /// A check's result.
     Checked(Verdict),
     /// The child has ended.
@@ -134,11 +154,27 @@ pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
     };
     let profile = profile(&name, &args.group, &args.label)?;
     let key = args.key.as_deref().map(|path| key(path, args.key_id, &args.group)).transpose()?;
+    let key = key.map(|key| key.key);
     let refused =
         |error: std::io::Error| Failure::failed(format!("the system refuses a thread: {error}"));
     let (notices, received) = channel();
     watch_signals(notices.clone())?;
-    let targets = Targets::new(&args.to, &notices).map_err(refused)?;
+    let targets = |addresses: &[Address], which| {
+        let notices = notices.clone();
+        let resolved =
+            move |index, answer| notices.send(Notice::Resolved(which, index, answer)).is_ok();
+        Targets::new(addresses, resolved).map_err(refused)
+    };
+    let (mut to, mut fallback) = (targets(&args.to, Which::To)?, None);
+    if !args.fallback.is_empty() {
+        to = to.asked(key.clone());
+        let said = args.fallback.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+        fallback = Some(Fallback {
+            targets: targets(&args.fallback, Which::Fallback)?,
+            name: said,
+            active: false,
+        });
+    }
     let checker = match args.check {
         Some(command) => {
             Some(Checker::new(command, args.check_timeout, notices.clone()).map_err(refused)?)
@@ -160,7 +196,8 @@ pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
         numbers: Numbers::new(PeerId::of(&name), interval_us, clock::wall_ns()),
         profile,
         status: args.status,
-        targets,
+        targets: to,
+        fallback,
         key,
         due: Vec::new(),
         hello: Vec::new(),
@@ -194,11 +231,7 @@ fn run(
             }
         };
         match notice {
-            Notice::Resolved(index, answer) => {
-                if agent.targets.resolved(index, answer, |text| say(&text)) {
-                    agent.beat(Form::Beat);
-                }
-            }
+            Notice::Resolved(which, index, answer) => agent.resolved(which, index, answer),
             Notice::Checked(verdict) => {
                 agent.take(&verdict);
                 if let Some(checker) = &mut checker {
@@ -235,6 +268,8 @@ struct Agent {
     profile: OwnedProfile,
     status: Status,
     targets: Targets,
+    /// Where to beat to while none of the targets lives.
+    fallback: Option<Fallback>,
     /// What they are tagged with.
     key: Option<Key>,
     /// Kept to be used again: a beat allocates nothing.
@@ -242,8 +277,17 @@ struct Agent {
     hello: Vec<u8>,
 }
 
+/// The monitors that are beaten to directly while no relay lives.
+struct Fallback {
+    targets: Targets,
+    /// What to call them.
+    name: String,
+    active: bool,
+}
+
 impl Agent {
     fn beat(&mut self, form: Form) {
+        self.targets.ask(clock::monotonic_ns(), random);
         let heartbeat = self.numbers.next(Kind::Beat, self.status, clock::wall_ns());
         self.hello.clear();
         encode_hello(&heartbeat, &self.profile.profile(), &mut self.hello);
@@ -253,13 +297,53 @@ impl Agent {
             Form::Hello => &self.hello,
         };
         self.targets.send(Datagrams { due, hello: &self.hello }, |text| say(&text));
+        if self.fall_back() {
+            // Whoever is a relay's child is one until it beats directly, which a HELLO does not say.
+            self.beat(Form::Beat);
+        }
+    }
+
+    /// Sends to the fallback what has just been encoded, if no relay lives. True when beats are to
+    /// go another way than before: another one is due, to say so.
+    fn fall_back(&mut self) -> bool {
+        let Some(fallback) = &mut self.fallback else { return false };
+        let active = self.targets.all_dead();
+        let changed = std::mem::replace(&mut fallback.active, active) != active;
+        if changed && active {
+            let why = self.targets.complaint();
+            say(&format!("no relay lives ({why}); beats go to {} until one does", fallback.name));
+            fallback.targets.greet();
+        } else if changed {
+            say("a relay answers again; beats go there");
+            self.targets.greet();
+        }
+        if active {
+            let datagrams = Datagrams { due: &self.due, hello: &self.hello };
+            fallback.targets.send(datagrams, |text| say(&text));
+        }
+        changed
+    }
+
+    /// Takes in what a target's name means now; it is beaten to at once if that is news.
+    fn resolved(&mut self, which: Which, index: usize, answer: Answer) {
+        let targets = match (which, &mut self.fallback) {
+            (Which::Fallback, Some(fallback)) => &mut fallback.targets,
+            _ => &mut self.targets,
+        };
+        if targets.resolved(index, answer, |text| say(&text)) {
+            self.beat(Form::Beat);
+        }
     }
 
     fn bye(&mut self) {
         let heartbeat = self.numbers.next(Kind::Bye, self.status, clock::wall_ns());
         self.hello.clear();
         self.tag(&heartbeat);
-        self.targets.send(Datagrams { due: &self.due, hello: &[] }, |text| say(&text));
+        let datagrams = Datagrams { due: &self.due, hello: &[] };
+        self.targets.send(datagrams, |text| say(&text));
+        if let Some(fallback) = self.fallback.as_mut().filter(|_| self.targets.all_dead()) {
+            fallback.targets.send(datagrams, |text| say(&text));
+        }
     }
 
     /// Encodes the heartbeat's short form, and tags it and the HELLO, if there is one.
@@ -281,11 +365,7 @@ impl Agent {
         while self.targets.unresolved() {
             let left_ns = end_ns.saturating_sub(clock::monotonic_ns());
             match received.recv_timeout(Duration::from_nanos(left_ns)) {
-                Ok(Notice::Resolved(index, answer)) => {
-                    if self.targets.resolved(index, answer, |text| say(&text)) {
-                        self.beat(Form::Beat);
-                    }
-                }
+                Ok(Notice::Resolved(which, index, answer)) => self.resolved(which, index, answer),
                 // Told to stop meanwhile, or out of patience.
                 Ok(Notice::Signal(_)) | Err(_) => return,
                 Ok(_) => {}
@@ -327,12 +407,13 @@ fn say(text: &str) {
 }
 
 /// A random number: the keys of the standard library's hash maps are.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
 
-fn host_name() -> Result<String, Failure> {
+/// This host's name, to beat under when no other is given.
+pub(super) fn host_name() -> Result<String, Failure> {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let name = read.map(|text| text.trim().to_owned()).unwrap_or_default();
     if name.is_empty() {
@@ -341,7 +422,12 @@ fn host_name() -> Result<String, Failure> {
     Ok(name)
 }
 
-fn profile(name: &str, group: &str, labels: &[(String, String)]) -> Result<OwnedProfile, Failure> {
+/// Who beats, checked against the rules of names, groups and labels.
+pub(super) fn profile(
+    name: &str,
+    group: &str,
+    labels: &[(String, String)],
+) -> Result<OwnedProfile, Failure> {
     let pairs: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let profile = Profile::new(name, group, &pairs).map_err(|reject| {
         Failure::usage(match reject {
@@ -365,12 +451,12 @@ fn profile(name: &str, group: &str, labels: &[(String, String)]) -> Result<Owned
 
 /// The key to tag with. That it may speak for the group is found out here, where somebody sees it,
 /// rather than by the monitor, which would drop every beat.
-fn key(path: &Path, id: Option<u8>, group: &str) -> Result<Key, Failure> {
-    let FileKey { key, groups } = keys_file::sender_key(path, id)?;
-    match groups {
+pub(super) fn key(path: &Path, id: Option<u8>, group: &str) -> Result<FileKey, Failure> {
+    let key = keys_file::sender_key(path, id)?;
+    match &key.groups {
         Some(groups) if !groups.iter().any(|may| may == group) => Err(Failure::usage(format!(
             "--key: key {} in {} speaks for {} only; give one of these as --group, or another key",
-            key.id(),
+            key.key.id(),
             path.display(),
             groups.join(", ")
         ))),
@@ -378,14 +464,14 @@ fn key(path: &Path, id: Option<u8>, group: &str) -> Result<Key, Failure> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("is not KEY=VALUE, like rack=r7".into()),
     }
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(90 * 86_400);
     value::duration(text, Duration::from_millis(1), longest)
         .map_err(|why| format!("{why}; give a duration from 1ms to 90d, like 500ms or 1s"))

@@ -5,10 +5,14 @@
 //! every second beat would be lost while a monitor comes back. A monitor that was in trouble is
 //! sent HELLOs until a send goes through, for it is likely a fresh one that knows no names.
 //!
+//! Where there is a fallback the targets are relays, and are asked now and then whether they live
+//! ([`Liveness`]). One that is dead is sent questions and no beats until it answers.
+//!
 //! Names are looked up by a thread of its own, since a dead DNS server holds up the asker for many
 //! seconds, in which we must go on beating.
 
-use super::Notice;
+use super::liveness::Liveness;
+use crate::wire::{Key, encode_question, is_answer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,6 +24,11 @@ const DEFAULT_PORT: u16 = 4600;
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// Shortest time between two look-ups when sends fail.
 const RESOLVE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// Room for an answer, and for one byte more: what fills it is none.
+const MAX_ANSWER: usize = 64;
+/// Most answers read at a time.
+const MOST_ANSWERS: usize = 16;
 
 /// A monitor's address as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +74,10 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// One monitor.
+/// What a name means now, or why that is not known.
+pub type Answer = Result<Vec<SocketAddr>, String>;
+
+/// One monitor, or relay.
 struct Target {
     address: Address,
     /// What the name means now; the literal address alone otherwise.
@@ -80,6 +92,10 @@ struct Target {
     wants_hello: bool,
     /// What is wrong, as last said.
     trouble: Option<String>,
+    /// Whether it lives, if that is asked.
+    liveness: Option<Liveness>,
+    /// Sends that the kernel refused.
+    unsent: u64,
 }
 
 /// The datagram that is due, in both forms: a target may want the longer one.
@@ -95,14 +111,20 @@ pub struct Datagrams<'a> {
 pub struct Targets {
     targets: Vec<Target>,
     resolver: Option<Sender<()>>,
+    /// What questions are tagged with.
+    key: Option<Key>,
 }
 
 impl Targets {
-    /// Begins to look up the names; what they mean comes as [`Notice::Resolved`].
+    /// Begins to look up the names; what the one at a place means is told to `resolved`, in a thread
+    /// of its own, which ends when that answers false.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn new(addresses: &[Address], notices: &Sender<Notice>) -> io::Result<Targets> {
+    pub fn new(
+        addresses: &[Address],
+        resolved: impl Fn(usize, Answer) -> bool + Send + 'static,
+    ) -> io::Result<Targets> {
         let named: Vec<(usize, String, u16)> = addresses
             .iter()
             .enumerate()
@@ -115,13 +137,51 @@ impl Targets {
             None
         } else {
             let (wake, woken) = channel();
-            let notices = notices.clone();
             std::thread::Builder::new()
                 .name("resolver".into())
-                .spawn(move || resolve_forever(&named, &notices, &woken))?;
+                .spawn(move || resolve_forever(&named, &resolved, &woken))?;
             Some(wake)
         };
-        Ok(Targets { targets: addresses.iter().cloned().map(Target::new).collect(), resolver })
+        let targets = addresses.iter().cloned().map(Target::new).collect();
+        Ok(Targets { targets, resolver, key: None })
+    }
+
+    /// The same, asked whether they live, by this key.
+    pub fn asked(mut self, key: Option<Key>) -> Targets {
+        self.key = key;
+        self.targets.iter_mut().for_each(|target| target.liveness = Some(Liveness::default()));
+        self
+    }
+
+    /// Reads what the targets have answered, and asks those of which it is time. To be called
+    /// before each beat.
+    pub fn ask(&mut self, now_ns: u64, mut draw: impl FnMut() -> u64) {
+        let key = self.key.as_ref();
+        self.targets.iter_mut().for_each(|target| target.ask(now_ns, key, &mut draw));
+    }
+
+    /// Whether none of them lives, as far as it is asked.
+    pub fn all_dead(&self) -> bool {
+        self.targets.iter().all(Target::is_dead)
+    }
+
+    /// Has each of them sent a HELLO next.
+    pub fn greet(&mut self) {
+        self.targets.iter_mut().for_each(|target| target.wants_hello = true);
+    }
+
+    /// Sends that the kernel refused: a full send buffer, or the trouble that was said.
+    pub fn unsent(&self) -> u64 {
+        self.targets.iter().map(|target| target.unsent).sum()
+    }
+
+    /// What is wrong with them, in a few words.
+    pub fn complaint(&self) -> String {
+        let one = |target: &Target| {
+            let why = target.trouble.as_deref().unwrap_or("no answer");
+            format!("{}: {why}", target.address)
+        };
+        self.targets.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
     /// Sends to all. `say` is told when a monitor gets into trouble, and when it is out again.
@@ -143,12 +203,7 @@ impl Targets {
 
     /// Takes what a name means now. True when that target wants its HELLO now, not with the next
     /// beat: it was unknown until now, or has moved.
-    pub fn resolved(
-        &mut self,
-        index: usize,
-        answer: Result<Vec<SocketAddr>, String>,
-        mut say: impl FnMut(String),
-    ) -> bool {
+    pub fn resolved(&mut self, index: usize, answer: Answer, mut say: impl FnMut(String)) -> bool {
         let target = &mut self.targets[index];
         target.looked_up = true;
         match answer {
@@ -181,31 +236,96 @@ impl Target {
             socket: None,
             wants_hello: true,
             trouble: None,
+            liveness: None,
+            unsent: 0,
         }
     }
 
+    fn is_dead(&self) -> bool {
+        let nowhere = self.looked_up && self.addresses.is_empty();
+        self.liveness.as_ref().is_some_and(|liveness| liveness.is_dead() || nowhere)
+    }
+
     fn send(&mut self, datagrams: Datagrams<'_>, say: &mut impl FnMut(String)) {
-        if self.addresses.is_empty() {
+        if self.addresses.is_empty() || self.is_dead() {
             return;
         }
         match self.try_send(datagrams) {
             Ok(()) => {
                 self.wants_hello = false;
-                if self.trouble.take().is_some() {
+                if self.trouble.take().is_some() && self.liveness.is_none() {
                     say(format!("{} is reachable again", self.address));
                 }
             }
+            // A full send buffer, and nothing is wrong with the target.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.unsent += 1,
             Err(error) => {
-                self.wants_hello = true;
-                self.in_trouble(&error.to_string(), say);
-                if error.kind() != io::ErrorKind::ConnectionRefused || self.addresses.len() > 1 {
-                    // A socket keeps the source address of its time: after a change of the network
-                    // only a new one is right. And perhaps another address of the name is.
-                    self.socket = None;
-                    self.current = (self.current + 1) % self.addresses.len();
+                self.unsent += 1;
+                self.fail(&error, say);
+                if !self.is_dead() {
+                    // Its failure is what the next send reports.
+                    let _ = self.try_send(datagrams);
                 }
-                // Its failure is what the next send reports.
-                let _ = self.try_send(datagrams);
+            }
+        }
+    }
+
+    /// Takes in that the kernel reports an error.
+    fn fail(&mut self, error: &io::Error, say: &mut impl FnMut(String)) {
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        self.wants_hello = true;
+        self.in_trouble(&error.to_string(), say);
+        if let (true, Some(liveness)) = (refused, &mut self.liveness) {
+            liveness.refused();
+        }
+        if !refused || self.addresses.len() > 1 {
+            self.try_another();
+        }
+    }
+
+    /// A socket keeps the source address of its time: after a change of the network only a new one is
+    /// right. And perhaps another address of the name is.
+    fn try_another(&mut self) {
+        self.socket = None;
+        self.current = (self.current + 1) % self.addresses.len();
+    }
+
+    /// Reads what was answered, and asks if it is time.
+    fn ask(&mut self, now_ns: u64, key: Option<&Key>, draw: impl FnOnce() -> u64) {
+        if self.addresses.is_empty() {
+            return;
+        }
+        self.hear(now_ns, key);
+        let Some(liveness) = &mut self.liveness else { return };
+        let Some(nonce) = liveness.ask(now_ns, draw) else { return };
+        if liveness.is_dead() && self.addresses.len() > 1 {
+            self.try_another();
+        }
+        let mut question = Vec::new();
+        encode_question(nonce, key, &mut question);
+        if let Err(error) = self.try_send(Datagrams { due: &question, hello: &[] }) {
+            self.fail(&error, &mut |_| {});
+            // As with a beat: what failed was the one before.
+            let _ = self.try_send(Datagrams { due: &question, hello: &[] });
+        }
+    }
+
+    /// Reads what came back, without waiting.
+    fn hear(&mut self, now_ns: u64, key: Option<&Key>) {
+        let mut datagram = [0; MAX_ANSWER];
+        for _ in 0..MOST_ANSWERS {
+            let Some(socket) = &self.socket else { return };
+            let Some(liveness) = &mut self.liveness else { return };
+            match socket.recv(&mut datagram) {
+                Ok(length) => {
+                    let nonce = liveness.asking();
+                    if nonce.is_some_and(|nonce| is_answer(&datagram[..length], nonce, key)) {
+                        liveness.answered(now_ns);
+                        self.trouble = None;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.fail(&error, &mut |_| {}),
             }
         }
     }
@@ -220,10 +340,13 @@ impl Target {
         socket.send(if hello { datagrams.hello } else { datagrams.due }).map(|_| ())
     }
 
-    /// Says what is wrong, once for each new reason.
+    /// Says what is wrong, once for each new reason. Where there is a fallback, that goes over to it
+    /// is what is said.
     fn in_trouble(&mut self, why: &str, say: &mut impl FnMut(String)) {
         if self.trouble.as_deref() != Some(why) {
-            say(format!("cannot reach {}: {why}; still trying", self.address));
+            if self.liveness.is_none() {
+                say(format!("cannot reach {}: {why}; still trying", self.address));
+            }
             self.trouble = Some(why.to_owned());
         }
     }
@@ -254,12 +377,16 @@ fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Looks the names up every 30 s, and soon after being woken; ends with the other end of `woken`.
-fn resolve_forever(named: &[(usize, String, u16)], notices: &Sender<Notice>, woken: &Receiver<()>) {
+fn resolve_forever(
+    named: &[(usize, String, u16)],
+    resolved: &dyn Fn(usize, Answer) -> bool,
+    woken: &Receiver<()>,
+) {
     loop {
         for (index, host, port) in named {
             let answer = (host.as_str(), *port).to_socket_addrs();
             let answer = answer.map(Iterator::collect).map_err(|error| error.to_string());
-            if notices.send(Notice::Resolved(*index, answer)).is_err() {
+            if !resolved(*index, answer) {
                 return;
             }
         }
@@ -294,7 +421,7 @@ mod tests {
     }
 
     fn targets(addresses: &[Address]) -> Targets {
-        Targets::new(addresses, &channel().0).unwrap()
+        Targets::new(addresses, |_, _| true).unwrap()
     }
 
     #[test]
@@ -343,6 +470,62 @@ mod tests {
         assert_eq!(said[1..], [format!("{address} is reachable again")]);
     }
 
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn answer(relay: &UdpSocket) {
+        let mut question = [0; 64];
+        let (length, from) = relay.recv_from(&mut question).expect("it is asked");
+        let mut answer = Vec::new();
+        let guard = crate::wire::Guard::default();
+        crate::wire::answer_to(&question[..length], &guard, &mut answer).unwrap().unwrap();
+        relay.send_to(&answer, from).unwrap();
+    }
+
+    /// Asks again and again until it is so: loopback takes a moment.
+    #[track_caller]
+    fn until(targets: &mut Targets, now_ns: u64, dead: bool) {
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while targets.all_dead() != dead {
+            assert!(std::time::Instant::now() < end, "it never is");
+            targets.ask(now_ns, || 7);
+        }
+    }
+
+    #[test]
+    fn a_silent_relay_is_sent_questions_only_until_it_answers() {
+        let (relay, address) = receiver();
+        let mut targets = targets(&[Address::Literal(address)]).asked(None);
+        for second in 0..4 {
+            targets.ask(second * SECOND_NS, || 7);
+            targets.send(BOTH, |said| panic!("{said}"));
+        }
+        assert!(targets.all_dead());
+        let question = received(&relay);
+        assert_eq!(question.len(), received(&relay).len().max(question.len()));
+        let beats = [(); 5].map(|()| received(&relay)).concat();
+        assert_eq!(beats.matches("beat").count(), 2, "the first was a hello, the fourth was not");
+        targets.ask(4 * SECOND_NS, || 8);
+        assert!(targets.all_dead());
+        answer(&relay);
+        until(&mut targets, 4 * SECOND_NS + 1, false);
+    }
+
+    #[test]
+    fn a_relay_that_is_gone_is_dead_at_once_and_back_with_its_first_answer() {
+        let (relay, address) = receiver();
+        drop(relay);
+        let mut targets = targets(&[Address::Literal(address)]).asked(None);
+        targets.send(BOTH, |said| panic!("{said}"));
+        until(&mut targets, 0, true);
+        assert!(targets.complaint().contains("Connection refused"), "{}", targets.complaint());
+        let relay = UdpSocket::bind(address).unwrap();
+        relay.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        targets.ask(SECOND_NS, || 9);
+        answer(&relay);
+        until(&mut targets, SECOND_NS + 1, false);
+        assert_eq!(targets.complaint(), format!("{address}: no answer"));
+    }
+
     #[test]
     fn a_name_that_moves_is_followed_with_a_hello() {
         let (old, old_address) = receiver();
@@ -350,6 +533,7 @@ mod tests {
         let mut targets = Targets {
             targets: vec![Target::new(Address::Named("monitor".into(), 1))],
             resolver: None,
+            key: None,
         };
         targets.send(BOTH, |said| panic!("{said}"));
         assert!(targets.resolved(0, Ok(vec![old_address]), |said| panic!("{said}")));
@@ -370,6 +554,7 @@ mod tests {
         let mut targets = Targets {
             targets: vec![Target::new(Address::Named("monitor".into(), 1))],
             resolver: None,
+            key: None,
         };
         let mut said = Vec::new();
         for _ in 0..3 {
