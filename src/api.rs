@@ -224,7 +224,7 @@ pub struct PeerDetail {
     pub stale: u64,
     /// Which reactor owns it.
     pub reactor: u32,
-    /// The parent that it or its group names.
+    /// The parent that it or its group names, else the relay that its beats come through.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<Parent>,
     /// Whether it flaps.

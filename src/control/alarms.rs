@@ -10,6 +10,7 @@
 //! judges, the survey tells what has been watched and who is missing, HTTP reads; one lock over
 //! all, never held across a wait, and never taken by whoever holds a part of the registry.
 
+use super::ControlState;
 use super::expect::{Expectations, Expected};
 use super::flapping::Flapping;
 use super::groups::GroupTable;
@@ -75,6 +76,8 @@ pub struct Surroundings<'a> {
     pub groups: &'a GroupTable,
     /// How large they are.
     pub tallies: &'a Tallies,
+    /// Where the peers' records are.
+    pub control: &'a ControlState,
 }
 
 /// Everything that alarms, or keeps from it. What is not skipped here is kept by [`super::kept`].
@@ -183,9 +186,11 @@ impl Alarms {
         group: u16,
         around: &Surroundings<'_>,
     ) -> Option<u32> {
-        let parent = around
+        let named = around
             .registry
-            .with(t.peer, |profile| around.groups.parent_of(&profile?).map(PeerId::of))?;
+            .with(t.peer, |profile| around.groups.parent_of(&profile?).map(PeerId::of));
+        let learnt = || around.groups.learnt_parent(&around.control.slot_of(t.peer)?);
+        let parent = named.or_else(learnt)?;
         // Work on a switch is planned for the switch, not for everything behind it.
         if self.is_silenced(parent, around.registry) {
             return None;
@@ -219,6 +224,7 @@ impl Alarms {
                     self.notes.push(Note::Blind { from_ns, to_ns, deaf });
                 }
             }
+            Notice::Relay { relay } => groups.number_relay(relay),
         }
     }
 

@@ -7,6 +7,7 @@
 
 use super::ControlState;
 use super::publisher::owner;
+use crate::engine::way::named;
 use crate::reactor::{Command, ReactorHandle};
 use crate::wire::PeerId;
 use std::collections::VecDeque;
@@ -27,7 +28,9 @@ impl Assignments {
         let place = state.registry.with(peer, |profile| Some(state.groups.place(&profile?)));
         let Some(place) = place else { return };
         let Some(slot) = state.slot_of(peer) else { return };
-        if self.waiting.is_empty() && (slot.group, slot.parent) == (place.group, place.parent) {
+        if self.waiting.is_empty()
+            && (slot.group, named(slot.parent)) == (place.group, place.parent)
+        {
             return;
         }
         if self.waiting.len() < MOST_WAITING {

@@ -6,13 +6,16 @@
 //! before the first peer is put in the group.
 //!
 //! A peer's parent is the peer that its label `parent` names, else the one that its group's rule
-//! names. Nobody is its own parent.
+//! names, else the relay that its beats come through, which the engine finds out. Nobody is its own
+//! parent, and a label without a name declines all of them.
 //!
 //! Bounded: [`MOST_GROUPS`] groups, and as many parents. Peers of yet another are peers without one,
 //! and counted.
 
 use crate::engine::brake::BrakeSettings;
 use crate::engine::groups::{Groups, MAX_GROUPS, Scope};
+use crate::engine::slot::SlotData;
+use crate::engine::way::{LEARNT, NOBODY, number_of};
 use crate::store::places::{Places, PlacesFile};
 use crate::wire::{PeerId, Profile};
 use std::collections::HashMap;
@@ -43,7 +46,7 @@ pub struct Rule {
 pub struct Place {
     /// Its group; 0 is none.
     pub group: u16,
-    /// Its parent; 0 is none.
+    /// The parent that was named for it; 0 is none, [`NOBODY`] that it declines any.
     pub parent: u32,
 }
 
@@ -130,9 +133,24 @@ impl GroupTable {
     /// Where a peer with this profile belongs; gives its group a number and a policy if it is new.
     pub fn place(&self, profile: &Profile<'_>) -> Place {
         let group = self.number(profile.group).unwrap_or_else(|| self.enrol(profile.group));
-        let parent = self.parent_of(profile).map(PeerId::of);
-        let parent = parent.and_then(|parent| self.parent_number(parent)).unwrap_or(0);
+        let declined = profile.labels().any(|label| label == (PARENT_LABEL, ""));
+        let named = self.parent_of(profile).map(PeerId::of);
+        let parent = match named.and_then(|parent| self.parent_number(parent)) {
+            Some(number) => number,
+            None if declined => NOBODY,
+            None => 0,
+        };
         Place { group, parent }
+    }
+
+    /// Gives a relay a number among the parents, for the engine to look up.
+    pub fn number_relay(&self, relay: PeerId) {
+        self.parent_number(relay);
+    }
+
+    /// The parent of a peer for which nobody named one: the relay that its beats come through.
+    pub fn learnt_parent(&self, slot: &SlotData) -> Option<PeerId> {
+        if slot.parent & LEARNT == 0 { None } else { self.engine.parent(number_of(slot.parent)) }
     }
 
     /// For how long the brake holds a scope's suspects at most, nanoseconds.
@@ -242,6 +260,8 @@ mod tests {
         assert_eq!(parent("core", "other", &[]), None, "nobody is its own");
         assert_eq!(parent("web-1", "rack-7", &[("parent", "")]), None, "a peer may decline");
         assert_eq!(parent("web-1", "", &[]), None);
+        let place = |labels: &[(&str, &str)]| groups.place(&profile("x", "", labels).profile());
+        assert_eq!((place(&[]).parent, place(&[("parent", "")]).parent), (0, NOBODY));
     }
 
     #[test]

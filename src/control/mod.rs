@@ -305,7 +305,7 @@ impl ControlState {
 
     fn surroundings(&self) -> Surroundings<'_> {
         let ControlState { registry, groups, tallies, .. } = self;
-        Surroundings { registry, groups, tallies }
+        Surroundings { registry, groups, tallies, control: self }
     }
 
     /// A peer's record at this moment.

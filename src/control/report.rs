@@ -174,8 +174,14 @@ impl ControlState {
             let parent = profile.and_then(|p| self.groups.parent_of(p)).map(String::from);
             (parent, profile.map(crate::wire::OwnedProfile::of))
         });
-        detail.parent = parent.map(|name| {
-            let slot = self.slot_of(PeerId::of(&name));
+        let named = parent.map(|name| (PeerId::of(&name), name));
+        let name_of = |peer: PeerId| {
+            let name = self.registry.with(peer, |profile| Some(profile?.name.to_owned()));
+            (peer, name.unwrap_or_else(|| peer.to_string()))
+        };
+        let parent = named.or_else(|| self.groups.learnt_parent(slot).map(name_of));
+        detail.parent = parent.map(|(peer, name)| {
+            let slot = self.slot_of(peer);
             api::Parent {
                 name,
                 state: slot.as_ref().map_or("unknown", |slot| slot.state.as_str()).into(),

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::engine::detector::{Arrivals, Detector};
 use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
+use crate::engine::way::named;
 use crate::reactor::{Command, ReactorHandle};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, RwLock};
@@ -228,7 +229,7 @@ impl Survey {
         }
         let groups = &self.state.groups;
         let place = self.state.registry.with(slot.peer, |profile| Some(groups.place(&profile?)));
-        let is = Place { group: slot.group, parent: slot.parent };
+        let is = Place { group: slot.group, parent: named(slot.parent) };
         if let Some(place) = place.filter(|place| *place != is) {
             // Half of the ring is left to others; the next round comes here again.
             if handle.commands.len() < handle.commands.capacity() / 2 {

@@ -10,6 +10,8 @@
 //!  b                 none, or a key      if b is unbound, or it is a     b
 //!                    that is gone        HELLO of a group that b serves
 //!  b                 a                   if b covers a                   b after a HELLO, else a
+//!  b                 a relay's, and no   as if there were none
+//!                    HELLO came yet
 //! ```
 //!
 //! *Covers*: speaks for all groups that *a* speaks for. A relay's wide key may therefore bring a
@@ -133,12 +135,18 @@ impl Admission {
     }
 
     /// Whether a heartbeat with another key than the one its peer's slot remembers is taken; true if
-    /// the slot is to remember the heartbeat's key from now on.
+    /// the slot is to remember the heartbeat's key from now on. `vouched` says that so far only a relay
+    /// has spoken for the peer, by the relay's own key.
     ///
     /// # Errors
     /// What counts its refusal.
     #[cold]
-    pub fn other_key(&self, remembered: u8, beat: &Heartbeat) -> Result<bool, Counter> {
+    pub fn other_key(
+        &self,
+        remembered: u8,
+        beat: &Heartbeat,
+        vouched: bool,
+    ) -> Result<bool, Counter> {
         let guard = self.guard.load();
         if guard.auth == Auth::Off {
             return Ok(true);
@@ -147,7 +155,7 @@ impl Admission {
             return Err(Counter::Unauthenticated);
         }
         let hello = beat.profile_digest != 0;
-        if guard.keys.get(remembered).is_none() {
+        if vouched && hello || guard.keys.get(remembered).is_none() {
             let may_claim = hello || guard.keys.is_unbound(beat.key_id);
             return if may_claim { Ok(true) } else { Err(Counter::KeyScope) };
         }

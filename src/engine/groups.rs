@@ -13,6 +13,7 @@
 use super::brake::{Brake, BrakeSettings, Census, Held};
 use super::policy::Policy;
 use super::transition::PeerState;
+use super::way::NOBODY;
 use crate::wire::PeerId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -107,8 +108,19 @@ impl Groups {
         }
         // Relaxed: the number reaches a shard through the command ring, which orders this before.
         self.parents.get(count as usize)?.store(peer.0, Ordering::Relaxed);
-        self.parent_count.store(count + 1, Ordering::Relaxed);
+        // Release: partner of the Acquire in `number_of_parent`.
+        self.parent_count.store(count + 1, Ordering::Release);
         Some(count)
+    }
+
+    /// The number of a peer among the parents, if it was given one; for any thread.
+    pub(super) fn number_of_parent(&self, peer: PeerId) -> Option<u16> {
+        // Acquire: partner of the Release in `parent_number`; the ids below the count are there.
+        let count = self.parent_count.load(Ordering::Acquire);
+        let known = &self.parents[1..count as usize];
+        // Relaxed: an id is written once, before the count that covers it.
+        let at = known.iter().position(|id| id.load(Ordering::Relaxed) == peer.0)?;
+        Some(at as u16 + 1)
     }
 
     /// The parent with this number; `None` for 0, and for one that was never given out.
@@ -124,7 +136,7 @@ impl Groups {
     pub fn knows(&self, group: u16, parent: u32) -> bool {
         // Relaxed: asked before anybody else is at work.
         u32::from(group) < self.group_count.load(Ordering::Relaxed)
-            && parent < self.parent_count.load(Ordering::Relaxed)
+            && (parent == NOBODY || parent < self.parent_count.load(Ordering::Relaxed))
     }
 
     fn brake(&self, scope: Scope) -> &Brake {

@@ -19,6 +19,7 @@ pub mod slot;
 mod slots;
 pub mod table;
 pub mod transition;
+pub mod way;
 pub mod wheel;
 
 pub use detector::{Arrivals, Detector};

@@ -19,6 +19,11 @@ pub enum Notice {
         /// Of how many that were up or suspect.
         living: u32,
     },
+    /// A relay brings heartbeats, and has no number among the parents yet.
+    Relay {
+        /// Which peer it is.
+        relay: PeerId,
+    },
     /// Two senders are alive under one id.
     Conflict {
         /// Whose.

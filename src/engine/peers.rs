@@ -17,6 +17,7 @@ use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
 use super::transition::PeerState;
+use super::way::number_of;
 use super::wheel::{Link, Timers};
 use crate::wire::{self, PeerId};
 use std::sync::Arc;
@@ -207,7 +208,9 @@ impl Peers {
 
     /// How a peer's parent is doing.
     fn parent(&self, slot: &Slot) -> Parent {
-        let Some(parent) = self.groups.parent(slot.parent()) else { return Parent::None };
+        let Some(parent) = self.groups.parent(number_of(slot.parent())) else {
+            return Parent::None;
+        };
         let Some(record) = self.find_anywhere(parent) else { return Parent::None };
         match record.state {
             PeerState::Down | PeerState::Unreachable | PeerState::Left => Parent::Gone,

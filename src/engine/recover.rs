@@ -23,6 +23,7 @@ use super::groups::Groups;
 use super::slot::{SlotData, Slots};
 use super::table::Table;
 use super::transition::PeerState;
+use super::way::number_of;
 use crate::wire;
 use std::sync::Arc;
 
@@ -81,9 +82,10 @@ impl Table {
             }
             found.peers += 1;
             let mut write = slot.write();
-            if !terms.groups.knows(data.group, data.parent) {
+            if !terms.groups.knows(data.group, number_of(data.parent)) {
                 write.set_group(0);
                 write.set_parent(0);
+                write.set_way(0);
             }
             if !terms.learnt_holds {
                 write.set_arrivals(&Arrivals::NONE);

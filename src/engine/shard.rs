@@ -25,6 +25,7 @@ use super::peers::{Peers, Verdict};
 use super::sight::{Extensions, Sight};
 use super::table::{Table, TableView, Tag};
 use super::transition::{PeerState, Reason, Transition};
+use super::way::{self, Relays, Way, named};
 use super::wheel::{Timers, UNARMED, Wheel};
 use super::{Budget, StateCounts};
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
@@ -47,6 +48,11 @@ pub trait Outlet {
     fn source(&self, _place: usize) -> Source {
         0
     }
+    /// Which way the heartbeat at this place of the batch came.
+    #[inline]
+    fn way(&self, _place: usize) -> Way {
+        Way::Unsaid
+    }
 }
 
 /// Most heartbeats that [`Shard::observe`] looks up ahead of applying them.
@@ -63,6 +69,7 @@ pub struct Shard {
     wheel: Wheel,
     conflicts: Conflicts,
     admission: Admission,
+    relays: Relays,
     /// Number of the last transition.
     report_no: u32,
     shared: Surroundings,
@@ -136,6 +143,7 @@ impl Shard {
             wheel: Wheel::new(now_ns / 1_000),
             conflicts: Conflicts::default(),
             admission: Admission::default(),
+            relays: Relays::default(),
             report_no: 0,
             shared,
         }
@@ -164,7 +172,8 @@ impl Shard {
                     continue;
                 };
                 // What is refused must not bring an old name back either.
-                if self.heard(index, beat, now_ns, outlet) && beat.profile_digest != 0 {
+                let way = outlet.way(place);
+                if self.heard(index, beat, way, now_ns, outlet) && beat.profile_digest != 0 {
                     self.introduce(place, beat, outlet);
                 }
             }
@@ -226,21 +235,47 @@ impl Shard {
         }
     }
 
-    /// Puts a peer into a group, and names its parent, by their numbers in [`Groups`]. Nothing when it
-    /// is not here.
+    /// The way of heartbeats that a relay brings. One that is a peer and has no number among the
+    /// parents yet is reported, so that it is given one; until then the way is not said.
+    pub fn way_through(&mut self, relay: PeerId, outlet: &mut impl Outlet) -> Way {
+        if let Some(number) = self.relays.get(relay) {
+            return Way::Relay(number);
+        }
+        match self.shared.groups.number_of_parent(relay) {
+            Some(number) => {
+                self.relays.learn(relay, number);
+                Way::Relay(number)
+            }
+            None => {
+                if way::is_known(&self.shared.views, relay) {
+                    outlet.notice(Notice::Relay { relay });
+                }
+                Way::Unsaid
+            }
+        }
+    }
+
+    /// Puts a peer into a group, and names its parent, by their numbers in [`Groups`]; 0 leaves it the
+    /// parent that was learnt, [`NOBODY`](way::NOBODY) none. Nothing when it is not here.
     pub fn assign(&mut self, peer: PeerId, group: u16, parent: u32, now_ns: u64) {
         let Some(index) = self.peers.table.find(peer) else { return };
         let slot = self.peers.table.slot(index);
         let before = slot.group();
-        if (before, slot.parent()) == (group, parent) {
+        if (before, named(slot.parent())) == (group, parent) {
             return;
         }
+        let was_named = named(slot.parent()) != 0;
+        let parent = if parent == 0 && !was_named { slot.parent() } else { parent };
         let groups = &self.shared.groups;
         let learns_anew = groups.policy(before).detector != groups.policy(group).detector;
         {
             let mut write = slot.write();
             write.set_group(group);
             write.set_parent(parent);
+            if parent == 0 {
+                // The next beat through a relay says again whose child it is.
+                write.set_way(0);
+            }
             if learns_anew {
                 write.set_arrivals(&Arrivals::NONE);
             }

@@ -45,6 +45,8 @@ pub struct SlotData {
     pub status: Status,
     /// False until a binary form was seen (the text form has no sequence).
     pub sequenced: bool,
+    /// The mark of the way that its last beat came, see [`way`](super::way).
+    pub way: u8,
     /// Key of the last heartbeat.
     pub key_id: u8,
     /// Digest of the profile that the control plane was given; 0 is none yet.
@@ -79,7 +81,7 @@ pub struct SlotData {
     pub arrivals: Arrivals,
     /// Its group's number, 0 for none.
     pub group: u16,
-    /// Its parent's number, 0 for none.
+    /// Its parent's number, 0 for none; with [`LEARNT`](super::way::LEARNT) if nobody named it.
     pub parent: u32,
     /// Its reactor's number for its last transition, modulo 2^32.
     pub report_no: u32,
@@ -93,6 +95,7 @@ impl SlotData {
         pending: None,
         status: Status::Ok,
         sequenced: false,
+        way: 0,
         key_id: 0,
         profile_digest: 0,
         last_seen_ns: 0,
@@ -133,6 +136,7 @@ pub struct Slot {
     state: AtomicU8,
     pending: AtomicU8,
     status: AtomicU8,
+    /// The lowest bit; above it the mark of the way.
     sequenced: AtomicU8,
     key_id: AtomicU8,
     samples: AtomicU8,
@@ -268,7 +272,13 @@ impl Slot {
     /// Whether a binary form was ever seen.
     #[inline]
     pub fn sequenced(&self) -> bool {
-        self.sequenced.load(Ordering::Relaxed) != 0
+        self.sequenced.load(Ordering::Relaxed) & 1 != 0
+    }
+
+    /// The mark of the way that its last beat came.
+    #[inline]
+    pub fn way(&self) -> u8 {
+        self.sequenced.load(Ordering::Relaxed) >> 1
     }
 
     /// The sender's interval as stated, microseconds; 0 is "not stated", and whatever a damaged
@@ -317,7 +327,14 @@ impl SlotWriter<'_> {
     /// Whether a binary form was ever seen.
     #[inline]
     pub fn set_sequenced(&mut self, sequenced: bool) {
-        self.slot.sequenced.store(sequenced as u8, Ordering::Relaxed);
+        let way = self.slot.way() << 1;
+        self.slot.sequenced.store(way | sequenced as u8, Ordering::Relaxed);
+    }
+
+    /// The mark of the way that its last beat came, 0 to 127.
+    pub fn set_way(&mut self, way: u8) {
+        let sequenced = self.slot.sequenced() as u8;
+        self.slot.sequenced.store(way << 1 | sequenced, Ordering::Relaxed);
     }
 
     /// The sender's interval, microseconds, as a heartbeat stated it; 0 is "not stated".
@@ -353,6 +370,7 @@ impl Slot {
             pending: self.pending(),
             status: self.status(),
             sequenced: self.sequenced(),
+            way: self.way(),
             key_id: self.key_id(),
             profile_digest: self.profile_digest(),
             last_seen_ns: self.last_seen_ns(),
@@ -428,6 +446,7 @@ impl SlotWriter<'_> {
         self.set_pending(data.pending);
         self.set_status(data.status);
         self.set_sequenced(data.sequenced);
+        self.set_way(data.way);
         self.set_key_id(data.key_id);
         self.set_profile_digest(data.profile_digest);
         self.set_last_seen_ns(data.last_seen_ns);

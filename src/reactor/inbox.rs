@@ -14,10 +14,11 @@ use crate::engine::notice::Notice;
 use crate::engine::shard::{BATCH, Outlet, Shard};
 use crate::engine::table::TableView;
 use crate::engine::transition::Transition;
+use crate::engine::way::Way;
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters};
 use crate::trace::Tap;
-use crate::wire::{self, Form, Guard, Heartbeat, OwnedProfile, Profile, Reject};
+use crate::wire::{self, Form, Guard, Heartbeat, Kind, OwnedProfile, Profile, Reject};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub struct Inbox {
     beats: Vec<Heartbeat>,
     /// Where each of them came from.
     sources: Vec<Source>,
+    /// Which way each of them came.
+    ways: Vec<Way>,
     profiles: Vec<(usize, OwnedProfile)>,
     /// When a probe in the batch was sent; recorded once the batch is applied.
     probe_sent_ns: Option<u64>,
@@ -61,6 +64,7 @@ impl Inbox {
             source: 0,
             beats: Vec::with_capacity(BATCH),
             sources: Vec::with_capacity(BATCH),
+            ways: Vec::with_capacity(BATCH),
             profiles: Vec::with_capacity(BATCH),
             probe_sent_ns: None,
             counters,
@@ -99,14 +103,24 @@ impl Inbox {
         reports: &mut ReportSender,
     ) {
         match self.guard.load().decode(datagram) {
-            Ok(Form::Beat(beat)) => self.beat(beat, None, clock, shard, reports),
-            Ok(Form::Hello(beat, profile)) => self.beat(beat, Some(profile), clock, shard, reports),
+            Ok(Form::Beat(beat)) => {
+                // A line that says `bye` is one, too; whatever is no beat goes through relays as it is.
+                let way = if beat.kind == Kind::Beat { Way::Direct } else { Way::Unsaid };
+                self.beat(beat, way, None, clock, shard, reports);
+            }
+            Ok(Form::Hello(beat, profile)) => {
+                self.beat(beat, Way::Unsaid, Some(profile), clock, shard, reports);
+            }
             Ok(Form::Batch(batch)) => {
                 if let Some(relay) = batch.relay() {
-                    self.beat(relay, None, clock, shard, reports);
+                    self.beat(relay, Way::Direct, None, clock, shard, reports);
                 }
+                let way = match batch.through() {
+                    Some(relay) => shard.way_through(relay, reports),
+                    None => Way::Unsaid,
+                };
                 for beat in batch.entries() {
-                    self.beat(beat, None, clock, shard, reports);
+                    self.beat(beat, way, None, clock, shard, reports);
                 }
             }
             Ok(Form::Probe { secret, sent_ns }) if secret == self.secret => {
@@ -132,7 +146,7 @@ impl Inbox {
             self.profiles.push((self.beats.len(), profile));
         }
         self.source = parcel.source;
-        self.push(beat, clock, shard, reports);
+        self.push(beat, parcel.way, clock, shard, reports);
         self.source = 0;
     }
 
@@ -144,8 +158,8 @@ impl Inbox {
         reports: &mut ReportSender,
     ) -> Option<u64> {
         if !self.beats.is_empty() {
-            let (sources, profiles) = (&self.sources[..], &mut self.profiles);
-            let mut outlet = BatchOutlet { reports, sources, profiles };
+            let (sources, ways) = (&self.sources[..], &self.ways[..]);
+            let mut outlet = BatchOutlet { reports, sources, ways, profiles: &mut self.profiles };
             let now_ns = clock.now_ns();
             if let Some(tap) = &self.tap {
                 self.counters.add(Counter::RecordDropped, tap.take(&self.beats, now_ns));
@@ -153,6 +167,7 @@ impl Inbox {
             shard.observe(&self.beats, now_ns, &mut outlet);
             self.beats.clear();
             self.sources.clear();
+            self.ways.clear();
             self.profiles.clear();
         }
         self.probe_sent_ns.take()
@@ -167,6 +182,7 @@ impl Inbox {
     fn beat(
         &mut self,
         mut beat: Heartbeat,
+        way: Way,
         profile: Option<Profile<'_>>,
         clock: &impl Clock,
         shard: &mut Shard,
@@ -183,24 +199,26 @@ impl Inbox {
         };
         if owner != self.me {
             let (arrived_ns, source) = (clock.now_ns(), self.source);
-            return self.hand_over(owner, Parcel { beat, arrived_ns, source, profile });
+            return self.hand_over(owner, Parcel { beat, arrived_ns, source, way, profile });
         }
         if let Some(profile) = profile {
             self.profiles.push((self.beats.len(), profile));
         }
-        self.push(beat, clock, shard, reports);
+        self.push(beat, way, clock, shard, reports);
     }
 
     #[inline]
     fn push(
         &mut self,
         beat: Heartbeat,
+        way: Way,
         clock: &impl Clock,
         shard: &mut Shard,
         reports: &mut ReportSender,
     ) {
         self.beats.push(beat);
         self.sources.push(self.source);
+        self.ways.push(way);
         if self.beats.len() == BATCH {
             let probe_sent_ns = self.apply(clock, shard, reports);
             self.probe_sent_ns = probe_sent_ns;
@@ -263,6 +281,7 @@ impl Inbox {
 struct BatchOutlet<'a> {
     reports: &'a mut ReportSender,
     sources: &'a [Source],
+    ways: &'a [Way],
     profiles: &'a mut Vec<(usize, OwnedProfile)>,
 }
 
@@ -273,6 +292,11 @@ impl Outlet for BatchOutlet<'_> {
 
     fn source(&self, place: usize) -> Source {
         self.sources[place]
+    }
+
+    #[inline]
+    fn way(&self, place: usize) -> Way {
+        self.ways[place]
     }
 
     fn transition(&mut self, transition: Transition) {

@@ -13,6 +13,7 @@
 //! owner that takes mail judges no deadline beyond the lowest of them.
 
 use crate::engine::admission::Source;
+use crate::engine::way::Way;
 use crate::io::Waker;
 use crate::sync::sleep::Sleep;
 use crate::wire::{Heartbeat, OwnedProfile};
@@ -31,6 +32,8 @@ pub struct Parcel {
     pub arrived_ns: u64,
     /// Where it came from, if that is known.
     pub source: Source,
+    /// Which way it came.
+    pub way: Way,
     /// The profile that came with it, if it is new.
     pub profile: Option<OwnedProfile>,
 }

@@ -13,6 +13,7 @@ use crate::engine::sight::Extensions;
 use crate::engine::slot::{SlotRegion, Slots};
 use crate::engine::table::Table;
 use crate::engine::transition::{PeerState, Reason};
+use crate::engine::way::Way;
 use crate::engine::{Budget, Groups, Policy};
 use crate::io::{Backend, Patience, Queues, Transport, TransportCounts};
 use crate::metrics::Counter;
@@ -382,7 +383,13 @@ fn a_full_mailbox_may_have_lost_anybodys() {
     let heard_ns = silent_peer(&mut bench);
     bench.mailboxes[1].set_watermark_ns(u64::MAX);
     bench.run_until(heard_ns + 290 * MS);
-    let parcel = || Parcel { beat: beat(9, 1, 100), arrived_ns: 1, source: 0, profile: None };
+    let parcel = || Parcel {
+        beat: beat(9, 1, 100),
+        arrived_ns: 1,
+        source: 0,
+        way: Way::Unsaid,
+        profile: None,
+    };
     while bench.mailboxes[0].push(parcel()).is_ok() {}
     let mut told = bench.run_until(heard_ns + 1_000 * MS);
     told.retain(|t| t.peer.0 == 1);
@@ -546,6 +553,7 @@ fn mail_is_waited_for_before_its_peer_is_judged() {
         beat: beat(mine.0, sequence, 100),
         arrived_ns,
         source: 0,
+        way: Way::Unsaid,
         profile: None,
     };
     assert!(bench.mailboxes[0].push(parcel(0, start_ns)).is_ok());
@@ -568,7 +576,13 @@ fn who_is_only_asked_asks_nobody() {
     let mut bench = Bench::new(2, 64);
     let mine = PeerId::steered_to(0, 2);
     let arrived_ns = bench.now_ns();
-    let parcel = Parcel { beat: beat(mine.0, 0, 1_000), arrived_ns, profile: None, source: 0 };
+    let parcel = Parcel {
+        beat: beat(mine.0, 0, 1_000),
+        arrived_ns,
+        profile: None,
+        source: 0,
+        way: Way::Unsaid,
+    };
     assert!(bench.mailboxes[0].push(parcel).is_ok());
     bench.turn();
     // Nothing is due for seconds, but the other one wants to know how far we have read.

@@ -55,11 +55,19 @@ fn the_table_of_keys() {
         (2, 5, NO, NO),
         (3, 2, NO, NO),
     ] {
-        assert_eq!(gate.other_key(remembered, &beat(key, false)), of_beat, "{remembered} {key}");
-        assert_eq!(gate.other_key(remembered, &beat(key, true)), of_hello, "{remembered} {key}");
+        assert_eq!(
+            gate.other_key(remembered, &beat(key, false), false),
+            of_beat,
+            "{remembered} {key}"
+        );
+        assert_eq!(
+            gate.other_key(remembered, &beat(key, true), false),
+            of_hello,
+            "{remembered} {key}"
+        );
     }
     let gate = Admission::new(guard(Auth::Off), NewcomerLimits::default(), 1);
-    assert_eq!(gate.other_key(3, &beat(0, false)), Ok(true), "nobody looks at keys");
+    assert_eq!(gate.other_key(3, &beat(0, false), false), Ok(true), "nobody looks at keys");
 }
 
 #[test]

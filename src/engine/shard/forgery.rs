@@ -136,6 +136,22 @@ fn a_key_speaks_for_its_own_groups_peers_only() {
 }
 
 #[test]
+fn a_peer_that_only_a_relay_spoke_for_is_its_own_keys_with_its_first_hello() {
+    let (mut bench, _) = gated(Auth::Required, NewcomerLimits::default());
+    // Its first HELLO was lost on the way; what the relay packs has the relay's key.
+    bench.sink.way = Way::Relay(1);
+    bench.observe(&[by(1, beat(1, 5, 2))], START);
+    bench.sink.way = Way::Unsaid;
+    bench.observe(&[by(2, beat(1, 5, 3))], START);
+    assert_eq!((slot(&bench, 1).key_id, bench.counters.get(Counter::KeyScope)), (1, 1));
+    bench.observe(&[by(2, hello(7, beat(1, 5, 4)))], START);
+    assert_eq!((slot(&bench, 1).key_id, slot(&bench, 1).last_sequence), (2, 4));
+    // From then on another key cannot claim it.
+    bench.observe(&[by(4, hello(8, beat(1, 5, 5)))], START);
+    assert_eq!(slot(&bench, 1).key_id, 2);
+}
+
+#[test]
 fn keys_are_changed_while_everybody_beats() {
     let (mut bench, shared) = gated(Auth::Required, NewcomerLimits::default());
     bench.observe(&[by(2, hello(7, beat(1, 5, 1)))], START);

@@ -165,6 +165,80 @@ fn the_children_of_a_dead_parent_are_unreachable_whoever_is_late_first() {
     }
 }
 
+/// Peer 9 is a relay, which brings 1 and 2.
+fn relayed() -> Bench {
+    let mut bench = Bench::new(64, START);
+    bench.observe(&[beat(9, 1, 1)], START);
+    bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
+    bench.sink.way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    assert!(matches!(bench.sink.way, Way::Relay(_)));
+    bench.observe(&beats([1, 2], 1), START);
+    bench.sink.way = Way::Unsaid;
+    bench
+}
+
+fn fates(bench: &mut Bench, from_ns: u64) -> Vec<(u64, PeerState)> {
+    let told = run(bench, from_ns, from_ns + 900 * MS, &[Down, Unreachable]);
+    let mut fates: Vec<_> = told.iter().map(|t| (t.peer.0, t.to)).collect();
+    fates.sort_by_key(|fate| fate.0);
+    fates
+}
+
+#[test]
+fn a_relay_is_the_parent_of_those_that_it_brings() {
+    assert_eq!(fates(&mut relayed(), START), [(1, Unreachable), (2, Unreachable), (9, Down)]);
+}
+
+#[test]
+fn a_peer_is_no_relays_child_once_it_beats_directly() {
+    let mut bench = relayed();
+    // A HELLO, a BYE, a line of text do not say which way they came.
+    bench.observe(&[beat(1, 1, 2)], START);
+    bench.sink.way = Way::Direct;
+    bench.observe(&[beat(2, 1, 2)], START);
+    assert_eq!(fates(&mut bench, START), [(1, Unreachable), (2, Down), (9, Down)]);
+}
+
+#[test]
+fn a_named_parent_goes_before_the_relay_and_none_may_be_wanted() {
+    let mut bench = relayed();
+    let switch = bench.shard.shared.groups.parent_number(PeerId(8)).unwrap();
+    bench.shard.assign(PeerId(1), 0, switch, START);
+    bench.shard.assign(PeerId(2), 0, way::NOBODY, START);
+    bench.sink.way = Way::Relay(1);
+    bench.observe(&beats([1, 2], 2), START);
+    assert_eq!(fates(&mut bench, START), [(1, Down), (2, Down), (9, Down)]);
+    // Neither is named any more: the next beats say whose children they are.
+    let mut bench = relayed();
+    bench.shard.assign(PeerId(1), 0, switch, START);
+    bench.shard.assign(PeerId(1), 0, 0, START);
+    bench.shard.assign(PeerId(2), 3, 0, START);
+    bench.sink.way = Way::Relay(1);
+    bench.observe(&beats([1], 2), START);
+    assert_eq!(fates(&mut bench, START), [(1, Unreachable), (2, Unreachable), (9, Down)]);
+}
+
+#[test]
+fn a_relay_without_a_number_is_reported_if_it_is_a_peer_and_never_its_own_parent() {
+    let mut bench = Bench::new(64, START);
+    let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    assert_eq!((way, bench.sink.notices.len()), (Way::Unsaid, 0), "nobody knows it");
+    bench.observe(&[beat(9, 1, 1)], START);
+    let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    assert_eq!(
+        (way, &bench.sink.notices[..]),
+        (Way::Unsaid, &[Notice::Relay { relay: PeerId(9) }][..])
+    );
+    let number = bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
+    for _ in 0..2 {
+        let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+        assert_eq!(way, Way::Relay(number as u16));
+        bench.sink.way = way;
+    }
+    bench.observe(&beats([9], 2), START);
+    assert_eq!(fates(&mut bench, START), [(9, Down)]);
+}
+
 #[test]
 fn a_child_that_dies_alone_is_down() {
     let mut bench = family();

@@ -16,6 +16,7 @@ use crate::engine::notice::Notice;
 use crate::engine::sequence::{Order, Position};
 use crate::engine::slot::{Slot, SlotData, SlotWriter};
 use crate::engine::transition::{PeerState, Reason};
+use crate::engine::way::{LEARNT, Way, named};
 use crate::metrics::{Counter, HistogramKind};
 use crate::wire::{Heartbeat, Kind, Status};
 
@@ -36,13 +37,16 @@ impl Shard {
         &mut self,
         index: u32,
         beat: &Heartbeat,
+        way: Way,
         now_ns: u64,
         outlet: &mut impl Outlet,
     ) -> bool {
         let slot = self.peers.table.slot(index);
         let mut remember_key = false;
         if beat.key_id != slot.key_id() {
-            match self.admission.other_key(slot.key_id(), beat) {
+            // A relay's key would lock out the peer's own when its first HELLO was lost on the way.
+            let vouched = slot.way() != 0 && slot.profile_digest() == 0;
+            match self.admission.other_key(slot.key_id(), beat, vouched) {
                 Ok(remember) => remember_key = remember,
                 Err(counter) => {
                     self.shared.counters.add(counter, 1);
@@ -135,6 +139,9 @@ impl Shard {
                 write.set_restarts(slot.restarts().saturating_add(1));
             }
         }
+        if way.mark().is_some_and(|mark| mark != slot.way()) {
+            self.came_by(index, way);
+        }
         self.shared.counters.add(Counter::Heartbeats, 1);
         if missing > 0 {
             self.shared.counters.add(Counter::Gaps, missing as u64);
@@ -150,6 +157,24 @@ impl Shard {
         }
         self.heard_out_of_turn(index, beat.kind, order, now_ns, outlet);
         true
+    }
+
+    /// A peer's heartbeats come another way than before. The relay that they come through is its
+    /// parent, unless another one was named.
+    #[cold]
+    fn came_by(&self, index: u32, way: Way) {
+        let Some(mark) = way.mark() else { return };
+        let slot = self.peers.table.slot(index);
+        let mut write = slot.write();
+        write.set_way(mark);
+        if named(slot.parent()) == 0 {
+            let relay = match way {
+                Way::Relay(number) => u32::from(number),
+                Way::Unsaid | Way::Direct => 0,
+            };
+            let own = self.peers.groups.parent(relay) == Some(slot.peer());
+            write.set_parent(if relay == 0 || own { 0 } else { LEARNT | relay });
+        }
     }
 
     /// The rare rest of [`heard`](Self::heard): the heartbeat changes the peer's state.
@@ -263,6 +288,7 @@ impl Shard {
             pending: Some(Reason::FirstBeat),
             status: beat.status,
             sequenced: beat.sequenced,
+            way: 0,
             key_id: beat.key_id,
             profile_digest: 0,
             last_seen_ns: arrived_ns,
@@ -294,6 +320,7 @@ impl Shard {
             }
         };
         self.shared.counters.add(Counter::Heartbeats, 1);
+        self.came_by(index, outlet.way(place));
         self.moved(0, PeerState::Unknown, PeerState::Up, now_ns, outlet);
         if beat.profile_digest != 0 {
             // First its name, so that its first transition can be told by it.

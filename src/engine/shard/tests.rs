@@ -39,6 +39,8 @@ pub(super) struct Sink {
     pub(super) notices: Vec<Notice>,
     profiles: Vec<(usize, PeerId)>,
     refuse_profiles: bool,
+    /// Which way all heartbeats come.
+    pub(super) way: Way,
 }
 
 impl Outlet for Sink {
@@ -58,6 +60,10 @@ impl Outlet for Sink {
 
     fn notice(&mut self, notice: Notice) {
         self.notices.push(notice);
+    }
+
+    fn way(&self, _place: usize) -> Way {
+        self.way
     }
 }
 

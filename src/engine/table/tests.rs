@@ -30,6 +30,7 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         status: [Status::Ok, Status::Warn, Status::Critical, Status::Maintenance]
             [word() as usize % 4],
         sequenced: word() & 1 == 1,
+        way: word() as u8 & 127,
         key_id: word() as u8,
         profile_digest: word() as u32,
         last_seen_ns: word(),
@@ -219,6 +220,7 @@ fn every_setter_sets_its_own_word() {
         write.set_pending(data.pending);
         write.set_status(data.status);
         write.set_sequenced(data.sequenced);
+        write.set_way(data.way);
         write.set_key_id(data.key_id);
         write.set_profile_digest(data.profile_digest);
         write.set_last_seen_ns(data.last_seen_ns);
