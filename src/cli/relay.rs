@@ -48,6 +48,9 @@ stands for all: give it a network that you trust.
 On stdout comes one line, when it is ready: ready udp=ADDR[,ADDR]. SIGUSR1 has it say what it counted, \
 SIGHUP read the keys again. SIGTERM (exit code 0) and Ctrl-C (130) send what is held, and a BYE.";
 
+/// A monitor's trouble is over after so long without a refusal; longer than a way there and back.
+const CALM: Duration = Duration::from_secs(2);
+
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
@@ -136,7 +139,7 @@ pub fn relay(args: RelayArgs) -> Result<u8, Failure> {
         waker.wake();
         told
     };
-    let targets = Targets::new(&args.to, resolved).map_err(refused)?;
+    let targets = Targets::new(&args.to, resolved).map_err(refused)?.calm_after(CALM);
     let id = PeerId::of(&name);
     let interval_us = args.interval.as_nanos().div_ceil(1_000) as u64;
     let delay_ns = args.max_delay.as_nanos() as u64;

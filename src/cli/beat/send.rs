@@ -16,7 +16,7 @@ use crate::wire::{Key, encode_question, is_answer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Port of a target that names none.
 const DEFAULT_PORT: u16 = 4600;
@@ -96,6 +96,10 @@ struct Target {
     liveness: Option<Liveness>,
     /// Sends that the kernel refused.
     unsent: u64,
+    /// When the last error was.
+    failed: Option<Instant>,
+    /// So long without an error is the end of trouble.
+    calm: Duration,
 }
 
 /// The datagram that is due, in both forms: a target may want the longer one.
@@ -150,6 +154,13 @@ impl Targets {
     pub fn asked(mut self, key: Option<Key>) -> Targets {
         self.key = key;
         self.targets.iter_mut().for_each(|target| target.liveness = Some(Liveness::default()));
+        self
+    }
+
+    /// The same, for who sends so often that a send goes well while the refusal of the last one is still
+    /// on its way: trouble is over after so long without an error.
+    pub fn calm_after(mut self, calm: Duration) -> Targets {
+        self.targets.iter_mut().for_each(|target| target.calm = calm);
         self
     }
 
@@ -238,6 +249,8 @@ impl Target {
             trouble: None,
             liveness: None,
             unsent: 0,
+            failed: None,
+            calm: Duration::ZERO,
         }
     }
 
@@ -253,7 +266,8 @@ impl Target {
         match self.try_send(datagrams) {
             Ok(()) => {
                 self.wants_hello = false;
-                if self.trouble.take().is_some() && self.liveness.is_none() {
+                let calm = self.failed.is_none_or(|failed| failed.elapsed() >= self.calm);
+                if calm && self.trouble.take().is_some() && self.liveness.is_none() {
                     say(format!("{} is reachable again", self.address));
                 }
             }
@@ -274,6 +288,7 @@ impl Target {
     fn fail(&mut self, error: &io::Error, say: &mut impl FnMut(String)) {
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
         self.wants_hello = true;
+        self.failed = Some(Instant::now());
         self.in_trouble(&error.to_string(), say);
         if let (true, Some(liveness)) = (refused, &mut self.liveness) {
             liveness.refused();
@@ -471,6 +486,7 @@ mod tests {
     }
 
     const SECOND_NS: u64 = 1_000_000_000;
+    const PATIENCE: Duration = Duration::from_secs(600);
 
     fn answer(relay: &UdpSocket) {
         let mut question = [0; 64];
@@ -524,6 +540,21 @@ mod tests {
         answer(&relay);
         until(&mut targets, SECOND_NS + 1, false);
         assert_eq!(targets.complaint(), format!("{address}: no answer"));
+    }
+
+    #[test]
+    fn who_sends_often_says_only_once_that_nobody_listens() {
+        let (socket, address) = receiver();
+        drop(socket);
+        let mut targets = targets(&[Address::Literal(address)]).calm_after(PATIENCE);
+        let mut said = Vec::new();
+        targets.send(BOTH, |text| said.push(text));
+        targets.send(BOTH, |text| said.push(text));
+        // As when the refusal takes longer than the next send.
+        let _socket = UdpSocket::bind(address).unwrap();
+        targets.send(BOTH, |text| said.push(text));
+        targets.send(BOTH, |text| said.push(text));
+        assert_eq!((said.len(), targets.unsent()), (1, 2), "{said:?}");
     }
 
     #[test]
