@@ -70,6 +70,12 @@ impl Fleet {
         Fleet { first: others, ..self }
     }
 
+    /// The same, beating in the order of the numbers in each round: as long passes between any two
+    /// heartbeats of a peer.
+    pub fn in_line(self) -> Fleet {
+        Fleet { order: (0..self.peers()).collect(), ..self }
+    }
+
     pub fn peers(&self) -> u32 {
         self.order.len() as u32
     }
@@ -160,10 +166,9 @@ impl Datagrams {
         self.ends.len()
     }
 
-    /// Appends one that no fleet sends.
-    pub fn push(&mut self, datagram: &[u8]) {
-        self.bytes.extend_from_slice(datagram);
-        self.ends.push(self.bytes.len());
+    /// All of them, one behind the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
