@@ -85,12 +85,16 @@ fn live(report: &mut Report, peers: u32, rate: u64, rounds: usize, measures: boo
     report.section(&format!("{peers} peers, {rate} heartbeats a second, {rounds} rounds"));
     let mut costs: [Vec<f64>; WAYS.len()] = Default::default();
     let mut lost: [Vec<f64>; WAYS.len()] = Default::default();
+    let mut mistakes: [Vec<f64>; WAYS.len()] = Default::default();
+    let mut behind: [Vec<f64>; WAYS.len()] = Default::default();
     for _ in 0..rounds {
-        for (((name, start), costs), lost) in WAYS.iter().zip(&mut costs).zip(&mut lost) {
+        for (at, (name, start)) in WAYS.iter().enumerate() {
             let Some(contender) = start(peers) else { continue };
-            let (cost, share) = one(name, &contender, peers, rate, measures);
-            costs.push(cost);
-            lost.push(share);
+            let live = one(name, &contender, peers, rate, measures);
+            costs[at].push(live.each_ns);
+            lost[at].push(live.lost_percent);
+            mistakes[at].push(live.mistakes as f64);
+            behind[at].push(live.behind_ns as f64 / 1e6);
             contender.end();
         }
     }
@@ -99,6 +103,8 @@ fn live(report: &mut Report, peers: u32, rate: u64, rounds: usize, measures: boo
         let case = format!("{}, {rate} a second", WAYS[at].0);
         report.figure(&case, "a heartbeat", "ns", Figure::of(&costs[at]));
         report.figure(&case, "lost", "%", Figure::of(&lost[at]));
+        report.figure(&case, "called down while beating", "", Figure::of(&mistakes[at]));
+        report.figure(&case, "sender behind, at most", "ms", Figure::of(&behind[at]));
     }
     for (at, against) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
         if measured(at) {
@@ -114,8 +120,18 @@ fn live(report: &mut Report, peers: u32, rate: u64, rounds: usize, measures: boo
     }
 }
 
-/// A live load and its end: nanoseconds for each heartbeat, and how many of a hundred were lost.
-fn one(name: &str, contender: &Contender, peers: u32, rate: u64, measures: bool) -> (f64, f64) {
+/// What a live load came to.
+struct Live {
+    /// Processor time for each heartbeat.
+    each_ns: f64,
+    lost_percent: f64,
+    /// How often a peer was called down that beat: somebody was held up, and it may be the sender.
+    mistakes: u64,
+    behind_ns: u64,
+}
+
+/// A live load and its end.
+fn one(name: &str, contender: &Contender, peers: u32, rate: u64, measures: bool) -> Live {
     let mut fleet = Fleet::new(peers, u64::from(peers) * 1_000_000 / rate, Form::Plain);
     let warm_up_ns = if measures { 500_000_000 } else { 50_000_000 };
     let measured_ns = if measures { 2_000_000_000 } else { 200_000_000 };
@@ -132,13 +148,14 @@ fn one(name: &str, contender: &Contender, peers: u32, rate: u64, measures: bool)
     let (cpu_ns, applied) = (contender.cpu_ns() - cpu_ns, contender.applied() - applied);
     let all = u64::from(peers);
     until(&format!("{name} finds all {peers} silent"), || contender.down_now() == all);
-    let mistakes = contender.downs() - all;
-    if mistakes > 0 {
-        println!("  {name}: {mistakes} were called down while they beat");
-    }
     let (all_applied, all_sent) = (contender.applied(), before.datagrams + sent.datagrams);
     assert!(all_applied <= all_sent, "{name}: {all_applied} applied of {all_sent}");
-    (cpu_ns as f64 / applied as f64, 100.0 * (1.0 - all_applied as f64 / all_sent as f64))
+    Live {
+        each_ns: cpu_ns as f64 / applied as f64,
+        lost_percent: 100.0 * (1.0 - all_applied as f64 / all_sent as f64),
+        mistakes: contender.downs() - all,
+        behind_ns: before.behind_ns.max(sent.behind_ns),
+    }
 }
 
 fn against_redis(report: &mut Report, peers: u32, rounds: usize, beats: u64) {
