@@ -173,7 +173,7 @@ pub fn warn_of(losses: Losses) {
 /// A setting as the options that make it, for `serve` as for `replay`.
 pub fn describe(policy: &Policy) -> String {
     // Rounded up: a little later, and no more mistakes than said.
-    let missed = (policy.missed * 1e4).ceil() / 1e4;
+    let missed = (policy.missed * 1e4 - 1e-6).ceil() / 1e4;
     let missed = format!(" --missed {missed}");
     let mut text = format!("--detector {}", policy.detector);
     match policy.detector {

@@ -180,7 +180,11 @@ pub fn any_duration(text: &str) -> Result<Duration, String> {
     value::duration(text, Duration::ZERO, YEAR).map_err(or)
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// A duration of a microsecond to a year.
+///
+/// # Errors
+/// It is none.
+pub fn interval(text: &str) -> Result<Duration, String> {
     let or = |problem| format!("{problem}; give a duration from 1us to 366d, like 1s");
     value::duration(text, Duration::from_micros(1), YEAR).map_err(or)
 }

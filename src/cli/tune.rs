@@ -1,7 +1,7 @@
 //! `systole tune`: which detector, with which constants, meets a demand on a trace.
 
 use super::replay::{describe, warn_of};
-use super::setting::{TraceArgs, any_duration};
+use super::setting::{TraceArgs, any_duration, interval};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, words};
 use crate::engine::{Detector, Policy};
@@ -33,7 +33,7 @@ pub struct TuneArgs {
     #[command(flatten)]
     trace: TraceArgs,
     /// How soon a crash is to be found.
-    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
     detect_within: Duration,
     /// How many mistakes a peer may make, like 1/30d.
     #[arg(long, value_name = "N/DURATION", value_parser = rate)]
@@ -245,6 +245,25 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::setting::SettingArgs;
+
+    #[test]
+    fn every_setting_that_is_tried_can_be_given_as_it_is_named() {
+        #[derive(clap::Parser)]
+        struct Options {
+            #[command(flatten)]
+            setting: SettingArgs,
+        }
+        let base = Policy { grace_ns: 0, ..Policy::default() };
+        let candidates = tune::candidates(&base);
+        assert!(candidates.len() > 100);
+        for policy in candidates {
+            let named = describe(&policy);
+            let words = format!("replay {named}");
+            let options: Options = clap::Parser::parse_from(words.split(' '));
+            assert_eq!(options.setting.policy().unwrap(), policy, "{named}");
+        }
+    }
 
     #[test]
     fn a_rate_is_a_number_in_a_duration() {

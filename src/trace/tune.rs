@@ -38,25 +38,22 @@ pub struct Demand {
 }
 
 /// The settings that are tried: the detectors with one constant at forty values, those with two at some
-/// thirty pairs. All are relative to the interval, so that they suit a fleet of many.
+/// forty pairs. All are relative to the interval, so that they suit a fleet of many, and each can be given
+/// as options: what is found is what will run.
 pub fn candidates(base: &Policy) -> Vec<Policy> {
     let mut all = Vec::new();
     let mut add = |detector, missed| all.push(Policy { detector, missed, ..*base });
     for step in 0..40 {
         // From a thousandth of an interval to ten.
         let beyond = 0.001 * 10f64.powf(f64::from(step) / 39.0 * 4.0);
-        add(Detector::Fixed { timeout_ns: None }, 1.0 + beyond);
-        add(Detector::Chen(Chen::default()), 1.0 + beyond);
+        let missed = ((1.0 + beyond) * 1e4).ceil() / 1e4;
+        add(Detector::Fixed { timeout_ns: None }, missed);
+        add(Detector::Chen(Chen::default()), missed);
+        add(Detector::Bertier(Bertier::default()), missed);
     }
     for missed in [1.0, 1.5, 2.0, 3.0, 4.0, 6.0] {
-        for phi in [2.0, 4.0, 8.0, 16.0, 32.0] {
-            add(Detector::Bertier(Bertier { phi, ..Bertier::default() }), missed);
-        }
         for threshold in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0] {
-            let mut phi = Phi::new(threshold);
-            // The sweep is to find what the spread is worth, not what its least value is.
-            phi.least_deviation_ns = 100_000;
-            add(Detector::Phi(phi), missed);
+            add(Detector::Phi(Phi::new(threshold)), missed);
         }
         for deviations in [2.0, 4.0, 8.0, 16.0, 32.0, 64.0] {
             add(Detector::Blend(Blend { deviations, ..Blend::default() }), missed);
