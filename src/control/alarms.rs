@@ -196,7 +196,9 @@ impl Alarms {
             return None;
         }
         let size = around.tallies.size(group);
-        self.incidents.unreachable(t.peer, parent, size, t.fired_ns)
+        let state = around.control.slot_of(parent).map(|slot| slot.state);
+        let failed = state != Some(PeerState::Left);
+        self.incidents.unreachable(t.peer, (parent, failed), size, t.fired_ns)
     }
 
     /// Takes one of the engine's findings. Notes may follow.

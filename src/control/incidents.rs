@@ -280,14 +280,16 @@ impl Incidents {
         Some(id)
     }
 
-    /// A peer is silent behind its parent, which is down. Returns the incident that both belong to.
+    /// A peer is silent behind its parent, which has `failed` itself, or has left. Returns the incident
+    /// that it belongs to, as does the parent if it has failed.
     pub fn unreachable(
         &mut self,
         peer: PeerId,
-        parent: PeerId,
+        (parent, failed): (PeerId, bool),
         size: u32,
         at_ns: u64,
     ) -> Option<u32> {
+        self.leave_the_crowd(peer, parent, at_ns);
         if let Some(member) = self.members.get_mut(&peer) {
             let (id, was_reachable) = (member.incident, member.reachable);
             member.reachable = false;
@@ -305,10 +307,27 @@ impl Incidents {
         let id = self.open(Cause::Parent(parent), at_ns, at_ns, size)?;
         // It was the one that failed, whatever its group's failures counted until now.
         self.recent.values_mut().for_each(|downs| downs.retain(|(_, down)| *down != parent));
-        self.join(id, parent, true, at_ns);
+        if failed {
+            self.join(id, parent, true, at_ns);
+        }
         self.join(id, peer, false, at_ns);
         self.tell_opened(id, at_ns);
         Some(id)
+    }
+
+    /// A peer that was called down turns out to have gone with its parent, which was found later. It is
+    /// no part of a crowd of its group any more, unless its parent is.
+    fn leave_the_crowd(&mut self, peer: PeerId, parent: PeerId, at_ns: u64) {
+        self.recent.values_mut().for_each(|downs| downs.retain(|(_, down)| *down != peer));
+        let of = |peer| self.members.get(&peer).map(|member| member.incident);
+        let Some(id) = of(peer).filter(|id| of(parent) != Some(*id)) else { return };
+        let Some(incident) = self.open.get_mut(&id) else { return };
+        if matches!(incident.figures.cause, Cause::Group(_)) && self.members[&peer].reachable {
+            self.members.remove(&peer);
+            incident.figures.down -= 1;
+            incident.first.retain(|first| *first != peer);
+            self.close_if_over(id, at_ns);
+        }
     }
 
     /// A peer is up again, has left, or is forgotten. Returns the incident that it belonged to.

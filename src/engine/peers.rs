@@ -29,6 +29,8 @@ const PARENT_SLACK_NS: u64 = 100_000_000;
 const PARENT_RETRY_NS: u64 = 5_000_000;
 /// How often at most an unreachable peer looks after its parent.
 const RECHECK_NS: u64 = 1_000_000_000;
+/// So far up it is asked who is down.
+const MOST_FOREBEARS: u32 = 8;
 
 /// The slots and all that their deadlines depend on.
 pub(super) struct Peers {
@@ -59,12 +61,12 @@ pub(super) struct Verdict {
 enum Parent {
     /// There is none, or nothing is known of it: children are judged by themselves.
     None,
-    /// It is up since then, and was last heard then.
-    Alive { since_ns: u64, heard_ns: u64 },
+    /// It is up since then, was last heard then, and will be late then.
+    Alive { since_ns: u64, heard_ns: u64, overdue_ns: u64 },
     /// It is silent itself; ask again then.
-    InDoubt { again_ns: u64 },
-    /// It is down, unreachable or has left.
-    Gone,
+    InDoubt { heard_ns: u64, again_ns: u64 },
+    /// It is down, unreachable or has left, and was last heard then.
+    Gone { heard_ns: u64 },
 }
 
 impl Peers {
@@ -129,7 +131,12 @@ impl Peers {
             PeerState::Unreachable => self.unreachable(slot),
             PeerState::Down => {
                 let forget_ns = slot.since_ns().saturating_add(policy.forget_down_ns);
-                plainly(Some(PeerState::Forgotten), forget_ns)
+                match self.behind_a_parent(slot) {
+                    Some((to, again_ns)) if forget_ns > self.horizon_ns => {
+                        plainly(to, again_ns.min(forget_ns))
+                    }
+                    _ => plainly(Some(PeerState::Forgotten), forget_ns),
+                }
             }
             PeerState::Left => {
                 let forget_ns = slot.since_ns().saturating_add(policy.forget_left_ns);
@@ -157,8 +164,10 @@ impl Peers {
         let mut down_ns = judged.down_ns;
         let mut waited_for = Extensions::NONE;
         match self.parent(slot) {
-            Parent::Gone => return verdict(Some(PeerState::Unreachable), down_ns, waited_for),
-            Parent::InDoubt { again_ns } => return hold(again_ns, Extensions::PARENT),
+            Parent::Gone { .. } => {
+                return verdict(Some(PeerState::Unreachable), down_ns, waited_for);
+            }
+            Parent::InDoubt { again_ns, .. } => return hold(again_ns, Extensions::PARENT),
             Parent::Alive { heard_ns, .. } if heard_ns > down_ns => {
                 // Its heartbeat ended the doubt.
                 down_ns = heard_ns.min(self.horizon_ns);
@@ -188,8 +197,8 @@ impl Peers {
         let again_ns = self.horizon_ns + silence.deadlines.down_ns.max(RECHECK_NS);
         let (to, deadline_ns) = match self.parent(slot) {
             _ if forget_ns <= self.horizon_ns => (Some(PeerState::Forgotten), forget_ns),
-            Parent::Gone => (None, again_ns.min(forget_ns)),
-            Parent::InDoubt { again_ns } => (None, again_ns.min(forget_ns)),
+            Parent::Gone { .. } => (None, again_ns.min(forget_ns)),
+            Parent::InDoubt { again_ns, .. } => (None, again_ns.min(forget_ns)),
             Parent::None => (Some(PeerState::Down), self.horizon_ns),
             Parent::Alive { since_ns, .. } => {
                 // Whoever recovers first: the children get a whole timeout behind their parent.
@@ -206,6 +215,44 @@ impl Peers {
         }
     }
 
+    /// A peer that was called down before its slower parent could be missed: while that has not been
+    /// heard since, the fault may be the parent's. Says when to ask again, or that it is unreachable.
+    #[cold]
+    fn behind_a_parent(&self, slot: &Slot) -> Option<(Option<PeerState>, u64)> {
+        let silent_since = |heard_ns: u64| heard_ns < slot.since_ns();
+        match self.parent(slot) {
+            Parent::Gone { heard_ns }
+                if silent_since(heard_ns) && self.has_a_dead_forebear(slot) =>
+            {
+                Some((Some(PeerState::Unreachable), self.horizon_ns))
+            }
+            Parent::InDoubt { heard_ns, again_ns } if silent_since(heard_ns) => {
+                Some((None, again_ns))
+            }
+            Parent::Alive { heard_ns, overdue_ns, .. } if silent_since(heard_ns) => {
+                // Decided by now, and not called down: the brake may hold it.
+                let later_ns = self.horizon_ns.saturating_add(RECHECK_NS);
+                let is_due = overdue_ns <= self.horizon_ns;
+                Some((None, if is_due { later_ns } else { overdue_ns.saturating_add(1) }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether its parent is down, or unreachable behind one that is. Where parents name each other in
+    /// a ring, one of them must stay down.
+    fn has_a_dead_forebear(&self, slot: &Slot) -> bool {
+        let mut number = slot.parent();
+        for _ in 0..MOST_FOREBEARS {
+            let parent = self.groups.parent(number_of(number)).filter(|id| *id != slot.peer());
+            match parent.and_then(|parent| self.find_anywhere(parent)) {
+                Some(record) if record.state == PeerState::Unreachable => number = record.parent,
+                found => return found.is_some_and(|record| record.state == PeerState::Down),
+            }
+        }
+        false
+    }
+
     /// How a peer's parent is doing.
     fn parent(&self, slot: &Slot) -> Parent {
         let Some(parent) = self.groups.parent(number_of(slot.parent())) else {
@@ -213,7 +260,9 @@ impl Peers {
         };
         let Some(record) = self.find_anywhere(parent) else { return Parent::None };
         match record.state {
-            PeerState::Down | PeerState::Unreachable | PeerState::Left => Parent::Gone,
+            PeerState::Down | PeerState::Unreachable | PeerState::Left => {
+                Parent::Gone { heard_ns: record.last_seen_ns }
+            }
             PeerState::Unknown | PeerState::Forgotten => Parent::None,
             PeerState::Up | PeerState::Suspect => self.beating_parent(&record),
         }
@@ -235,10 +284,12 @@ impl Peers {
         let down_ns = self.sight.judge(&silence).down_ns;
         let decided_ns = down_ns.saturating_add(PARENT_SLACK_NS);
         if self.horizon_ns <= overdue_ns || self.horizon_ns > decided_ns {
-            return Parent::Alive { since_ns: record.since_ns, heard_ns: record.last_seen_ns };
+            let (since_ns, heard_ns) = (record.since_ns, record.last_seen_ns);
+            return Parent::Alive { since_ns, heard_ns, overdue_ns };
         }
         let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);
-        Parent::InDoubt { again_ns: again_ns.min(decided_ns + 1) }
+        let again_ns = again_ns.min(decided_ns.saturating_add(1));
+        Parent::InDoubt { heard_ns: record.last_seen_ns, again_ns }
     }
 
     /// A peer's record, in whichever shard it is.

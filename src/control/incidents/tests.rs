@@ -107,7 +107,7 @@ fn children_belong_to_their_parents_incident() {
     let (switch, size) = (PeerId(1), 100);
     assert_eq!(incidents.down(failure(1, 9, 5, 10 * S)), None, "one switch is no crowd");
     for child in 10..50 {
-        assert_eq!(incidents.unreachable(PeerId(child), switch, size, 11 * S), Some(1));
+        assert_eq!(incidents.unreachable(PeerId(child), (switch, true), size, 11 * S), Some(1));
     }
     incidents.advance(20 * S);
     assert_eq!(steps(&mut incidents), [(1, Step::Opened, 2), (1, Step::Updated, 41)]);
@@ -125,10 +125,32 @@ fn children_belong_to_their_parents_incident() {
 }
 
 #[test]
+fn children_that_were_found_before_their_parent_move_to_its_incident() {
+    let mut incidents = Incidents::default();
+    for child in 10..15 {
+        incidents.down(failure(child, 1, 5, 10 * S));
+    }
+    assert_eq!(steps(&mut incidents), [(1, Step::Opened, 3)]);
+    assert_eq!(incidents.down(failure(1, 9, 50, 14 * S)), None);
+    for child in 10..15 {
+        assert_eq!(incidents.unreachable(PeerId(child), (PeerId(1), true), 5, 15 * S), Some(2));
+    }
+    let told = steps(&mut incidents);
+    assert_eq!(told, [(2, Step::Opened, 2), (1, Step::Closed, 0)]);
+    let figures = incidents.get(2).unwrap().figures;
+    assert_eq!(
+        (figures.cause, figures.down, figures.unreachable),
+        (Cause::Parent(PeerId(1)), 1, 5)
+    );
+    // They are no beginning of a crowd either.
+    assert_eq!(incidents.down(failure(20, 1, 5, 16 * S)), None);
+}
+
+#[test]
 fn children_of_a_parent_that_failed_with_its_group_join_that() {
     let mut incidents = Incidents::default();
     (0..3).for_each(|i| down(&mut incidents, failure(i, 9, 5, 10 * S)));
-    assert_eq!(incidents.unreachable(PeerId(10), PeerId(1), 50, 11 * S), Some(1));
+    assert_eq!(incidents.unreachable(PeerId(10), (PeerId(1), true), 50, 11 * S), Some(1));
     assert_eq!(incidents.open_ones().len(), 1);
 }
 
@@ -254,7 +276,7 @@ fn it_agrees_with_a_world_of_plain_lists() {
                         continue;
                     }
                     is[peer as usize] = Is::Unreachable;
-                    let joined = incidents.unreachable(id, parent, 20, now_ns);
+                    let joined = incidents.unreachable(id, (parent, true), 20, now_ns);
                     assert!(joined.is_some(), "{context}");
                     assert_eq!(joined, incidents.of(parent), "{context}");
                     single.retain(|(.., peer)| incidents.of(*peer).is_none());

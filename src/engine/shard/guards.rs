@@ -165,6 +165,28 @@ fn the_children_of_a_dead_parent_are_unreachable_whoever_is_late_first() {
     }
 }
 
+#[test]
+fn children_that_were_called_down_before_their_slower_parent_become_unreachable() {
+    let mut bench = family();
+    // The parent beats once a second, so it cannot be missed when its children are.
+    let slow = Heartbeat { interval_us: 1_000_000, ..beat(9, 1, 2) };
+    bench.observe(&[slow], START + 10 * MS);
+    // Child 2 died alone, long before, and the parent was heard since.
+    bench.observe(&[beat(1, 1, 2)], START + 500 * MS);
+    let later = Heartbeat { sequence: 3, ..slow };
+    let mut told = run(&mut bench, START, START + 900 * MS, &[Down, Unreachable]);
+    bench.observe(&[later], START + 900 * MS);
+    bench.observe(&[beat(1, 1, 3)], START + 900 * MS);
+    told.extend(run(&mut bench, START + 900 * MS, START + 9_000 * MS, &[Down, Unreachable]));
+    let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.from, t.to)).collect();
+    assert_eq!(story[0], (2, Suspect, Down));
+    let of = |peer: u64| story.iter().filter(move |t| t.0 == peer).map(|t| t.2);
+    assert_eq!(of(2).collect::<Vec<_>>(), [Down], "it is down by itself: {story:?}");
+    assert_eq!(of(9).collect::<Vec<_>>(), [Down]);
+    // Down at once, as its parent might be alive; unreachable when that turns out to be dead.
+    assert_eq!(of(1).collect::<Vec<_>>(), [Down, Down, Unreachable], "{story:?}");
+}
+
 /// Peer 9 is a relay, which brings 1 and 2.
 fn relayed() -> Bench {
     let mut bench = Bench::new(64, START);
