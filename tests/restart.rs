@@ -232,7 +232,7 @@ fn damaged_files_are_said_and_begun_anew() {
     monitor.kill();
     for (file, says, peers) in [
         ("events", "the events file is begun anew", 1),
-        ("names", "the end of the names file was damaged", 1),
+        ("names", "the names file was damaged, and is cut off", 1),
         ("alarms", "the alarms are begun anew: their file is damaged", 1),
         ("silences", "the silences are lost: their file is damaged", 1),
         ("hot", "the peers' state is begun anew: it is damaged", 0),

@@ -143,7 +143,8 @@ fn bind_udp(
     let bind = || sockets::bind_group(address, reactors, settings.receive_buffer_bytes);
     let mut bound = bind();
     // The kernel takes some milliseconds to let go of a killed process's sockets.
-    let mut patience = if state::is_there(settings) { LET_GO_MS } else { 0 };
+    // Without state nobody says that there was one, and whoever starts a second by mistake waits too.
+    let mut patience = if state::is_there(settings) { LET_GO_MS } else { LET_GO_MS / 10 };
     while patience > 0 && matches!(bound, Err(BindError::Taken { .. })) {
         std::thread::sleep(Duration::from_millis(1));
         bound = bind();

@@ -239,7 +239,11 @@ impl Keeper {
         let found = control.wait_for_names();
         control.wait_for_alarms();
         if found.cut > 0 {
-            warn!(bytes = found.cut, "the end of the names file was damaged and is cut off");
+            warn!(
+                bytes = found.cut,
+                records = found.records,
+                "the names file was damaged, and is cut off behind the records that are whole"
+            );
         }
         let count = |counter| -> u64 {
             fleet.handles.iter().map(|handle| handle.counters.get(counter)).sum()
