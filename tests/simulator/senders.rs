@@ -6,7 +6,7 @@ use super::testing::Rng;
 use super::world::{Event, World};
 use std::rc::Rc;
 use std::sync::OnceLock;
-use systole::wire::{self, BatchEncoder, Heartbeat, Kind, PeerId, Profile, Status};
+use systole::wire::{self, BatchEncoder, Heartbeat, Kind, PackEncoder, PeerId, Profile, Status};
 
 /// Most peers that a world has.
 pub const MOST_PEERS: usize = 64;
@@ -167,20 +167,36 @@ impl Fleet {
         world.at(now_ns + relay.flush_ns, Event::Relay { relay: number });
         let mut held = std::mem::take(&mut relay.held);
         while !held.is_empty() {
-            let mut encoder = BatchEncoder::new();
-            let mut beats = Vec::new();
-            let mut left = Vec::new();
+            // One half of them sends the one form, the other half the other.
+            let packs = number % 2 == 1;
+            let (mut batch, mut pack) = (BatchEncoder::new(), PackEncoder::new());
+            let (mut taken, mut left) = (Vec::new(), Vec::new());
             for (peer, heartbeat, logical, since_ns) in held {
                 let age_us = ((now_ns - since_ns) / US).min((1 << 24) - 1);
-                let heartbeat = Heartbeat { age_us: age_us as u32, ..heartbeat };
-                if encoder.push(&heartbeat) {
-                    beats.push(recorded(peer, &heartbeat, logical));
+                let aged = Heartbeat { age_us: age_us as u32, ..heartbeat };
+                let fits =
+                    if packs { pack.push(&heartbeat, since_ns / US) } else { batch.push(&aged) };
+                if fits {
+                    taken.push((peer, logical));
                 } else {
                     left.push((peer, heartbeat, logical, since_ns));
                 }
             }
             let mut bytes = Vec::new();
-            encoder.finish(None, &mut bytes);
+            if packs {
+                pack.finish(PeerId(u64::MAX - number as u64), now_ns / US, &mut bytes);
+            } else {
+                batch.finish(None, &mut bytes);
+            }
+            // With the ages that are on the wire, rounded as they are.
+            let Ok(wire::Form::Batch(sent)) = wire::decode(&bytes) else {
+                unreachable!("a relay's own")
+            };
+            let beats = taken
+                .into_iter()
+                .zip(sent.entries())
+                .map(|((peer, logical), heartbeat)| recorded(peer, &heartbeat, logical))
+                .collect();
             self.send(world, MOST_PEERS + number, bytes, beats, now_ns);
             held = left;
         }
