@@ -217,9 +217,15 @@ impl Header {
         Header { incarnation: U32::new(incarnation), sequence: U32::new(sequence), ..self }
     }
 
-    /// Its two numbers as one.
+    /// Its incarnation and sequence, or what stands in their place.
+    pub(super) fn numbers(&self) -> (u32, u32) {
+        (self.incarnation.get(), self.sequence.get())
+    }
+
+    /// The same as one number.
     pub(super) fn nonce(&self) -> u64 {
-        u64::from(self.sequence.get()) << 32 | u64::from(self.incarnation.get())
+        let (low, high) = self.numbers();
+        u64::from(high) << 32 | u64::from(low)
     }
 
     /// The heartbeat of a form that has nothing behind its header.

@@ -1,11 +1,12 @@
 //! PACK: a BATCH in fewer bytes. What the entries of one datagram have in common is said once.
 //!
 //! ```text
-//!  ┌────────────────────────────┬───────┬───────────┬──────┬───┬────────┬────────┬───────┬──────────┐
-//!  │ header: names the relay    │entries│ intervals │widths│ 0 │ base   │ base   │ codes │ entries  │
-//!  │ 32 bytes                   │  u8   │    u8     │  u8  │u8 │  u32   │  u32   │4 × k  │          │
-//!  └────────────────────────────┴───────┴───────────┴──────┴───┴────────┴────────┴───────┴──────────┘
-//!  entry:  peer u64 │ incarnation − base, 1 to 4 bytes │ sequence − base, 1 to 4 │ age u16 │ interval, status u8
+//!  ┌────────────────────────────────┬───────┬───────────┬──────┬───┬───────┬──────────┐
+//!  │ header: the relay, and the     │entries│ intervals │widths│ 0 │ codes │ entries  │
+//!  │ least incarnation and sequence │  u8   │    u8     │  u8  │u8 │4 × k  │          │
+//!  └────────────────────────────────┴───────┴───────────┴──────┴───┴───────┴──────────┘
+//!  entry:  peer u64 │ incarnation − least, 1 to 4 bytes │ sequence − least, 1 to 4
+//!          │ age u16 │ interval, status u8
 //! ```
 //!
 //! Incarnations and sequences are offsets to the least of the datagram, all as wide as the largest
@@ -35,8 +36,6 @@ struct Preface {
     intervals: u8,
     widths: u8,
     reserved: u8,
-    incarnation: U32,
-    sequence: U32,
 }
 
 /// How the entries of one datagram are written.
@@ -50,11 +49,11 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(preface: &Preface) -> Layout {
-        let widths = preface.widths;
+    fn of(widths: u8, header: &Header) -> Layout {
+        let (incarnation, sequence) = header.numbers();
         Layout {
-            incarnation: preface.incarnation.get(),
-            sequence: preface.sequence.get(),
+            incarnation,
+            sequence,
             incarnation_bytes: usize::from(widths & 3) + 1,
             sequence_bytes: usize::from((widths >> 2) & 3) + 1,
             age_shift: u32::from(widths >> 4),
@@ -129,7 +128,7 @@ impl<'a> Packed<'a> {
         let (intervals, entries) =
             <[U32]>::ref_from_prefix_with_elems(rest, preface.intervals.into())
                 .map_err(|_| Reject::Length)?;
-        let layout = Layout::of(preface);
+        let layout = Layout::of(preface.widths, header);
         if entries.len() != layout.entry_bytes() * usize::from(preface.entries) {
             return Err(Reject::Length);
         }
@@ -297,10 +296,10 @@ impl PackEncoder {
             intervals: self.intervals.len() as u8,
             widths: layout.widths(),
             reserved: 0,
-            incarnation: U32::new(layout.incarnation),
-            sequence: U32::new(layout.sequence),
         };
-        out.extend_from_slice(Header::naming(PACK, relay).as_bytes());
+        let header = Header::naming(PACK, relay);
+        let header = header.with_numbers(layout.incarnation, layout.sequence);
+        out.extend_from_slice(header.as_bytes());
         out.extend_from_slice(preface.as_bytes());
         self.intervals.drain(..).for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
         for waiting in self.waiting.drain(..) {

@@ -221,7 +221,7 @@ fn pack(
     d: &[u8],
     key_id: u8,
 ) -> Result<Meaning, Reject> {
-    if d.len() < 44 {
+    if d.len() < 36 {
         return Err(Reject::Runt);
     }
     if d[35] != 0 {
@@ -231,13 +231,13 @@ fn pack(
     let (i_bytes, s_bytes) = (usize::from(d[34] % 4) + 1, usize::from(d[34] / 4 % 4) + 1);
     let unit_us = 1u32 << (d[34] / 16);
     let size = 8 + i_bytes + s_bytes + 2 + 1;
-    if d.len() > 1_456 || k > 64 || d.len() != 44 + 4 * k + size * n {
+    if d.len() > 1_456 || k > 64 || d.len() != 36 + 4 * k + size * n {
         return Err(Reject::Length);
     }
     relay()?;
     let intervals: Vec<u64> =
-        (0..k).map(|i| interval_us(number(d, 44 + 4 * i, 4))).collect::<Result<_, _>>()?;
-    let entry = |i: usize| &d[44 + 4 * k + size * i..][..size];
+        (0..k).map(|i| interval_us(number(d, 36 + 4 * i, 4))).collect::<Result<_, _>>()?;
+    let entry = |i: usize| &d[36 + 4 * k + size * i..][..size];
     let index = |i: usize| usize::from(entry(i)[size - 1] % 64);
     if (0..n).any(|i| index(i) >= k) {
         return Err(Reject::Length);
@@ -252,8 +252,8 @@ fn pack(
         status: status(u64::from(entry(i)[size - 1] / 64)),
         sequenced: true,
         key_id,
-        incarnation: sum(number(d, 36, 4), number(entry(i), 8, i_bytes)),
-        sequence: sum(number(d, 40, 4), number(entry(i), 8 + i_bytes, s_bytes)),
+        incarnation: sum(number(d, 16, 4), number(entry(i), 8, i_bytes)),
+        sequence: sum(number(d, 20, 4), number(entry(i), 8 + i_bytes, s_bytes)),
         interval_us: intervals[index(i)],
         sent_ns: 0,
         age_us: number(entry(i), size - 3, 2) as u32 * unit_us,
