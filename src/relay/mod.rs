@@ -130,6 +130,12 @@ impl Relay {
             }
             Form::Probe { .. } => self.counts.drop(Reject::Kind),
             Form::Beat(_) | Form::Hello(..) | Form::Batch(_) => {
+                // Nobody's words overtake its own earlier ones.
+                if let Form::Beat(beat) | Form::Hello(beat, _) = form
+                    && self.gathered.holds(beat.peer)
+                {
+                    self.flush(now_ns, outside);
+                }
                 self.counts.passed_on += 1;
                 self.counts.sent_bytes += datagram.len() as u64;
                 outside.forward(datagram);

@@ -124,6 +124,18 @@ fn what_says_more_than_alive_goes_on_as_it_came() {
 }
 
 #[test]
+fn what_is_passed_on_overtakes_no_beat_of_its_sender() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let bye = |peer| encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(peer, 2) });
+    relay.datagram(&encode_beat(&beat(1, 1)), 5, &mut kept);
+    relay.datagram(&bye(2), 5, &mut kept);
+    assert_eq!((kept.forwarded.len(), relay.due_ns().is_some()), (1, true), "another's may");
+    relay.datagram(&bye(1), 5, &mut kept);
+    assert_eq!(entries(&kept.forwarded[1])[0].peer, PeerId(1));
+    assert_eq!(kept.forwarded[2], bye(1));
+}
+
+#[test]
 fn a_hello_that_says_nothing_new_is_a_beat() {
     let (mut relay, mut kept) = (open(), Kept::default());
     let a = PeerId::of("a").0;

@@ -273,6 +273,11 @@ impl PackEncoder {
         self.waiting.is_empty()
     }
 
+    /// Whether it holds a beat of this peer.
+    pub fn holds(&self, peer: PeerId) -> bool {
+        self.waiting.iter().any(|waiting| waiting.beat.peer == peer)
+    }
+
     /// Appends the datagram to `out`, at `at_us` by the same clock, and starts over. Each beat has
     /// grown older by the time since it was taken in. `relay` is 0 for one that is no peer.
     pub fn finish(&mut self, relay: PeerId, at_us: u64, out: &mut Vec<u8>) {
