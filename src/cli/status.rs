@@ -334,9 +334,15 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
     say(alarms.incidents, if alarms.incidents == 1 { "incident open" } else { "incidents open" });
     say(alarms.held, "held as suspect");
     say(alarms.flapping, "flapping");
-    say(alarms.conflicts, "identity conflicts seen");
     if !now.is_empty() {
         lines.push((Severity::Bad, format!("{}: see systole incidents", now.join(", "))));
+    }
+    if alarms.conflicts > 0 {
+        let seen = words::plural(alarms.conflicts, "identity conflict");
+        lines.push((
+            Severity::Bad,
+            format!("{seen} (two senders of one name): see systole watch --after 0"),
+        ));
     }
     let mut ours = Vec::new();
     if alarms.blind_ns > 0 {
