@@ -57,7 +57,8 @@ pub fn run(report: &mut Report, reactors: usize, steered: bool, load: Load) {
     let memory = reactor::anonymous_memory(2 * peers, reactors as u32).expect("memory");
     let failed = |message: String| panic!("{message}");
     let sockets = by_reactor([group.sockets]);
-    let fleet = reactor::start(&settings, sockets, memory, None, failed).expect("reactors");
+    let inlets = sockets.into_iter().map(Into::into).collect();
+    let fleet = reactor::start(&settings, inlets, memory, None, failed).expect("reactors");
     let handles = &fleet.handles;
 
     let interval_us = (u64::from(load.peers) * 1_000_000 / load.rate).max(1_000_000);

@@ -150,9 +150,13 @@ fn room(settings: &Settings) -> String {
 fn threads(settings: &Settings) -> String {
     let reactors = settings.reactors.unwrap_or_else(default_reactors);
     format!(
-        "{}, transport {}, idle {}",
+        "{}, transport {}{}, idle {}",
         words::plural(reactors as u64, "reactor"),
         settings.transport,
+        match &settings.xdp.interfaces[..] {
+            [] => String::new(),
+            interfaces => format!(" on {}", list(interfaces.iter().map(ToString::to_string))),
+        },
         settings.idle.as_str()
     )
 }

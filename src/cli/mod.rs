@@ -15,6 +15,7 @@
 
 pub mod allocator;
 pub mod beat;
+mod bypass;
 mod check;
 pub mod client;
 pub mod events;

@@ -11,7 +11,7 @@ use super::listen::Listening;
 use super::state::{self, Identity, Keeper};
 use super::takeover::{self, Sockets, Terms};
 use super::terminal::colours_allowed;
-use super::{Failure, keys, rival};
+use super::{Failure, bypass, keys, rival};
 use crate::clock;
 use crate::config::{ExpectSettings, GroupSettings, LogFormat, Settings};
 use crate::control::expect::{Expectation, Expected};
@@ -19,8 +19,8 @@ use crate::control::groups::Rule;
 use crate::control::{Control, ControlConfig};
 use crate::engine::Groups;
 use crate::http;
-use crate::io::Transport;
 use crate::io::sockets::{self, Group};
+use crate::io::{Inlet, Transport};
 use crate::reactor::cores::CorePlan;
 use crate::reactor::probe::Prober;
 use crate::reactor::start::StartError;
@@ -71,6 +71,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         }
     };
     let udp = listening.udp();
+    let (attachment, shares) = bypass::attach(&settings, &udp, reactors)?;
     let Listening { groups: bound, http: listener } = listening;
     let http_address = listener.local_addr().context("reading the HTTP address")?;
 
@@ -119,10 +120,12 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let copies = keeper.as_ref().map(|_| copies(&bound, &listener)).transpose();
     let copies = copies.context("copying the sockets")?;
     let sockets = sockets::by_reactor(bound.into_iter().map(|group| group.sockets));
+    let inlets = sockets.into_iter().zip(shares);
+    let inlets = inlets.map(|(sockets, xdp)| Inlet { sockets, xdp }).collect();
     let listener_thread = Some(control.publisher_thread());
     let asked = end.clone();
     let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
-    let fleet = reactor::start(&reactor_settings, sockets, memory, listener_thread, on_failure)
+    let fleet = reactor::start(&reactor_settings, inlets, memory, listener_thread, on_failure)
         .map_err(explain)?;
     say_what_started(&fleet);
     control.attach(fleet.handles.clone());
@@ -162,6 +165,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
     drop(prober);
     fleet.stop();
+    // Whoever takes over attaches a program of its own.
+    drop(attachment);
     drop(recorder);
     control.shutdown();
     // Ended, and unlocked.

@@ -207,8 +207,46 @@ pub const KEYS: &[Key] = &[
         "transport",
         "KIND",
         "auto",
-        "one of auto, uring, poll",
-        "receive path: io_uring, recvmmsg (poll), or the best that works here (auto)",
+        "one of auto, uring, poll, xdp",
+        "receive path: io_uring, recvmmsg (poll), AF_XDP (xdp, needs --interface), or the best that \
+         works here (auto)",
+    ),
+    Key {
+        name: "interface",
+        value: "NAME[:QUEUES]",
+        default: "",
+        allowed: "an interface and its receive queues, like eth1, eth1:2 or eth1:0-3",
+        help: "interface to receive from past the kernel's network stack (AF_XDP); several may be given",
+        several: true,
+    },
+    key(
+        "xdp-mode",
+        "MODE",
+        "auto",
+        "one of auto, zero-copy, native, generic",
+        "how AF_XDP gets frames: written by the device, copied in the driver, behind it, or the best \
+         that works (auto)",
+    ),
+    key(
+        "xdp-frames",
+        "N",
+        "8192",
+        "a power of two from 64 to 65536",
+        "datagrams that may wait in each AF_XDP queue; 2 KiB of locked memory each",
+    ),
+    key(
+        "xdp-busy-poll",
+        SWITCH,
+        "no",
+        "yes or no",
+        "have the reactor drive the device's queue, instead of interrupts; for --idle spin",
+    ),
+    key(
+        "xdp-checksum",
+        SWITCH,
+        "no",
+        "yes or no",
+        "check UDP's checksum of what AF_XDP brings; never between virtual interfaces (veth)",
     ),
     key(
         "idle",

@@ -32,6 +32,7 @@ use crate::engine::admission::NewcomerLimits;
 use crate::engine::brake::BrakeSettings;
 use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
+use crate::io::xdp::{XdpMode, XdpSettings};
 use crate::reactor::IdleStrategy;
 use crate::trace::recorder::RecordSettings;
 use crate::wire::Auth;
@@ -94,6 +95,8 @@ pub struct Settings {
     pub reactors: Option<usize>,
     /// Receive path.
     pub transport: TransportChoice,
+    /// Which interfaces to receive from with AF_XDP, and how.
+    pub xdp: XdpSettings,
     /// How reactors wait.
     pub idle: IdleStrategy,
     /// Receive buffer asked of the kernel for each socket, bytes, 4 KiB to 1 GiB.
@@ -249,6 +252,7 @@ impl Settings {
         let http = layer.given("http");
         let receive_buffer = layer.given("receive-buffer");
         let (auth, keys) = auth(layer)?;
+        let xdp = xdp(layer)?;
         Ok(Settings {
             config: layer.text("config").map(PathBuf::from),
             auth,
@@ -268,14 +272,8 @@ impl Settings {
                 "auto" => Ok(None),
                 _ => value::integer(text, 1, 256).map(|n| Some(n as usize)),
             })?,
-            transport: layer.given("transport").one(|text| {
-                let choices = [
-                    ("auto", TransportChoice::Auto),
-                    ("uring", TransportChoice::Uring),
-                    ("poll", TransportChoice::Poll),
-                ];
-                value::choice(text, &choices)
-            })?,
+            transport: transport(layer, &xdp)?,
+            xdp,
             idle: layer.given("idle").one(|text| {
                 let all = [IdleStrategy::Hybrid, IdleStrategy::Spin, IdleStrategy::Sleep];
                 value::choice(text, &all.map(|idle| (idle.as_str(), idle)))
@@ -317,6 +315,41 @@ fn auth(layer: &Layer) -> Result<(Auth, Option<PathBuf>), ConfigError> {
         }
     })?;
     Ok((auth, keys))
+}
+
+fn transport(layer: &Layer, xdp: &XdpSettings) -> Result<TransportChoice, ConfigError> {
+    use TransportChoice::{Auto, Poll, Uring, Xdp};
+    let interfaces = !xdp.interfaces.is_empty();
+    layer.given("transport").one(|text| {
+        let choice =
+            value::choice(text, &[Auto, Uring, Poll, Xdp].map(|kind| (kind.as_str(), kind)))?;
+        match choice {
+            Xdp if !interfaces => Err("needs an --interface".into()),
+            Uring | Poll if interfaces => Err("leaves --interface unused".into()),
+            _ => Ok(choice),
+        }
+    })
+}
+
+fn xdp(layer: &Layer) -> Result<XdpSettings, ConfigError> {
+    let switch =
+        |name| layer.given(name).one(|text| value::choice(text, &[("no", false), ("yes", true)]));
+    let interfaces = layer.given("interface").each(|text| match text {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    })?;
+    let interfaces = interfaces.into_iter().flatten().collect();
+    let mode = layer.given("xdp-mode").one(|text| {
+        let modes = [XdpMode::ZeroCopy, XdpMode::Native, XdpMode::Generic];
+        let modes = modes.map(|mode| (mode.as_str(), Some(mode)));
+        value::choice(text, &[&[("auto", None)], &modes[..]].concat())
+    })?;
+    let frames = layer.given("xdp-frames").one(|text| match value::integer(text, 64, 65_536)? {
+        frames if !frames.is_power_of_two() => Err("is no power of two".into()),
+        frames => Ok(frames as u32),
+    })?;
+    let (busy_poll, checksum) = (switch("xdp-busy-poll")?, switch("xdp-checksum")?);
+    Ok(XdpSettings { interfaces, mode, frames, busy_poll, checksum })
 }
 
 fn record(layer: &Layer) -> Result<Option<RecordSettings>, ConfigError> {

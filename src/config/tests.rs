@@ -150,7 +150,13 @@ fn each_kind_of_value_has_its_own_complaint() {
         ("suspect-at", "0", "is out of range"),
         ("reactors", "0", "is out of range; give `auto` or a whole number from 1 to 256"),
         ("reactors", "some", "is not a whole number"),
-        ("transport", "dpdk", "is not a choice; give one of auto, uring, poll"),
+        ("transport", "dpdk", "is not a choice; give one of auto, uring, poll, xdp"),
+        ("transport", "xdp", "needs an --interface; give one of auto"),
+        ("interface", "eth1:3-1", "has its queues in the wrong order; give an interface and its"),
+        ("interface", "eth/1", "is no name of an interface"),
+        ("xdp-frames", "1000", "is no power of two; give a power of two from 64"),
+        ("xdp-frames", "131072", "is out of range"),
+        ("xdp-mode", "driver", "is not a choice; give one of auto, zero-copy"),
         ("receive-buffer", "64 parsecs", "is not a size"),
         ("receive-buffer", "2GiB", "is out of range"),
         ("receive-buffer", "99999999999G", "is out of range"),
@@ -164,6 +170,19 @@ fn each_kind_of_value_has_its_own_complaint() {
         assert!(message.starts_with(&format!("--{name}: ")), "{message}");
         assert!(message.contains(part), "{message} lacks {part}");
     }
+}
+
+#[test]
+fn an_interface_goes_with_auto_and_xdp_only() {
+    let file = "interface = [\"eth1:0-3\", \"eth2\"]\ntransport = \"xdp\"\nxdp-frames = 64\n";
+    let settings = resolve(&[], &[], file).unwrap();
+    let named: Vec<_> = settings.xdp.interfaces.iter().map(ToString::to_string).collect();
+    assert_eq!((named.join(" "), settings.xdp.frames), ("eth1:0-3 eth2".into(), 64));
+    assert_eq!(settings.transport, TransportChoice::Xdp);
+    let settings = resolve(&[("interface", "eth1")], &[], "").unwrap();
+    assert_eq!(settings.transport, TransportChoice::Auto);
+    let message = complaint(&[("interface", "eth1"), ("transport", "poll")], &[], "");
+    assert!(message.contains("`poll` leaves --interface unused"), "{message}");
 }
 
 #[test]

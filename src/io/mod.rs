@@ -1,15 +1,15 @@
 //! Receive transports: datagrams in, without waiting, and a way to wait.
 //!
-//! The contract is [`Backend`]; [`uring`] and [`poll`] keep it, [`open`] chooses. A transport knows
-//! sockets and buffers, never what is in a datagram (but for the peer id's offset, which the
+//! The contract is [`Backend`]; [`uring`], [`poll`] and [`xdp`] keep it, [`open`] chooses. A transport
+//! knows sockets and buffers, never what is in a datagram (but for the peer id's offset, which the
 //! kernel steers by, see [`steering`]).
 //!
 //! ```text
 //!  sockets::bind_group(address, reactors, …)      once, before the reactors start
 //!            │  one group per address, one socket per reactor in each
 //!            ▼
-//!  sockets::by_reactor ──▶ open(choice, its sockets) ──▶ AnyBackend      in each reactor's thread
-//!                                                            │
+//!  sockets::by_reactor ──▶ open(choice, its inlet) ──▶ AnyBackend        in each reactor's thread
+//!  xdp::attach ────────────────▲                           │
 //!            receive ─ receive ─ … ─ 0 ─ wait ─ receive ─ …  ▼
 //! ```
 
@@ -23,8 +23,9 @@ pub mod steering;
 mod sys;
 pub mod uring;
 mod wake;
+pub mod xdp;
 
-pub use select::{AnyBackend, OpenError, Opened, TransportChoice, open};
+pub use select::{AnyBackend, Inlet, OpenError, Opened, TransportChoice, open};
 pub use source::{Origin, SourceOf};
 pub use wake::Waker;
 
@@ -45,6 +46,8 @@ pub enum Transport {
     Uring,
     /// recvmmsg(2) and ppoll(2).
     Poll,
+    /// AF_XDP, in the least mode that any of its interfaces has; and poll beside it.
+    Xdp(xdp::XdpMode),
 }
 
 /// How long and for how much a reactor is ready to wait.
@@ -93,10 +96,10 @@ pub trait Backend {
     /// Hands each datagram that has arrived to `sink`, without waiting, up to a stated burst, and
     /// returns how many. 0 says that every socket's queue was seen empty during the call.
     ///
-    /// The burst is what the buffers hold for io_uring (32 per socket, at least 64), and 64 per
-    /// socket for poll. io_uring sees a datagram when the kernel has announced it, which follows
-    /// its queueing by some nanoseconds on the core that it arrived at; who must not miss even that
-    /// window asks [`queues`](Self::queues), which are then not empty.
+    /// The burst is what the buffers hold for io_uring (32 per socket, at least 64), 64 per socket
+    /// for poll, and all that its rings hold for AF_XDP. io_uring sees a datagram when the kernel has
+    /// announced it, which follows its queueing by some nanoseconds on the core that it arrived at; who
+    /// must not miss even that window asks [`queues`](Self::queues), which are then not empty.
     ///
     /// # Errors
     /// Only what ends the transport for good.
@@ -134,7 +137,7 @@ pub trait Backend {
     /// Only what ends the transport for good.
     fn wait(&mut self, patience: Patience) -> io::Result<()>;
 
-    /// The kernel's receive queues as they are now (SO_MEMINFO).
+    /// The kernel's receive queues as they are now (SO_MEMINFO, and AF_XDP's rings).
     fn queues(&self) -> Queues;
 
     /// Takes no more datagrams out of the sockets, for good: those that come stay there for whoever

@@ -35,8 +35,10 @@ pub struct PollBackend {
     sockets: Vec<UdpSocket>,
     waker: Waker,
     batch: Batch,
-    /// The eventfd first, then the sockets.
+    /// The eventfd first, then the sockets, then what lies beside them.
     watched: Vec<libc::pollfd>,
+    /// A sleep found a socket readable, and nobody has asked since.
+    readable: bool,
     counts: TransportCounts,
     queues: QueueMeter,
     /// Nothing is received any more.
@@ -49,12 +51,24 @@ impl PollBackend {
     /// # Errors
     /// When there are no file descriptors left.
     pub fn new(sockets: Vec<UdpSocket>) -> io::Result<Self> {
+        Self::beside(sockets, [])
+    }
+
+    /// The same; arrivals at the other descriptors end a wait, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn beside(
+        sockets: Vec<UdpSocket>,
+        others: impl IntoIterator<Item = RawFd>,
+    ) -> io::Result<Self> {
         let waker = Waker::new()?;
         // SAFETY: this prctl takes a plain number. It cannot fail, and would cost precision only.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
         let watch = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let watched = std::iter::once(waker.event())
             .chain(sockets.iter().map(AsRawFd::as_raw_fd))
+            .chain(others)
             .map(watch)
             .collect();
         Ok(Self {
@@ -62,6 +76,7 @@ impl PollBackend {
             waker,
             batch: Batch::new(),
             watched,
+            readable: false,
             counts: TransportCounts::default(),
             queues: QueueMeter::default(),
             letting_go: false,
@@ -93,7 +108,14 @@ impl PollBackend {
             self.counts.system_calls += 1;
             self.waker.clear_event();
         }
+        let sockets = &self.watched[..count.min(1 + self.sockets.len())];
+        self.readable |= sockets.iter().skip(1).any(|socket| socket.revents != 0);
         Ok(())
+    }
+
+    /// Whether a sleep has found a socket readable since this was asked last.
+    pub(super) fn was_readable(&mut self) -> bool {
+        mem::take(&mut self.readable)
     }
 }
 

@@ -1,7 +1,9 @@
-//! Choosing the transport: io_uring where it works, poll where it does not, and the reason said.
+//! Choosing the transport: io_uring where it works, poll where it does not, and the reason said. AF_XDP
+//! is taken where the interfaces were attached to, which nobody does unasked.
 
 use super::poll::PollBackend;
 use super::uring::{Unavailable, UringBackend, UringPlan};
+use super::xdp::{self, XdpBackend, XdpMode};
 use super::{Backend, Origin, Patience, Queues, Transport, TransportCounts, Waker};
 use std::fmt;
 use std::io;
@@ -10,22 +12,32 @@ use std::net::UdpSocket;
 /// Which transport the operator wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TransportChoice {
-    /// io_uring if it can be used, else poll.
+    /// AF_XDP if an interface is named and it can be used, else io_uring, else poll.
     #[default]
     Auto,
     /// io_uring or nothing.
     Uring,
     /// recvmmsg and ppoll.
     Poll,
+    /// AF_XDP on the interfaces that are named, or nothing.
+    Xdp,
+}
+
+impl TransportChoice {
+    /// Its name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Poll => "poll",
+            Self::Xdp => "xdp",
+        }
+    }
 }
 
 impl fmt::Display for TransportChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Uring => "uring",
-            Self::Poll => "poll",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -35,6 +47,9 @@ impl Transport {
         match self {
             Self::Uring => "uring",
             Self::Poll => "poll",
+            Self::Xdp(XdpMode::Generic) => "xdp-generic",
+            Self::Xdp(XdpMode::Native) => "xdp-native",
+            Self::Xdp(XdpMode::ZeroCopy) => "xdp-zero-copy",
         }
     }
 }
@@ -56,6 +71,20 @@ pub enum OpenError {
     System(#[from] io::Error),
 }
 
+/// What one reactor receives from.
+pub struct Inlet {
+    /// Its socket of each listen address.
+    pub sockets: Vec<UdpSocket>,
+    /// Its queues, where interfaces are attached to.
+    pub xdp: Option<xdp::Share>,
+}
+
+impl From<Vec<UdpSocket>> for Inlet {
+    fn from(sockets: Vec<UdpSocket>) -> Self {
+        Self { sockets, xdp: None }
+    }
+}
+
 /// An opened transport, and why it is not the better one.
 pub struct Opened {
     /// The transport.
@@ -64,11 +93,17 @@ pub struct Opened {
     pub fallback: Option<Unavailable>,
 }
 
-/// Opens a transport on `sockets`, to be used by this thread only.
+/// Opens a transport on an inlet, to be used by this thread only. Where there are queues, it is
+/// AF_XDP, whatever the choice.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, OpenError> {
+pub fn open(choice: TransportChoice, inlet: impl Into<Inlet>) -> Result<Opened, OpenError> {
+    let Inlet { sockets, xdp } = inlet.into();
+    if let Some(share) = xdp {
+        let backend = AnyBackend::Xdp(Box::new(XdpBackend::new(share, sockets)?));
+        return Ok(Opened { backend, fallback: None });
+    }
     if choice == TransportChoice::Poll {
         let backend = AnyBackend::Poll(Box::new(PollBackend::new(sockets)?));
         return Ok(Opened { backend, fallback: None });
@@ -84,66 +119,69 @@ pub fn open(choice: TransportChoice, sockets: Vec<UdpSocket>) -> Result<Opened, 
     }
 }
 
-/// Either transport. A reactor that matches once and is generic over [`Backend`] has no branch in
+/// Any transport. A reactor that matches once and is generic over [`Backend`] has no branch in
 /// its loop; one that uses this directly has one per call, not per datagram.
 pub enum AnyBackend {
     /// io_uring.
     Uring(Box<UringBackend>),
     /// recvmmsg and ppoll.
     Poll(Box<PollBackend>),
+    /// AF_XDP.
+    Xdp(Box<XdpBackend>),
 }
 
-macro_rules! either {
+macro_rules! each {
     ($self:ident, $backend:ident => $call:expr) => {
         match $self {
             Self::Uring($backend) => $call,
             Self::Poll($backend) => $call,
+            Self::Xdp($backend) => $call,
         }
     };
 }
 
 impl Backend for AnyBackend {
     fn transport(&self) -> Transport {
-        either!(self, backend => backend.transport())
+        each!(self, backend => backend.transport())
     }
 
     fn receive(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<usize> {
-        either!(self, backend => backend.receive(sink))
+        each!(self, backend => backend.receive(sink))
     }
 
     fn receive_from(&mut self, sink: &mut impl FnMut(&[u8], u32)) -> io::Result<usize> {
-        either!(self, backend => backend.receive_from(sink))
+        each!(self, backend => backend.receive_from(sink))
     }
 
     fn receive_with(&mut self, sink: &mut impl FnMut(&[u8], Origin<'_>)) -> io::Result<usize> {
-        either!(self, backend => backend.receive_with(sink))
+        each!(self, backend => backend.receive_with(sink))
     }
 
     fn tell_sources(&mut self, wanted: bool) -> io::Result<()> {
-        either!(self, backend => backend.tell_sources(wanted))
+        each!(self, backend => backend.tell_sources(wanted))
     }
 
     fn wait(&mut self, patience: Patience) -> io::Result<()> {
-        either!(self, backend => backend.wait(patience))
+        each!(self, backend => backend.wait(patience))
     }
 
     fn queues(&self) -> Queues {
-        either!(self, backend => backend.queues())
+        each!(self, backend => backend.queues())
     }
 
     fn let_go(&mut self) {
-        either!(self, backend => backend.let_go())
+        each!(self, backend => backend.let_go())
     }
 
     fn counts(&self) -> TransportCounts {
-        either!(self, backend => backend.counts())
+        each!(self, backend => backend.counts())
     }
 
     fn wake(&mut self, other: &Waker) {
-        either!(self, backend => backend.wake(other))
+        each!(self, backend => backend.wake(other))
     }
 
     fn waker(&self) -> Waker {
-        either!(self, backend => backend.waker())
+        each!(self, backend => backend.waker())
     }
 }

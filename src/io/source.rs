@@ -77,7 +77,12 @@ impl SourceOf {
             Some(libc::AF_INET6) => name.get(8..16),
             _ => None,
         };
-        place.map_or(0, |place| (self.0.hash_one(place) as u32).max(1))
+        place.map_or(0, |place| self.of_host(place))
+    }
+
+    /// The number of whoever holds the address: four bytes of IPv4, or the first eight of IPv6.
+    pub(super) fn of_host(&self, host: &[u8]) -> u32 {
+        (self.0.hash_one(host) as u32).max(1)
     }
 }
 
@@ -109,6 +114,7 @@ mod tests {
             assert_eq!(of.number(name), 0, "{name:?}");
         }
         assert_eq!(SourceOf::process().number(&v4(1, 5)), of.number(&v4(1, 5)));
+        assert_eq!(of.of_host(&[10, 0, 0, 1]), of.number(&v4(1, 5)), "however it is told");
     }
 
     #[test]

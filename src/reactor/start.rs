@@ -14,12 +14,13 @@ use crate::engine::shard::{Shard, Surroundings};
 use crate::engine::slot::{Kept, ShardMemory, Slots};
 use crate::engine::table::Table;
 use crate::engine::{Budget, Groups, StateCounts};
-use crate::io::{self as transport, AnyBackend, Backend, OpenError, Transport, TransportChoice};
+use crate::io::{
+    self as transport, AnyBackend, Backend, Inlet, OpenError, Transport, TransportChoice,
+};
 use crate::metrics::{Counter, Counters, Histograms};
 use crate::trace::Tap;
 use crossbeam::queue::ArrayQueue;
 use std::hash::{BuildHasher, RandomState};
-use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{JoinHandle, Thread};
@@ -116,7 +117,7 @@ pub fn anonymous_memory(max_peers: u32, reactors: u32) -> Result<Vec<ShardMemory
     (0..reactors).map(one).collect()
 }
 
-/// Starts one reactor for each element of `sockets`, with the element of `memory` at its place; what
+/// Starts one reactor for each inlet, with the element of `memory` at its place; what
 /// an earlier process left there is taken over. `listener` is unparked when there are reports;
 /// `on_failure` gets a message when a reactor ends by itself.
 ///
@@ -124,12 +125,12 @@ pub fn anonymous_memory(max_peers: u32, reactors: u32) -> Result<Vec<ShardMemory
 /// See [`StartError`]; no thread is left running then.
 pub fn start(
     settings: &ReactorSettings,
-    sockets: Vec<Vec<UdpSocket>>,
+    inlets: Vec<Inlet>,
     memory: Vec<ShardMemory>,
     listener: Option<Thread>,
     on_failure: impl Fn(String) + Clone + Send + 'static,
 ) -> Result<Fleet, StartError> {
-    let reactors = sockets.len();
+    let reactors = inlets.len();
     let mailboxes: Arc<[Mailbox]> = (0..reactors).map(|_| Mailbox::default()).collect();
     let budget = Arc::new(Budget::new(settings.max_peers as u64));
     let estates = take_over(memory, settings);
@@ -140,7 +141,7 @@ pub fn start(
         Fleet { handles: Vec::new(), fallback: None, stop: stop.clone(), threads: Vec::new() };
     let reading = Arc::new(AtomicUsize::new(reactors));
     let (mut gates, mut waiting, mut handles) = (Vec::new(), Vec::new(), Vec::new());
-    for (me, (sockets, estate)) in sockets.into_iter().zip(estates).enumerate() {
+    for (me, (inlet, estate)) in inlets.into_iter().zip(estates).enumerate() {
         let states = Arc::new(StateCounts::default());
         let counters = Arc::new(Counters::default());
         let histograms = Arc::new(Histograms::default());
@@ -209,7 +210,7 @@ pub fn start(
         let (stop, on_failure, choice) = (stop.clone(), on_failure.clone(), settings.transport);
         let body = move || {
             let cpu = become_reactor(core);
-            let opened_backend = match transport::open(choice, sockets) {
+            let opened_backend = match transport::open(choice, inlet) {
                 Ok(opened) => opened,
                 Err(error) => {
                     let _ = ready.send(Err(error));
