@@ -1,7 +1,8 @@
 //! What takes datagrams in: the null sink, or the full path.
 //!
-//! Both have the same socket, transport, buffers, idle strategy and loop. The null sink does nothing with a
-//! datagram; its loop reads the clock once a turn, where the reactor's reads it as often as it needs to.
+//! Both have the same socket, transport, buffers, idle strategy and loop, with a look at all that is queued when
+//! the last was some time ago. The null sink does nothing with a datagram, and its loop reads the clock twice a
+//! turn, where the reactor's reads it as often as it needs to.
 
 use super::fleet::{Datagrams, Form};
 use super::monitor::{Monitor, PROBE_SECRET};
@@ -19,6 +20,8 @@ use systole::wire::{PeerId, encode_probe};
 
 /// Bytes of a probe that the null sink knows by its length, without a look at any other datagram.
 const NULL_PROBE: usize = 24;
+/// How old the last look at all that was queued may grow, as in the reactor.
+const LOOK_NS: u64 = 5_000_000;
 /// What a socket is asked to hold, as by default.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
@@ -36,6 +39,7 @@ pub struct Null {
     bytes: u64,
     probes: u64,
     turns: u64,
+    looked_ns: u64,
     ingest: Histogram,
 }
 
@@ -59,9 +63,10 @@ impl Sink {
     /// The null sink.
     pub fn null(backend: AnyBackend) -> Sink {
         let idle = Idle::new(IdleStrategy::Hybrid, monotonic_ns());
-        let (datagrams, bytes, probes, turns) = (0, 0, 0, 0);
+        let (datagrams, bytes, probes, turns, looked_ns) = (0, 0, 0, 0, 0);
         let ingest = Histogram::default();
-        Sink::Null(Box::new(Null { backend, idle, datagrams, bytes, probes, turns, ingest }))
+        let null = Null { backend, idle, datagrams, bytes, probes, turns, looked_ns, ingest };
+        Sink::Null(Box::new(null))
     }
 
     /// The full path, with room for so many peers.
@@ -166,6 +171,24 @@ impl Sink {
 impl Null {
     #[inline]
     fn turn(&mut self) -> Plan {
+        let begun_ns = monotonic_ns();
+        let mut received = self.receive();
+        let mut last = received;
+        while last > 0 && begun_ns > self.looked_ns + LOOK_NS {
+            last = self.receive();
+            received += last;
+        }
+        if last == 0 {
+            self.looked_ns = begun_ns;
+        }
+        self.turns += 1;
+        let now_ns = monotonic_ns();
+        self.idle.received(received, now_ns);
+        self.idle.plan(now_ns, None)
+    }
+
+    #[inline]
+    fn receive(&mut self) -> u64 {
         let Null { backend, datagrams, bytes, probes, ingest, .. } = self;
         let mut sink = |datagram: &[u8], source: u32| {
             *datagrams += 1;
@@ -176,11 +199,7 @@ impl Null {
                 ingest.record(monotonic_ns().saturating_sub(u64::from_ne_bytes(sent)));
             }
         };
-        let received = backend.receive_from(&mut sink).expect("the transport works") as u64;
-        self.turns += 1;
-        let now_ns = monotonic_ns();
-        self.idle.received(received, now_ns);
-        self.idle.plan(now_ns, None)
+        backend.receive_from(&mut sink).expect("the transport works") as u64
     }
 
     fn rest(&mut self, plan: Plan) {
