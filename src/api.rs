@@ -352,6 +352,9 @@ pub struct Incident {
     pub most: u32,
     /// Peers that could have been members: those of the group, or of the fleet.
     pub size: u32,
+    /// The incident that has taken it in, where one has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub part_of: Option<u32>,
     /// The names of the first members, 32 at most; all of them are listed by
     /// `/api/v1/peers?incident=ID`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]

@@ -57,6 +57,10 @@ fn incident_step(step: &str, incident: &Incident) -> (Severity, String) {
         "closed" => {
             let lasted = words::duration(incident.lasted_ns);
             let most = words::plural(incident.most.into(), "peer");
+            if let Some(whole) = incident.part_of {
+                let text = format!("incident #{id} is part of #{whole} from now on");
+                return (Severity::Plain, text);
+            }
             let text = format!(
                 "incident #{id} closed after {lasted}: {} again, {most} at most",
                 back(incident)

@@ -7,6 +7,7 @@
 
 use super::ControlState;
 use super::publisher::owner;
+use super::silences::Silences;
 use crate::engine::way::named;
 use crate::reactor::{Command, ReactorHandle};
 use crate::wire::PeerId;
@@ -37,6 +38,27 @@ impl Assignments {
             let assign = Command::Assign { peer, group: place.group, parent: place.parent };
             self.waiting.push_back((peer, assign));
         }
+    }
+
+    /// Works out whether a peer is silenced, and whether that has to be told. True if it has.
+    pub(super) fn silence(
+        &mut self,
+        state: &ControlState,
+        silences: &Silences,
+        peer: PeerId,
+    ) -> bool {
+        let silenced = state.registry.with(peer, |profile| Some(silences.of(&profile?).is_some()));
+        let (Some(silenced), Some(slot)) = (silenced, state.slot_of(peer)) else { return false };
+        let differs = slot.silenced != silenced;
+        if differs && self.waiting.len() < MOST_WAITING {
+            self.waiting.push_back((peer, Command::Silence { peer, silenced }));
+        }
+        differs
+    }
+
+    /// Drops what waits to be told of silences: they are others by now.
+    pub(super) fn forget_silences(&mut self) {
+        self.waiting.retain(|(_, command)| !matches!(command, Command::Silence { .. }));
     }
 
     /// Whether so many more find room here.

@@ -97,6 +97,9 @@ pub struct Figures {
     pub most: u32,
     /// Peers that it could have had: those of the group, or of the fleet.
     pub size: u32,
+    /// The incident that has taken it in, 0 for none.
+    #[serde(default)]
+    pub part_of: u32,
 }
 
 impl Figures {
@@ -348,7 +351,8 @@ impl Incidents {
     }
 
     /// The brake holds a scope's suspects for so long at most, or (without) lets them go because
-    /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news.
+    /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news,
+    /// and what was told of them becomes part of it.
     pub fn mass_silence(&mut self, silence: MassSilence) -> Option<u32> {
         let MassSilence { scope, hold_ns, silent, living, at_ns } = silence;
         let cause = Cause::MassSilence(scope);
@@ -361,6 +365,7 @@ impl Incidents {
         if known.is_none() && fleet.is_some() {
             return None;
         }
+        let is_news = known.is_none();
         let id = match known {
             Some(id) => id,
             None => self.open(cause, at_ns, at_ns, living)?,
@@ -371,8 +376,33 @@ impl Incidents {
         incident.held_until_ns = at_ns.saturating_add(hold_ns);
         // Whoever is judged all the same is part of it.
         incident.joins_until_ns = u64::MAX;
+        if is_news && scope == Scope::Fleet {
+            self.take_in_groups(id, at_ns);
+        }
         self.tell_opened(id, at_ns);
         Some(id)
+    }
+
+    /// The fleet's mass silence takes those of groups in: their members are its own, and they are closed.
+    fn take_in_groups(&mut self, fleet: u32, at_ns: u64) {
+        let of_group =
+            |i: &Incident| matches!(i.figures.cause, Cause::MassSilence(Scope::Group(_)));
+        let all: Vec<u32> =
+            self.open.iter().filter(|(_, i)| of_group(i)).map(|(id, _)| *id).collect();
+        let of_one = |member: &Member| all.contains(&member.incident);
+        let members: Vec<(PeerId, Member)> =
+            self.members.iter().filter(|(_, m)| of_one(m)).map(|(p, m)| (*p, *m)).collect();
+        for (peer, member) in members {
+            self.join(fleet, peer, member.reachable, at_ns);
+        }
+        for id in all {
+            let Some(incident) = self.open.get_mut(&id) else { continue };
+            let figures = &mut incident.figures;
+            (figures.down, figures.unreachable, figures.held) = (0, 0, 0);
+            figures.part_of = fleet;
+            incident.joins_until_ns = 0;
+            self.close_if_over(id, at_ns);
+        }
     }
 
     /// A hold has ended. Whoever is judged now was part of it.
@@ -508,6 +538,7 @@ impl Incidents {
             held: 0,
             most: 0,
             size,
+            part_of: 0,
         };
         let incident =
             Incident { figures, first: Vec::new(), told: 0, held_until_ns: 0, joins_until_ns: 0 };

@@ -162,6 +162,7 @@ pub fn incident(now: &Now, figures: &incidents::Figures, names: &Names) -> api::
         held: figures.held,
         most: figures.most,
         size: figures.size,
+        part_of: (figures.part_of > 0).then_some(figures.part_of),
         first: Vec::new(),
     }
 }

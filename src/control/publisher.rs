@@ -25,6 +25,7 @@ use super::kept::{self, AlarmsFile};
 use super::notes::{Note, NoteEntry};
 use super::rate::Rate;
 use super::registry;
+use super::silences::Silences;
 use crate::clock;
 use crate::engine::notice::Notice;
 use crate::engine::transition::{PeerState, Transition};
@@ -83,6 +84,11 @@ pub(super) struct Publisher {
     gone: Vec<wire::PeerId>,
     /// Where the search for peers whose name we should know stands; `None` when it is over.
     nameless: Option<(usize, u32)>,
+    /// The silences that the reactors are told of.
+    silences: Silences,
+    /// Where the walk that tells them stands, and whether it has found anything to tell; `None` when
+    /// it is over.
+    silencing: Option<(usize, u32, bool)>,
     /// Where the alarms are kept.
     alarms_file: Option<AlarmsFile>,
     /// Alarms of an earlier process are still to be compared with the slots.
@@ -100,6 +106,8 @@ impl Publisher {
             source: continuation.names,
             names: None,
             nameless: None,
+            silences: Silences::default(),
+            silencing: None,
             published: continuation.published,
             alarms_file: None,
             unreconciled: false,
@@ -152,7 +160,7 @@ impl Publisher {
             self.resume_alarms();
             let taken = self.round();
             self.count_heartbeats();
-            if taken > 0 || self.ask_for_names() {
+            if taken > 0 || self.ask_for_names() || self.tell_silences() {
                 continue;
             }
             if std::mem::take(&mut self.unreconciled) {
@@ -183,6 +191,7 @@ impl Publisher {
                     Report::Profile { peer, profile } => {
                         self.learn(peer, profile);
                         self.assignments.place(&state, peer);
+                        self.assignments.silence(&state, &self.silences, peer);
                     }
                     Report::Notice(notice) => notices.push(notice),
                     Report::Transition(transition) => {
@@ -249,6 +258,35 @@ impl Publisher {
         true
     }
 
+    /// Other silences hold than before: goes through all peers, some at a time, and tells the reactors
+    /// of those for whom that makes a difference. True while there are more. Gone through again until
+    /// nothing is left to tell, since a reactor may still have been about to be told the contrary.
+    pub(super) fn tell_silences(&mut self) -> bool {
+        const SLOTS: u32 = 4_096;
+        const LEAST: u32 = 64;
+        let Some((at, from, told)) = self.silencing else { return false };
+        if !self.assignments.has_room_for(SLOTS as usize) {
+            return false;
+        }
+        let Some(reactor) = self.state.reactors().get(at) else {
+            if at > 0 {
+                self.silencing = told.then_some((0, 0, false));
+            }
+            // Not at once: what was told takes a moment to be done.
+            return false;
+        };
+        // Each silence is one more comparison; nobody waits long for a transition meanwhile.
+        let slots = (SLOTS / (1 + self.silences.all().len() as u32 / 8)).max(LEAST);
+        let upto = reactor.view.high_water().min(from + slots);
+        let peers = (from..upto).filter_map(|index| reactor.view.read(index));
+        let (assignments, silences) = (&mut self.assignments, &self.silences);
+        let tell = |sum, peer| assignments.silence(&self.state, silences, peer) | sum;
+        let told = peers.map(|slot| slot.peer).fold(told, tell);
+        self.assignments.send(&self.state);
+        self.silencing = Some(if upto == from { (at + 1, 0, told) } else { (at, upto, told) });
+        true
+    }
+
     /// Writes the names anew when most of the file is out of date.
     fn tidy_names(&mut self) {
         let registry = &self.state.registry;
@@ -262,7 +300,7 @@ impl Publisher {
 
     /// Marks the transitions of this round, and notes what is to be said of them.
     fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
-        let Publisher { state, batch, notes, .. } = self;
+        let Publisher { state, batch, notes, silences, silencing, assignments, .. } = self;
         let mut alarms = state.alarms();
         let mut seq = state.events.newest();
         let mut take = |seq: u64, made: Vec<Note>| {
@@ -283,6 +321,11 @@ impl Publisher {
         }
         alarms.advance(clock::monotonic_ns());
         take(seq, alarms.take_notes());
+        if alarms.silences.version() != silences.version() {
+            *silences = alarms.silences.clone();
+            assignments.forget_silences();
+            *silencing = Some((0, 0, false));
+        }
     }
 
     fn publish(&mut self) {

@@ -201,6 +201,12 @@ impl Silences {
         own.max_by_key(|silence| silence.until_ns)
     }
 
+    /// Changes whenever other silences hold than before.
+    pub fn version(&self) -> (u32, usize) {
+        // Numbers grow with each one added, and none is added without.
+        (self.last_id, self.held.len())
+    }
+
     /// All that hold, in the order of their numbers.
     pub fn all(&self) -> &[Silence] {
         &self.held

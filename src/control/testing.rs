@@ -181,12 +181,19 @@ impl FakeMonitor {
         for reactor in &mut self.reactors {
             let commands = std::iter::from_fn(|| reactor.handle.commands.pop());
             for command in commands {
-                if let Command::Assign { peer, group, parent } = command
-                    && let Some(index) = reactor.table.find(peer)
-                {
-                    let mut write = reactor.table.slot(index).write();
-                    write.set_group(group);
-                    write.set_parent(parent);
+                let (Command::Assign { peer, .. }
+                | Command::Silence { peer, .. }
+                | Command::AskForName { peer }
+                | Command::Remove { peer }) = command;
+                let Some(index) = reactor.table.find(peer) else { continue };
+                let mut write = reactor.table.slot(index).write();
+                match command {
+                    Command::Assign { group, parent, .. } => {
+                        write.set_group(group);
+                        write.set_parent(parent);
+                    }
+                    Command::Silence { silenced, .. } => write.set_silenced(silenced),
+                    Command::AskForName { .. } | Command::Remove { .. } => {}
                 }
             }
         }
@@ -199,7 +206,7 @@ impl FakeMonitor {
 
     /// Publishes all that was reported.
     pub(crate) fn publish(&mut self) {
-        while self.publisher.round() > 0 {}
+        while self.publisher.round() > 0 || self.publisher.tell_silences() {}
     }
 }
 

@@ -14,7 +14,9 @@
 //! nothing to go by when suspicion is turned off.) It is the idea of Eureka's self-preservation, and
 //! of the zone brake of Kubernetes' node controller.
 //!
-//! One for the fleet and one for each group; all reactors share them. Deliberately absent: any list
+//! One for the fleet and one for each group; all reactors share them. Peers whose silence is planned
+//! (silenced, in maintenance) or, by the settings of their group, no sign of trouble count for none:
+//! see [`Groups`](super::groups::Groups). Deliberately absent: any list
 //! of whom it holds. Who is suspect while it is on is held, and a peer's deadline says so when it is
 //! asked for.
 
@@ -35,6 +37,8 @@ pub struct BrakeSettings {
 impl BrakeSettings {
     /// Never holds.
     pub const OFF: BrakeSettings = BrakeSettings { share: 2.0, least: u32::MAX, hold_ns: 0 };
+    /// Never holds either, but leaves a group's peers to the fleet's brake.
+    pub(super) const UNSET: BrakeSettings = BrakeSettings { share: 1.0, ..BrakeSettings::OFF };
 }
 
 /// A scope in figures.
@@ -93,6 +97,12 @@ impl Brake {
         self.share_bits.store(settings.share.to_bits(), Ordering::Relaxed);
         self.least.store(settings.least, Ordering::Relaxed);
         self.hold_ns.store(settings.hold_ns, Ordering::Relaxed);
+    }
+
+    /// Whether an operator has turned it off.
+    #[inline]
+    pub(super) fn is_off(&self) -> bool {
+        self.share() > 1.0
     }
 
     pub(super) fn census(&self) -> Census {

@@ -31,6 +31,18 @@ pub enum Scope {
     Group(u16),
 }
 
+/// What decides which brakes a peer counts for, and is held by.
+///
+/// For none if its silence is planned, and for none if the brake of its group is off: who says that
+/// the failure of all of a group is a thing that happens says so of the fleet's share in it, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Standing {
+    /// Its group, 0 for none.
+    pub(super) group: u16,
+    /// Whether it is silenced or in maintenance.
+    pub(super) planned: bool,
+}
+
 /// What all shards share about groups. See the module.
 pub struct Groups {
     policies: Box<[Policy]>,
@@ -57,7 +69,7 @@ impl Groups {
             policy_of: (0..MAX_GROUPS).map(|_| AtomicU16::new(0)).collect(),
             group_count: AtomicU32::new(1),
             fleet: Brake::new(brake),
-            groups: (0..MAX_GROUPS).map(|_| Brake::new(BrakeSettings::OFF)).collect(),
+            groups: (0..MAX_GROUPS).map(|_| Brake::new(BrakeSettings::UNSET)).collect(),
             parents: (0..MAX_GROUPS).map(|_| AtomicU64::new(0)).collect(),
             parent_count: AtomicU32::new(1),
         }
@@ -87,7 +99,8 @@ impl Groups {
         self.group_count.fetch_max(u32::from(group) + 1, Ordering::Relaxed);
     }
 
-    /// Gives a group a brake of its own, beside the fleet's.
+    /// Gives a group a brake of its own, beside the fleet's; or, with [`BrakeSettings::OFF`], takes its
+    /// peers out of the fleet's as well. Before it has any: they are counted by it.
     pub fn set_brake(&self, group: u16, settings: BrakeSettings) {
         self.groups[group as usize].set(settings);
     }
@@ -146,66 +159,85 @@ impl Groups {
         }
     }
 
-    /// The brakes that bear on a group's peers.
-    fn brakes(&self, group: u16) -> impl Iterator<Item = (Scope, &Brake)> {
-        let own = (group != 0).then_some(Scope::Group(group));
-        [Some(Scope::Fleet), own].into_iter().flatten().map(|scope| (scope, self.brake(scope)))
+    /// The brakes that a peer counts for.
+    #[inline]
+    fn brakes(&self, standing: Standing) -> impl Iterator<Item = (Scope, &Brake)> {
+        let Standing { group, planned } = standing;
+        let own = (group != 0).then(|| (Scope::Group(group), self.brake(Scope::Group(group))));
+        let none = planned || own.is_some_and(|(_, brake)| brake.is_off());
+        let all = [Some((Scope::Fleet, &self.fleet)), own];
+        all.into_iter().flatten().filter(move |_| !none)
     }
 
-    /// A peer of this group went from one state to another. Whatever brake that releases, because
-    /// heartbeats return, is told to `released`.
+    /// Whether no brake bears on such a peer.
+    pub(super) fn exempts(&self, standing: Standing) -> bool {
+        self.brakes(standing).next().is_none()
+    }
+
+    /// A peer went from one state to another. Whatever brake that releases, because heartbeats
+    /// return, is told to `released`.
     pub(super) fn moved(
         &self,
-        group: u16,
+        standing: Standing,
         from: PeerState,
         to: PeerState,
         now_ns: u64,
         mut released: impl FnMut(Scope, Census),
     ) {
-        for (scope, brake) in self.brakes(group) {
+        for (scope, brake) in self.brakes(standing) {
             if brake.moved(from, to, now_ns) {
                 released(scope, brake.census());
             }
         }
     }
 
-    /// A peer in this state changed its group.
-    pub(super) fn regrouped(&self, from: u16, to: u16, state: PeerState, now_ns: u64) {
-        for (group, before, after) in
-            [(from, state, PeerState::Unknown), (to, PeerState::Unknown, state)]
-        {
-            if group != 0 {
-                self.groups[group as usize].moved(before, after, now_ns);
+    /// A peer in this state counts for other brakes than before: its group or whether its silence is
+    /// planned has changed. `released` as in [`moved`](Self::moved).
+    pub(super) fn recounted(
+        &self,
+        before: Standing,
+        after: Standing,
+        state: PeerState,
+        now_ns: u64,
+        mut released: impl FnMut(Scope, Census),
+    ) {
+        let counts = |standing, scope| self.brakes(standing).any(|(other, _)| other == scope);
+        for (_, brake) in self.brakes(after).filter(|(scope, _)| !counts(before, *scope)) {
+            brake.moved(PeerState::Unknown, state, now_ns);
+        }
+        for (scope, brake) in self.brakes(before).filter(|(scope, _)| !counts(after, *scope)) {
+            if brake.moved(state, PeerState::Unknown, now_ns) {
+                released(scope, brake.census());
             }
         }
     }
 
-    /// Until when the peers of a group that are suspect are held so; `None` when no brake is on.
+    /// Until when a suspect peer is held so; `None` when no brake is on.
     #[inline]
-    pub(super) fn held_until_ns(&self, group: u16, now_ns: u64) -> Option<u64> {
-        self.brakes(group).filter_map(|(_, brake)| brake.held_until_ns(now_ns)).max()
+    pub(super) fn held_until_ns(&self, standing: Standing, now_ns: u64) -> Option<u64> {
+        self.brakes(standing).filter_map(|(_, brake)| brake.held_until_ns(now_ns)).max()
     }
 
-    /// When a brake on this group was last released because heartbeats returned; 0 for never.
+    /// When a brake that a peer counts for was last released because heartbeats returned; 0 for never.
     #[inline]
-    pub(super) fn released_ns(&self, group: u16) -> u64 {
-        self.brakes(group).map(|(_, brake)| brake.released_ns()).max().unwrap_or(0)
+    pub(super) fn released_ns(&self, standing: Standing) -> u64 {
+        self.brakes(standing).map(|(_, brake)| brake.released_ns()).max().unwrap_or(0)
     }
 
-    /// When the last hold on this group ended because its time was over; 0 for never.
-    pub(super) fn let_down_ns(&self, group: u16, now_ns: u64) -> u64 {
-        self.brakes(group).map(|(_, brake)| brake.let_down_ns(now_ns)).max().unwrap_or(0)
+    /// When the last hold on such a peer ended because its time was over; 0 for never.
+    pub(super) fn let_down_ns(&self, standing: Standing, now_ns: u64) -> u64 {
+        self.brakes(standing).map(|(_, brake)| brake.let_down_ns(now_ns)).max().unwrap_or(0)
     }
 
-    /// Asked before a suspect peer of this group is called down: puts the brakes on if too many are
-    /// silent. Whichever this very call puts on is told to `held`.
+    /// Asked before a suspect peer is called down: puts the brakes on if too many are silent.
+    /// Whichever this very call puts on is told to `held`.
     pub(super) fn brake_if_many(
         &self,
-        group: u16,
+        standing: Standing,
         now_ns: u64,
         mut held: impl FnMut(Scope, Census),
     ) {
-        for (scope, brake) in self.brakes(group) {
+        for (scope, brake) in self.brakes(standing) {
             if brake.hold_if_many(now_ns) == Held::Now {
                 held(scope, brake.census());
             }
@@ -244,16 +276,32 @@ mod tests {
         assert_eq!(groups.parent_number(PeerId(1)), None);
     }
 
+    /// Who counts for the fleet, for group 3, and for group 4, whose brake is off.
     #[test]
-    fn a_change_of_group_takes_the_peer_out_of_one_census_into_the_other() {
+    fn a_peer_counts_where_it_stands_and_nowhere_else() {
         let groups = Groups::uniform(Policy::default());
-        groups.moved(3, PeerState::Unknown, PeerState::Up, 1, |_, _| {});
-        groups.regrouped(3, 4, PeerState::Up, 2);
-        let living = |scope| groups.census(scope).living;
-        assert_eq!(living(Scope::Group(3)), 0);
-        assert_eq!(living(Scope::Group(4)), 1);
-        assert_eq!(living(Scope::Fleet), 1);
-        groups.regrouped(4, 0, PeerState::Up, 3);
-        assert_eq!((living(Scope::Group(4)), living(Scope::Fleet)), (0, 1));
+        groups.set_brake(4, BrakeSettings::OFF);
+        let at = |group, planned| Standing { group, planned };
+        let stands = [
+            (at(0, false), [1, 0, 0]),
+            (at(3, false), [1, 1, 0]),
+            (at(4, false), [0, 0, 0]),
+            (at(3, true), [0, 0, 0]),
+            (at(0, true), [0, 0, 0]),
+        ];
+        let counted = || {
+            let scopes = [Scope::Fleet, Scope::Group(3), Scope::Group(4)];
+            scopes.map(|scope| (groups.census(scope).living, groups.census(scope).suspect))
+        };
+        for (before, is_before) in stands {
+            for (after, is_after) in stands {
+                groups.moved(before, PeerState::Unknown, PeerState::Suspect, 1, |_, _| {});
+                assert_eq!(counted(), is_before.map(|n| (n, n)), "{before:?}");
+                groups.recounted(before, after, PeerState::Suspect, 2, |_, _| {});
+                assert_eq!(counted(), is_after.map(|n| (n, n)), "{before:?} to {after:?}");
+                groups.moved(after, PeerState::Suspect, PeerState::Down, 3, |_, _| {});
+                assert_eq!(counted(), [(0, 0); 3], "{after:?}");
+            }
+        }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Peers {
     pub(super) sight: Sight,
     /// Up to when everything that arrived has been observed, monotonic ns.
     pub(super) horizon_ns: u64,
+    /// When a peer that was held was last exempted from it, as by a silence, monotonic ns.
+    pub(super) exempted_ns: u64,
 }
 
 /// What a peer's silence comes to.
@@ -88,7 +90,7 @@ impl Peers {
     pub(super) fn judged(&self, slot: &Slot) -> (Silence, Judged) {
         let silence = self.silence(slot);
         let mut judged = self.sight.judge(&silence);
-        let released_ns = self.groups.released_ns(slot.group());
+        let released_ns = self.groups.released_ns(slot.standing());
         if released_ns > silence.last_seen_ns {
             judged = silence.one_more(judged, released_ns, Extensions::MASS);
         }
@@ -175,12 +177,15 @@ impl Peers {
             }
             Parent::Alive { .. } | Parent::None => {}
         }
-        if let Some(until_ns) = self.groups.held_until_ns(slot.group(), self.horizon_ns) {
+        if let Some(until_ns) = self.groups.held_until_ns(slot.standing(), self.horizon_ns) {
             // A released brake leaves time for one more heartbeat, so it is noticed soon enough.
             let again_ns = self.horizon_ns.saturating_add(silence.interval_ns);
             return hold(until_ns.min(again_ns), Extensions::MASS);
         }
-        let let_down_ns = self.groups.let_down_ns(slot.group(), self.horizon_ns);
+        let let_down_ns = match self.groups.exempts(slot.standing()) {
+            true => self.exempted_ns,
+            false => self.groups.let_down_ns(slot.standing(), self.horizon_ns),
+        };
         if let_down_ns > down_ns {
             down_ns = let_down_ns;
             waited_for = waited_for.with(Extensions::MASS);

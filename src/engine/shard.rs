@@ -19,7 +19,7 @@ use super::admission::{Admission, Source};
 use super::brake::Census;
 use super::conflict::Conflicts;
 use super::detector::Arrivals;
-use super::groups::{Groups, Scope};
+use super::groups::{Groups, Scope, Standing};
 use super::notice::Notice;
 use super::peers::{Peers, Verdict};
 use super::sight::{Extensions, Sight};
@@ -139,7 +139,14 @@ impl Shard {
     pub fn new(table: Table, shared: Surroundings, now_ns: u64) -> Shard {
         let (groups, views) = (shared.groups.clone(), shared.views.clone());
         Shard {
-            peers: Peers { table, groups, views, sight: Sight::default(), horizon_ns: now_ns },
+            peers: Peers {
+                table,
+                groups,
+                views,
+                sight: Sight::default(),
+                horizon_ns: now_ns,
+                exempted_ns: 0,
+            },
             wheel: Wheel::new(now_ns / 1_000),
             conflicts: Conflicts::default(),
             admission: Admission::default(),
@@ -260,14 +267,14 @@ impl Shard {
     pub fn assign(&mut self, peer: PeerId, group: u16, parent: u32, now_ns: u64) {
         let Some(index) = self.peers.table.find(peer) else { return };
         let slot = self.peers.table.slot(index);
-        let before = slot.group();
-        if (before, named(slot.parent())) == (group, parent) {
+        let before = slot.standing();
+        if (before.group, named(slot.parent())) == (group, parent) {
             return;
         }
         let was_named = named(slot.parent()) != 0;
         let parent = if parent == 0 && !was_named { slot.parent() } else { parent };
         let groups = &self.shared.groups;
-        let learns_anew = groups.policy(before).detector != groups.policy(group).detector;
+        let learns_anew = groups.policy(before.group).detector != groups.policy(group).detector;
         {
             let mut write = slot.write();
             write.set_group(group);
@@ -280,8 +287,42 @@ impl Shard {
                 write.set_arrivals(&Arrivals::NONE);
             }
         }
-        groups.regrouped(before, group, slot.state(), now_ns);
+        self.recounted(index, before, now_ns, |_, _| {});
         self.arm(index);
+    }
+
+    /// Notes that an operator has silenced a peer, or has ceased to. Nothing when it is not here.
+    pub fn silence(&mut self, peer: PeerId, silenced: bool, now_ns: u64, outlet: &mut impl Outlet) {
+        let Some(index) = self.peers.table.find(peer) else { return };
+        let slot = self.peers.table.slot(index);
+        if slot.silenced() == silenced {
+            return;
+        }
+        let before = slot.standing();
+        slot.write().set_silenced(silenced);
+        self.recounted(index, before, now_ns, |scope, census| {
+            outlet.notice(mass_silence(scope, false, now_ns, census));
+        });
+        self.arm(index);
+    }
+
+    /// Counts a peer anew whose standing was another one. Whoever was held and is exempt now gets its
+    /// verdict.
+    fn recounted(
+        &mut self,
+        index: u32,
+        before: Standing,
+        now_ns: u64,
+        released: impl FnMut(Scope, Census),
+    ) {
+        let groups = &self.shared.groups;
+        let slot = self.peers.table.slot(index);
+        let (after, state) = (slot.standing(), slot.state());
+        let held = groups.held_until_ns(before, self.peers.horizon_ns).is_some();
+        if held && state == PeerState::Suspect && groups.exempts(after) {
+            self.peers.exempted_ns = now_ns;
+        }
+        groups.recounted(before, after, state, now_ns, released);
     }
 
     /// When we did not see or hear all.
@@ -328,7 +369,7 @@ impl Shard {
                 outlet.notice(mass_silence(scope, true, now_ns, census));
                 self.shared.counters.add(Counter::MassSilences, 1);
             };
-            self.shared.groups.brake_if_many(slot.group(), self.peers.horizon_ns, held);
+            self.shared.groups.brake_if_many(slot.standing(), self.peers.horizon_ns, held);
             verdict = self.peers.verdict(slot);
         }
         match verdict.to {
@@ -343,7 +384,7 @@ impl Shard {
         let slot = self.peers.table.slot(index);
         if slot.pending() == Some(Reason::FirstBeat) && cause.reason != Reason::FirstBeat {
             // Nobody was told of it yet, so there is nothing to tell now that it goes.
-            self.moved(slot.group(), slot.state(), PeerState::Forgotten, now_ns, outlet);
+            self.moved(slot.standing(), slot.state(), PeerState::Forgotten, now_ns, outlet);
             return self.discard(index);
         }
         // Whatever happens to a peer whose removal is pending, it goes.
@@ -392,7 +433,7 @@ impl Shard {
             self.shared.counters.add(Counter::Extended, 1);
         }
         if !first {
-            self.moved(data.group, from, to, now_ns, outlet);
+            self.moved(slot.standing(), from, to, now_ns, outlet);
         }
         if to == PeerState::Forgotten {
             return self.discard(index);
@@ -409,14 +450,14 @@ impl Shard {
     /// Counts a peer's change of state, and says so if it releases a brake.
     fn moved(
         &mut self,
-        group: u16,
+        standing: Standing,
         from: PeerState,
         to: PeerState,
         now_ns: u64,
         outlet: &mut impl Outlet,
     ) {
         self.shared.states.moved(from, to);
-        self.shared.groups.moved(group, from, to, now_ns, |scope, census| {
+        self.shared.groups.moved(standing, from, to, now_ns, |scope, census| {
             outlet.notice(mass_silence(scope, false, now_ns, census));
         });
     }

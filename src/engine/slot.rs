@@ -22,6 +22,7 @@
 //! some record: nothing in a file can be undefined behaviour.
 
 use super::detector::Arrivals;
+use super::groups::Standing;
 #[cfg(not(loom))]
 use super::region::Words;
 pub use super::slots::{Kept, Reserve, ShardMemory, SlotRegion, Slots};
@@ -31,6 +32,9 @@ use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+/// The bit of the status word that says that its peer is silenced.
+const SILENCED: u8 = 4;
 
 /// A peer's record as a plain value.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -43,6 +47,8 @@ pub struct SlotData {
     pub pending: Option<Reason>,
     /// What the sender last said of itself.
     pub status: Status,
+    /// Whether an operator has silenced it, as the control plane has told.
+    pub silenced: bool,
     /// False until a binary form was seen (the text form has no sequence).
     pub sequenced: bool,
     /// The mark of the way that its last beat came, see [`way`](super::way).
@@ -94,6 +100,7 @@ impl SlotData {
         state: PeerState::Unknown,
         pending: None,
         status: Status::Ok,
+        silenced: false,
         sequenced: false,
         way: 0,
         key_id: 0,
@@ -135,6 +142,7 @@ pub struct Slot {
     arrivals: [AtomicU32; 4],
     state: AtomicU8,
     pending: AtomicU8,
+    /// The two lowest bits; above them whether it is silenced.
     status: AtomicU8,
     /// The lowest bit; above it the mark of the way.
     sequenced: AtomicU8,
@@ -269,6 +277,19 @@ impl Slot {
         }
     }
 
+    /// Whether an operator has silenced it.
+    #[inline]
+    pub fn silenced(&self) -> bool {
+        self.status.load(Ordering::Relaxed) & SILENCED != 0
+    }
+
+    /// Which brakes it counts for.
+    #[inline]
+    pub(super) fn standing(&self) -> Standing {
+        let planned = self.silenced() || self.status() == Status::Maintenance;
+        Standing { group: self.group(), planned }
+    }
+
     /// Whether a binary form was ever seen.
     #[inline]
     pub fn sequenced(&self) -> bool {
@@ -321,7 +342,14 @@ impl SlotWriter<'_> {
     /// What the sender last said of itself.
     #[inline]
     pub fn set_status(&mut self, status: Status) {
-        self.slot.status.store(status as u8, Ordering::Relaxed);
+        let silenced = self.slot.status.load(Ordering::Relaxed) & SILENCED;
+        self.slot.status.store(silenced | status as u8, Ordering::Relaxed);
+    }
+
+    /// Whether an operator has silenced it.
+    pub fn set_silenced(&mut self, silenced: bool) {
+        let bit = if silenced { SILENCED } else { 0 };
+        self.slot.status.store(bit | self.slot.status() as u8, Ordering::Relaxed);
     }
 
     /// Whether a binary form was ever seen.
@@ -369,6 +397,7 @@ impl Slot {
             state: self.state(),
             pending: self.pending(),
             status: self.status(),
+            silenced: self.silenced(),
             sequenced: self.sequenced(),
             way: self.way(),
             key_id: self.key_id(),
@@ -445,6 +474,7 @@ impl SlotWriter<'_> {
         self.set_peer(data.peer);
         self.set_pending(data.pending);
         self.set_status(data.status);
+        self.set_silenced(data.silenced);
         self.set_sequenced(data.sequenced);
         self.set_way(data.way);
         self.set_key_id(data.key_id);

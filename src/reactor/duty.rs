@@ -376,6 +376,9 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
                 Command::Assign { peer, group, parent } => {
                     self.shard.assign(peer, group, parent, now_ns);
                 }
+                Command::Silence { peer, silenced } => {
+                    self.shard.silence(peer, silenced, now_ns, &mut self.reports);
+                }
             }
         }
     }

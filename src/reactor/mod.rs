@@ -79,6 +79,13 @@ pub enum Command {
         /// The parent's number there, 0 for none.
         parent: u32,
     },
+    /// Take note that a peer is silenced, or no longer: it is not held by the brake on mass silence.
+    Silence {
+        /// Whom.
+        peer: PeerId,
+        /// Whether it is.
+        silenced: bool,
+    },
 }
 
 /// All that other threads have of a reactor.

@@ -177,6 +177,38 @@ fn planned_work_maintenance_and_flapping_raise_no_incident() {
 }
 
 #[test]
+fn the_reactors_know_who_is_silenced_from_its_beginning_to_its_end() {
+    let mut monitor = fleet(config());
+    let new = |selector: &str| api::NewSilence {
+        selector: selector.into(),
+        for_ns: 3_600_000_000_000,
+        reason: String::new(),
+    };
+    let settle = |monitor: &mut FakeMonitor| {
+        for _ in 0..4 {
+            monitor.publish();
+            monitor.obey();
+        }
+        let all = (0..40).filter(|i| slot(monitor, web(*i)).silenced).count();
+        (all, slot(monitor, PeerId::of("switch-1")).silenced)
+    };
+    let group = monitor.state.silence(new("group=web")).unwrap();
+    assert_eq!(settle(&mut monitor), (40, false));
+    // Who moves out of the group is no more under it, and who comes new is.
+    let moved = profile("web-1", "canary", &[]);
+    monitor.report(web(1), Report::Profile { peer: web(1), profile: moved });
+    monitor.add("web-40", "web", &[], PeerState::Up);
+    assert_eq!(settle(&mut monitor), (39, false));
+    assert!(slot(&monitor, web(40)).silenced);
+    let one = monitor.state.silence(new("web-7")).unwrap();
+    monitor.state.end_silence(group.id).unwrap();
+    assert_eq!(settle(&mut monitor), (1, false));
+    assert!(slot(&monitor, web(7)).silenced);
+    monitor.state.end_silence(one.id).unwrap();
+    assert_eq!(settle(&mut monitor), (0, false));
+}
+
+#[test]
 fn a_silenced_switch_keeps_its_children_out_of_incidents() {
     let mut monitor = fleet(config());
     let child = PeerId::of("child");

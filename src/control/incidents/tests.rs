@@ -205,6 +205,29 @@ fn a_mass_silence_is_one_incident_to_its_end() {
 }
 
 #[test]
+fn the_fleets_mass_silence_takes_those_of_its_groups_in() {
+    let mut incidents = Incidents::default();
+    let hold = |incidents: &mut Incidents, scope, silent, at_ns| {
+        let hold_ns = Some(60 * S);
+        incidents.mass_silence(MassSilence { scope, hold_ns, silent, living: 500, at_ns })
+    };
+    assert_eq!(hold(&mut incidents, Scope::Group(1), 100, 10 * S), Some(1));
+    assert_eq!(hold(&mut incidents, Scope::Group(2), 100, 10 * S), Some(2));
+    assert_eq!(incidents.down(failure(7, 1, 100, 11 * S)), Some(1));
+    assert_eq!(hold(&mut incidents, Scope::Fleet, 300, 12 * S), Some(3));
+    assert_eq!(hold(&mut incidents, Scope::Group(3), 100, 12 * S), None);
+    let open: Vec<_> = incidents.open_ones().map(|i| i.figures).collect();
+    assert_eq!((open.len(), open[0].id, open[0].down, open[0].held), (1, 3, 1, 300));
+    assert_eq!(incidents.of(PeerId(7)), Some(3));
+    let told = incidents.take_told();
+    let closed = told.iter().filter(|t| t.step == Step::Closed);
+    let closed: Vec<_> = closed.map(|t| (t.figures.id, t.figures.part_of)).collect();
+    assert_eq!(closed, [(1, 3), (2, 3)]);
+    back(&mut incidents, 7, 1, 13 * S);
+    assert_eq!(incidents.get(3).unwrap().figures.down, 0);
+}
+
+#[test]
 fn what_has_no_room_is_counted_and_memory_stays_bounded() {
     let mut incidents = Incidents::default();
     for group in 0..MOST_OPEN as u16 + 5 {

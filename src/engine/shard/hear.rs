@@ -10,8 +10,9 @@
 //! The usual way through [`Shard::heard`] touches the slot's hot line alone; whatever is rare stands
 //! in functions of its own, marked cold.
 
-use super::{Cause, Outlet, Shard};
+use super::{Cause, Outlet, Shard, mass_silence};
 use crate::engine::detector::Arrivals;
+use crate::engine::groups::Standing;
 use crate::engine::notice::Notice;
 use crate::engine::sequence::{Order, Position};
 use crate::engine::slot::{Slot, SlotData, SlotWriter};
@@ -96,6 +97,7 @@ impl Shard {
             && beat.status != Status::Maintenance
             && slot.status() != Status::Maintenance
             && last_seen_ns >= self.peers.sight.clear_since_ns();
+        let stood = slot.standing();
         let before = slot.arrivals();
         let mut arrivals = before;
         if interval_changed || order == Order::Restart {
@@ -142,6 +144,9 @@ impl Shard {
         if way.mark().is_some_and(|mark| mark != slot.way()) {
             self.came_by(index, way);
         }
+        if slot.standing() != stood {
+            self.began_or_ended_maintenance(index, stood, now_ns, outlet);
+        }
         self.shared.counters.add(Counter::Heartbeats, 1);
         if missing > 0 {
             self.shared.counters.add(Counter::Gaps, missing as u64);
@@ -149,7 +154,8 @@ impl Shard {
         if order == Order::Restart {
             self.shared.counters.add(Counter::Restarts, 1);
         }
-        if state == PeerState::Up && beat.kind == Kind::Beat && slot.pending().is_none() {
+        let pending = self.peers.table.slot(index).pending();
+        if state == PeerState::Up && beat.kind == Kind::Beat && pending.is_none() {
             if nearer {
                 self.arm(index);
             }
@@ -175,6 +181,20 @@ impl Shard {
             let own = self.peers.groups.parent(relay) == Some(slot.peer());
             write.set_parent(if relay == 0 || own { 0 } else { LEARNT | relay });
         }
+    }
+
+    /// A peer's status says that its silence is planned from now on, or is no longer.
+    #[cold]
+    fn began_or_ended_maintenance(
+        &mut self,
+        index: u32,
+        stood: Standing,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        self.recounted(index, stood, now_ns, |scope, census| {
+            outlet.notice(mass_silence(scope, false, now_ns, census));
+        });
     }
 
     /// The rare rest of [`heard`](Self::heard): the heartbeat changes the peer's state.
@@ -287,6 +307,7 @@ impl Shard {
             // Until it is told: a process that is killed in between leaves a newcomer.
             pending: Some(Reason::FirstBeat),
             status: beat.status,
+            silenced: false,
             sequenced: beat.sequenced,
             way: 0,
             key_id: beat.key_id,
@@ -321,7 +342,8 @@ impl Shard {
         };
         self.shared.counters.add(Counter::Heartbeats, 1);
         self.came_by(index, outlet.way(place));
-        self.moved(0, PeerState::Unknown, PeerState::Up, now_ns, outlet);
+        let standing = self.peers.table.slot(index).standing();
+        self.moved(standing, PeerState::Unknown, PeerState::Up, now_ns, outlet);
         if beat.profile_digest != 0 {
             // First its name, so that its first transition can be told by it.
             self.introduce(place, beat, outlet);

@@ -79,7 +79,7 @@ impl Shard {
         let mut refused = 0;
         for index in 0..self.peers.table.high_water() {
             let slot = self.peers.table.slot(index);
-            let (state, group) = (slot.state(), slot.group());
+            let (state, standing) = (slot.state(), slot.standing());
             if state == PeerState::Unknown {
                 continue;
             }
@@ -94,7 +94,7 @@ impl Shard {
                 self.shared.states.moved(PeerState::Unknown, state);
                 // No brake can be released before anything was judged.
                 let groups = &self.shared.groups;
-                groups.moved(group, PeerState::Unknown, state, now_ns, |_, _| {});
+                groups.moved(standing, PeerState::Unknown, state, now_ns, |_, _| {});
                 self.arm(index);
             } else {
                 refused += 1;

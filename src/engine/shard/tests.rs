@@ -34,7 +34,7 @@ fn suspect_ns(interval_us: u64) -> u64 {
 /// An outlet with room for so many transitions.
 #[derive(Default)]
 pub(super) struct Sink {
-    room: usize,
+    pub(super) room: usize,
     transitions: Vec<Transition>,
     pub(super) notices: Vec<Notice>,
     profiles: Vec<(usize, PeerId)>,

@@ -29,6 +29,7 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         pending: [None, Some(Reason::FirstBeat), Some(Reason::Removed)][word() as usize % 3],
         status: [Status::Ok, Status::Warn, Status::Critical, Status::Maintenance]
             [word() as usize % 4],
+        silenced: word() & 1 == 1,
         sequenced: word() & 1 == 1,
         way: word() as u8 & 127,
         key_id: word() as u8,
@@ -219,6 +220,7 @@ fn every_setter_sets_its_own_word() {
         write.set_state(data.state);
         write.set_pending(data.pending);
         write.set_status(data.status);
+        write.set_silenced(data.silenced);
         write.set_sequenced(data.sequenced);
         write.set_way(data.way);
         write.set_key_id(data.key_id);
