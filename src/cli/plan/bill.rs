@@ -3,13 +3,14 @@
 use super::costs::{Costs, at};
 use serde::Serialize;
 
-/// Bytes of a BEAT, a tag, a BATCH without entries and one interval code, and an entry of a BATCH.
+/// Bytes of a BEAT, a tag, a PACK without entries and with one interval code, and an entry of a PACK of
+/// senders that were started within 19 days.
 const BEAT: f64 = 32.0;
 const TAG: f64 = 16.0;
-const BATCH: f64 = 40.0;
-const ENTRY: f64 = 20.0;
-/// Heartbeats that fit a BATCH.
-const FULL: f64 = 70.0;
+const PACK: f64 = 40.0;
+const ENTRY: f64 = 17.0;
+/// Heartbeats that fit a PACK.
+const FULL: f64 = 83.0;
 /// IPv4 and UDP.
 const PACKET: f64 = 28.0;
 /// Ethernet: preamble, header, checksum and gap (IEEE 802.3).
@@ -95,7 +96,7 @@ impl Bill {
             Way::Relayed => {
                 let per_s = heartbeats_per_s / relays.max(1) as f64;
                 let together = per_datagram(per_s, fleet.relay_delay_ns as f64 / 1e9);
-                (together, BATCH + tag + ENTRY * together, costs.tag_entry_ns)
+                (together, PACK + tag + ENTRY * together, costs.tag_entry_ns)
             }
         };
         let datagrams_per_s = heartbeats_per_s / per_datagram;
@@ -205,7 +206,7 @@ mod tests {
         let bill = Bill::of(&FLEET, &Costs::measured(), Way::Relayed);
         // A thousand a second: one opens the datagram, five follow in 5 ms.
         close(bill.heartbeats_per_datagram, 6.0);
-        close(bill.wire_bits_per_s, 1e6 / 6.0 * (38.0 + 28.0 + 40.0 + 120.0) * 8.0);
+        close(bill.wire_bits_per_s, 1e6 / 6.0 * (38.0 + 28.0 + 40.0 + 102.0) * 8.0);
         let large = Fleet { children: 100_000, ..FLEET };
         close(Bill::of(&large, &Costs::measured(), Way::Relayed).heartbeats_per_datagram, FULL);
     }

@@ -12,7 +12,7 @@ pub struct Costs {
     pub heartbeat_ns: [(f64, f64); 2],
     /// To check the tag of a heartbeat's own datagram, nanoseconds.
     pub tag_ns: f64,
-    /// To check that of a full BATCH, nanoseconds for each of its heartbeats.
+    /// To check that of a full PACK, nanoseconds for each of its heartbeats.
     pub tag_entry_ns: f64,
     /// What a peer takes beside its name, bytes: slot, index, registry.
     pub peer_bytes: f64,
