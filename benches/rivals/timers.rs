@@ -59,7 +59,7 @@ fn ours(peers: u32) -> Costs {
     let ns = |took: Duration| took.as_nanos() as f64;
     let peers = peers as usize;
     Costs {
-        arm: ns(wheel::insert(peers)),
+        arm: ns(wheel::arm(peers)),
         move_on: ns(wheel::healthy(peers, wheel::WEEDED_A_TURN, 2).per_timeout) / BEATS,
         fire: ns(wheel::fire(peers)),
     }

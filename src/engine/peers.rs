@@ -18,7 +18,7 @@ use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
 use super::transition::PeerState;
 use super::way::number_of;
-use super::wheel::{Link, Timers};
+use super::wheel::Timers;
 use crate::wire::{self, PeerId};
 use std::sync::Arc;
 
@@ -311,15 +311,13 @@ fn tick_us(time_ns: u64) -> u64 {
 }
 
 impl Timers for Peers {
-    fn link(&self, index: u32) -> Link {
-        self.table.link(index)
-    }
-
-    fn set_link(&mut self, index: u32, link: Link) {
-        self.table.set_link(index, link);
-    }
-
+    #[inline]
     fn deadline_us(&self, index: u32) -> u64 {
         tick_us(self.deadline_ns(index))
+    }
+
+    #[inline]
+    fn prefetch(&self, index: u32) {
+        self.table.prefetch_slot(index);
     }
 }

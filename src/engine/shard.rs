@@ -26,7 +26,7 @@ use super::sight::{Extensions, Sight};
 use super::table::{Table, TableView, Tag};
 use super::transition::{PeerState, Reason, Transition};
 use super::way::{self, Relays, Way, named};
-use super::wheel::{Timers, UNARMED, Wheel};
+use super::wheel::{Timers, Wheel};
 use super::{Budget, StateCounts};
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
 use crate::wire::{Heartbeat, PeerId};
@@ -138,6 +138,7 @@ impl Shard {
     /// the budget that it shares with the other shards allows.
     pub fn new(table: Table, shared: Surroundings, now_ns: u64) -> Shard {
         let (groups, views) = (shared.groups.clone(), shared.views.clone());
+        let wheel = Wheel::new(now_ns / 1_000, table.capacity());
         Shard {
             peers: Peers {
                 table,
@@ -147,7 +148,7 @@ impl Shard {
                 horizon_ns: now_ns,
                 exempted_ns: 0,
             },
-            wheel: Wheel::new(now_ns / 1_000),
+            wheel,
             conflicts: Conflicts::default(),
             admission: Admission::default(),
             relays: Relays::default(),
@@ -204,7 +205,7 @@ impl Shard {
             if !outlet.has_room() {
                 return true;
             }
-            match self.wheel.pop(&mut self.peers, horizon_ns / 1_000) {
+            match self.wheel.pop(&self.peers, horizon_ns / 1_000) {
                 Some(index) => self.fire(index, now_ns, outlet),
                 None => return false,
             }
@@ -215,16 +216,16 @@ impl Shard {
     /// Spare-time work, at most so many visits: takes those that have beaten out of the way of
     /// the next cascade, so that it is short when its time comes. Only when nothing is due.
     pub fn weed(&mut self, now_ns: u64, visits: u32) {
-        let due = self.wheel.pop(&mut self.peers, now_ns / 1_000);
+        let due = self.wheel.pop(&self.peers, now_ns / 1_000);
         debug_assert!(due.is_none(), "asked only when nothing is due");
-        self.wheel.weed(&mut self.peers, visits);
+        self.wheel.weed(&self.peers, visits);
     }
 
     /// When [`advance`](Self::advance) has something to do next, monotonic ns: the earliest deadline
     /// if that is near, else a time before it at which to ask again.
     pub fn next_deadline_ns(&mut self, now_ns: u64) -> Option<u64> {
         let until_us = (now_ns + NEAR_NS) / 1_000;
-        let next_us = self.wheel.next_exact_us(&mut self.peers, until_us, NEAR_VISITS);
+        let next_us = self.wheel.next_exact_us(&self.peers, until_us, NEAR_VISITS);
         next_us.map(|tick| tick.saturating_mul(1_000))
     }
 
@@ -464,18 +465,14 @@ impl Shard {
 
     /// Frees a peer's slot.
     fn discard(&mut self, index: u32) {
-        self.wheel.remove(&mut self.peers, index);
+        self.wheel.disarm(index);
         self.peers.table.remove(index);
         self.shared.budget.give_back();
     }
 
     /// Arms a peer's timer for its deadline, wherever it was armed before.
     fn arm(&mut self, index: u32) {
-        if self.peers.table.link(index).armed_us != UNARMED {
-            self.wheel.remove(&mut self.peers, index);
-        }
-        let deadline_us = self.peers.deadline_us(index);
-        self.wheel.insert(&mut self.peers, index, deadline_us);
+        self.wheel.arm(index, self.peers.deadline_us(index));
     }
 }
 

@@ -4,22 +4,21 @@
 //!  hot   0 peer        8 last_seen   16 incarnation, sequence  24 mask, beats
 //!       32 interval, version         40 arrivals: lag, mean     48 spread, extra
 //!       56 state, pending, status, sequenced, key, samples, group
-//!  cold 64 since       72 first_seen  80 armed                  88 gaps, duplicates
-//!       96 reordered, restarts       104 stale, digest         112 parent, report_no  120 prev, next
+//!  cold 64 since       72 first_seen  80 gaps, duplicates       88 reordered, restarts
+//!       96 stale, digest             104 parent, report_no     112 nothing, zero
 //! ```
 //!
 //! What a heartbeat reads and writes is in the first line, so a heartbeat costs one cache miss here.
-//! The second holds what changes when something is wrong, and the wheel's links. The interval is kept
-//! as its wire code, in half the room.
+//! The second holds what changes when something is wrong. The interval is kept as its wire code, in
+//! half the room.
 //!
 //! **Who may do what.** The owner alone writes, always through [`Slot::write`], whose guard holds
 //! the seqlock; it reads its own words as they are. Anybody else copies the whole record
-//! ([`TableView::read`](super::table::TableView::read)) and gets it as it was between two writes. The links are the owner's only and
-//! stand outside the seqlock.
+//! ([`TableView::read`](super::table::TableView::read)) and gets it as it was between two writes.
 //!
-//! **All zero is a free slot**: state `Unknown`, version at rest, no timer (the links are kept as
-//! their complement). So a fresh mapping is a region of free slots, and every pattern of bytes is
-//! some record: nothing in a file can be undefined behaviour.
+//! **All zero is a free slot**: state `Unknown`, version at rest. So a fresh mapping is a region of
+//! free slots, and every pattern of bytes is some record: nothing in a file can be undefined
+//! behaviour.
 
 use super::detector::Arrivals;
 use super::groups::Standing;
@@ -27,7 +26,6 @@ use super::groups::Standing;
 use super::region::Words;
 pub use super::slots::{Kept, Reserve, ShardMemory, SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
-use super::wheel::Link;
 use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
@@ -152,7 +150,6 @@ pub struct Slot {
     // The cold line.
     since_ns: AtomicU64,
     first_seen_ns: AtomicU64,
-    not_armed_us: AtomicU64,
     gaps: AtomicU32,
     duplicates: AtomicU32,
     reordered: AtomicU32,
@@ -161,8 +158,7 @@ pub struct Slot {
     profile_digest: AtomicU32,
     parent: AtomicU32,
     report_no: AtomicU32,
-    not_prev: AtomicU32,
-    not_next: AtomicU32,
+    unused: [AtomicU64; 2],
 }
 
 // loom's version word is larger; its builds never lay slots over mapped memory.
@@ -433,25 +429,6 @@ impl Slot {
     pub(super) fn repair(&self) -> bool {
         self.version.repair()
     }
-
-    /// The wheel's links; the owner's only.
-    #[inline]
-    pub(super) fn link(&self) -> Link {
-        // Relaxed, here and in `set_link`: no other thread looks at them.
-        Link {
-            prev: !self.not_prev.load(Ordering::Relaxed),
-            next: !self.not_next.load(Ordering::Relaxed),
-            armed_us: !self.not_armed_us.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Stores the wheel's links; the owner's only.
-    #[inline]
-    pub(super) fn set_link(&self, link: Link) {
-        self.not_prev.store(!link.prev, Ordering::Relaxed);
-        self.not_next.store(!link.next, Ordering::Relaxed);
-        self.not_armed_us.store(!link.armed_us, Ordering::Relaxed);
-    }
 }
 
 /// A change of a slot under way: one setter per word. Dropping it publishes what was set.
@@ -506,9 +483,9 @@ impl Slot {
     pub(super) fn scramble(&self, mut draw: impl FnMut() -> u64) {
         let wide = [&self.peer, &self.last_seen_ns];
         wide.into_iter().for_each(|word| word.store(draw(), Ordering::Relaxed));
-        let more = [&self.since_ns, &self.first_seen_ns, &self.not_armed_us];
+        let more = [&self.since_ns, &self.first_seen_ns];
         more.into_iter().for_each(|word| word.store(draw() >> 2, Ordering::Relaxed));
-        let narrow = [&self.not_prev, &self.not_next, &self.last_sequence, &self.stale];
+        let narrow = [&self.last_sequence, &self.stale];
         let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);
         narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
         [&self.state, &self.pending, &self.status, &self.sequenced, &self.key_id]

@@ -23,13 +23,15 @@ use super::index::{Index, KeyedHash};
 use super::prefetch::prefetch;
 use super::slot::{Slot, SlotData, Slots};
 use super::transition::PeerState;
-use super::wheel::{Link, NIL, UNARMED};
 use crate::wire::PeerId;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// No slot.
+const NIL: u32 = u32::MAX;
 
 /// There is no free slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -103,9 +105,6 @@ impl Table {
                 table.prefetch(slot.peer());
             }
             let slot = table.slot(index);
-            if slot.link() != Link::UNARMED {
-                slot.set_link(Link::UNARMED);
-            }
             if keep(slot, table.find(slot.peer()).is_none()) {
                 table.shared.index.insert(slot.peer(), index);
                 table.len += 1;
@@ -135,14 +134,14 @@ impl Table {
     }
 
     /// Second pass: where the slot of the peer with this tag should be, by the index alone and
-    /// without a look at the slot; [`NIL`] when it has none. Right nearly always, and to be confirmed
+    /// without a look at the slot; `u32::MAX` when it has none. Right nearly always, and to be confirmed
     /// in any case.
     #[inline]
     pub fn guess(&self, tag: Tag) -> u32 {
         self.shared.index.guess(tag).unwrap_or(NIL)
     }
 
-    /// Second pass: asks for the hot cache line of a slot. No slot ([`NIL`]) is asked for nothing.
+    /// Second pass: asks for the hot cache line of a slot. No slot (`u32::MAX`) is asked for nothing.
     #[inline]
     pub fn prefetch_slot(&self, index: u32) {
         if let Some(slot) = self.shared.slots.all().get(index as usize) {
@@ -175,7 +174,7 @@ impl Table {
         self.slot(index).data()
     }
 
-    /// Gives a peer that is not in the table a slot, with no timer armed. Readers see the whole
+    /// Gives a peer that is not in the table a slot. Readers see the whole
     /// record or nothing.
     ///
     /// # Errors
@@ -188,7 +187,7 @@ impl Table {
             None => self.take_unused().ok_or(TableFull)?,
         };
         let slot = self.slot(index);
-        debug_assert!(slot.state() == PeerState::Unknown && slot.link().armed_us == UNARMED);
+        debug_assert!(slot.state() == PeerState::Unknown);
         slot.write().set_data(&data);
         self.shared.index.insert(data.peer, index);
         self.len += 1;
@@ -214,28 +213,14 @@ impl Table {
     /// Takes a peer out and leaves its slot free. Its timer must have been disarmed.
     ///
     /// # Panics
-    /// When the slot is free, or its timer is armed: the wheel would follow a link into nowhere.
+    /// When the slot is free.
     pub fn remove(&mut self, index: u32) {
         let slot = self.slot(index);
         assert!(slot.state() != PeerState::Unknown, "slot {index} is free");
-        assert!(slot.link().armed_us == UNARMED, "slot {index} is still in the wheel");
         self.shared.index.remove(slot.peer(), index);
-        slot.set_link(Link { prev: NIL, next: NIL, armed_us: UNARMED });
         slot.write().set_data(&SlotData::FREE);
         self.free.push(index);
         self.len -= 1;
-    }
-
-    /// The wheel's links in a slot; [`UNARMED`] in one fresh from [`insert`](Self::insert).
-    #[inline]
-    pub fn link(&self, index: u32) -> Link {
-        self.slot(index).link()
-    }
-
-    /// Stores the wheel's links.
-    #[inline]
-    pub fn set_link(&self, index: u32, link: Link) {
-        self.slot(index).set_link(link);
     }
 
     /// Peers in the table.

@@ -39,7 +39,7 @@ const FILE_NEW: &str = "hot.new";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"SYSTOLE\0");
 /// Which record is at which byte; another number for every change of a slot or of a journal.
-const LAYOUT: u64 = 3 << 16 | size_of::<Slot>() as u64;
+const LAYOUT: u64 = 4 << 16 | size_of::<Slot>() as u64;
 const SECTION: u64 = 64 << 10;
 const SLOT: u64 = size_of::<Slot>() as u64;
 /// Slots that are given memory at a time.

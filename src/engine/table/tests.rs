@@ -79,7 +79,6 @@ fn check_all(table: &Table, oracle: &HashMap<PeerId, (u32, SlotData)>, seed: u64
     let taken: Vec<u32> = oracle.values().map(|&(index, _)| index).collect();
     for index in (0..table.capacity()).filter(|index| !taken.contains(index)) {
         assert_eq!(table.read(index), SlotData::FREE, "seed {seed}");
-        assert_eq!(table.link(index).armed_us, UNARMED, "seed {seed}");
         assert_eq!(view.read(index), None, "seed {seed}");
     }
     assert!(taken.iter().all(|&index| index < view.high_water()), "seed {seed}");
@@ -195,21 +194,6 @@ fn the_peer_with_id_zero_is_a_peer_like_others() {
 }
 
 #[test]
-fn links_start_unarmed_and_are_kept_apart_from_the_record() {
-    let mut table = Table::new(slots(2), [1, 2]);
-    let data = record(PeerId(5), 0);
-    let index = table.insert(data).unwrap();
-    let unarmed = Link { prev: NIL, next: NIL, armed_us: UNARMED };
-    assert_eq!(table.link(index), unarmed);
-    let armed = Link { prev: 7, next: 0, armed_us: 0 };
-    table.set_link(index, armed);
-    assert_eq!((table.link(index), table.read(index)), (armed, data));
-    table.set_link(index, unarmed);
-    table.remove(index);
-    assert_eq!(table.link(index), unarmed);
-}
-
-#[test]
 fn every_setter_sets_its_own_word() {
     let mut table = Table::new(slots(1), [1, 2]);
     let index = table.insert(record(PeerId(5), 0)).unwrap();
@@ -275,15 +259,6 @@ fn slots_have_one_owner() {
     let slots = slots(1);
     let _first = Table::new(slots.clone(), [1, 2]);
     let _second = Table::new(slots, [1, 2]);
-}
-
-#[test]
-#[should_panic(expected = "still in the wheel")]
-fn an_armed_slot_cannot_be_removed() {
-    let mut table = Table::new(slots(1), [1, 2]);
-    let index = table.insert(record(PeerId(5), 0)).unwrap();
-    table.set_link(index, Link { prev: NIL, next: NIL, armed_us: 3 });
-    table.remove(index);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! One level of the wheel: a ring of 64 lists, and a word that says which of them are not empty.
+//! One level of the wheel: a ring of 64 queues, and a word that says which of them are not empty.
 //!
-//! This file knows slots and lists; which level a timer belongs to, and when, is `mod.rs`'s affair.
+//! This file knows slots and queues; which level a timer belongs to, and when, is `mod.rs`'s affair.
 //! Slots are named by their *number*, counted from time 0. The ring holds number `s` in its cell
 //! `s mod 64`, and the caller sees to it that two numbers of one cell are never in use together.
 
-use super::{Link, NIL, Timers};
+use super::queue::{Batch, Blocks, Entry, Queue};
 
 /// Levels of a wheel.
 pub(super) const LEVELS: usize = 8;
@@ -13,30 +13,19 @@ pub(super) const BITS: u32 = 6;
 /// Slots of a level: as many as a word has bits.
 pub(super) const SLOTS: u64 = 1 << BITS;
 
-/// The ends of a slot's list; both [`NIL`] when it is empty.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct List {
-    pub(super) head: u32,
-    pub(super) tail: u32,
-}
-
-impl List {
-    pub(super) const EMPTY: List = List { head: NIL, tail: NIL };
-}
-
 /// One level of the wheel.
 pub(super) struct Level {
     /// A tick's slot number is the tick shifted right by this.
     shift: u32,
-    /// Bit `s mod 64` is set exactly if the list of slot `s` is not empty.
+    /// Bit `s mod 64` is set exactly if the queue of slot `s` is not empty.
     occupied: u64,
-    lists: [List; SLOTS as usize],
+    queues: [Queue; SLOTS as usize],
 }
 
 impl Level {
     /// An empty level, counted from 0, the fastest.
     pub(super) fn new(level: usize) -> Level {
-        Level { shift: level as u32 * BITS, occupied: 0, lists: [List::EMPTY; SLOTS as usize] }
+        Level { shift: level as u32 * BITS, occupied: 0, queues: [Queue::EMPTY; SLOTS as usize] }
     }
 
     /// Number of the slot that a tick lies in.
@@ -80,73 +69,48 @@ impl Level {
         (left != 0).then(|| current + u64::from(left.trailing_zeros()))
     }
 
-    /// The list of a slot.
+    /// The queue of a slot.
     #[inline]
-    pub(super) fn list(&self, slot: u64) -> List {
-        self.lists[(slot % SLOTS) as usize]
+    pub(super) fn queue(&self, slot: u64) -> &Queue {
+        &self.queues[(slot % SLOTS) as usize]
     }
 
-    /// Empties a slot and hands out its list; the records keep their links.
-    pub(super) fn take(&mut self, slot: u64) -> List {
+    /// Empties a slot and hands out its queue.
+    pub(super) fn take_all(&mut self, slot: u64) -> Queue {
         self.occupied &= !(1 << (slot % SLOTS));
-        std::mem::replace(&mut self.lists[(slot % SLOTS) as usize], List::EMPTY)
+        std::mem::replace(&mut self.queues[(slot % SLOTS) as usize], Queue::EMPTY)
     }
 
-    /// Appends a record to the list of its tick.
+    /// Takes the first entries of a slot, at most so many and at most those of one block.
     #[inline]
-    pub(super) fn push_back(&mut self, timers: &mut impl Timers, index: u32, armed_us: u64) {
-        let cell = self.occupy(armed_us);
-        let prev = std::mem::replace(&mut self.lists[cell].tail, index);
-        if prev == NIL {
-            self.lists[cell].head = index;
-        } else {
-            timers.set_link(prev, Link { next: index, ..timers.link(prev) });
-        }
-        timers.set_link(index, Link { prev, next: NIL, armed_us });
-    }
-
-    /// Puts a record before all others of the list of its tick.
-    #[inline]
-    pub(super) fn push_front(&mut self, timers: &mut impl Timers, index: u32, armed_us: u64) {
-        let cell = self.occupy(armed_us);
-        let next = std::mem::replace(&mut self.lists[cell].head, index);
-        if next == NIL {
-            self.lists[cell].tail = index;
-        } else {
-            timers.set_link(next, Link { prev: index, ..timers.link(next) });
-        }
-        timers.set_link(index, Link { prev: NIL, next, armed_us });
-    }
-
-    /// Takes a record, whose links are `link`, out of its list and leaves its own links as they
-    /// are. If it is neither the first nor the last, it may be in a list of any level.
-    #[inline]
-    pub(super) fn unlink(&mut self, timers: &mut impl Timers, index: u32, link: Link) {
-        let slot = self.slot_of(link.armed_us);
-        let cell = (slot % SLOTS) as usize;
-        if link.prev == NIL {
-            debug_assert_eq!(self.lists[cell].head, index);
-            self.lists[cell].head = link.next;
-        } else {
-            timers.set_link(link.prev, Link { next: link.next, ..timers.link(link.prev) });
-        }
-        if link.next == NIL {
-            debug_assert_eq!(self.lists[cell].tail, index);
-            self.lists[cell].tail = link.prev;
-        } else {
-            timers.set_link(link.next, Link { prev: link.prev, ..timers.link(link.next) });
-        }
-        if self.lists[cell] == List::EMPTY {
+    pub(super) fn take(&mut self, blocks: &mut Blocks, slot: u64, most: u32) -> Batch {
+        let cell = slot % SLOTS;
+        let queue = &mut self.queues[cell as usize];
+        let batch = blocks.take(queue, most);
+        if queue.len() == 0 {
             self.occupied &= !(1 << cell);
         }
+        batch
     }
 
-    /// Marks the slot of a tick as occupied; its place in the ring.
+    /// Takes the first entry of a slot.
     #[inline]
-    fn occupy(&mut self, tick: u64) -> usize {
+    pub(super) fn pop(&mut self, blocks: &mut Blocks, slot: u64) -> Option<Entry> {
+        let cell = slot % SLOTS;
+        let queue = &mut self.queues[cell as usize];
+        let entry = blocks.pop(queue);
+        if queue.len() == 0 {
+            self.occupied &= !(1 << cell);
+        }
+        entry
+    }
+
+    /// Appends an entry to the queue of its tick.
+    #[inline]
+    pub(super) fn push(&mut self, blocks: &mut Blocks, entry: Entry, tick: u64) {
         let cell = self.slot_of(tick) % SLOTS;
         self.occupied |= 1 << cell;
-        cell as usize
+        blocks.push(&mut self.queues[cell as usize], entry);
     }
 
     /// The slots that are marked as occupied, in the order of the ring's cells.

@@ -1,8 +1,7 @@
 //! The dumb oracle that the wheel is tested against: a sorted set of real deadlines.
 //!
 //! It knows nothing of levels and slots. After every `pop` it says which tick had to come next and
-//! that nothing due was left behind; the records note when the wheel asked them, which gives the
-//! order within a tick and the count of visits.
+//! that nothing due was left behind; the records count how often the wheel asked them.
 
 use super::level::{BITS, SLOTS};
 use super::*;
@@ -58,56 +57,19 @@ impl Drop for Seed {
     }
 }
 
-pub(super) struct Record {
-    link: Link,
-    pub(super) deadline_us: u64,
-    /// What the wheel was told last, and the running number of that.
-    told_us: Cell<u64>,
-    told: Cell<u64>,
-}
-
 #[derive(Default)]
 pub(super) struct Records {
-    pub(super) records: Vec<Record>,
-    told: Cell<u64>,
+    pub(super) deadlines_us: Vec<u64>,
     pub(super) visits: Cell<u64>,
 }
 
-impl Records {
-    pub(super) fn new(count: usize) -> Records {
-        let record = |_| Record {
-            link: Link::UNARMED,
-            deadline_us: 0,
-            told_us: Cell::new(0),
-            told: Cell::new(0),
-        };
-        Records { records: (0..count).map(record).collect(), ..Records::default() }
-    }
-
-    pub(super) fn tell(&self, index: u32) {
-        let record = &self.records[index as usize];
-        record.told_us.set(record.deadline_us);
-        record.told.set(self.told.replace(self.told.get() + 1));
-    }
-}
-
 impl Timers for Records {
-    fn link(&self, index: u32) -> Link {
-        self.records[index as usize].link
-    }
-
-    fn set_link(&mut self, index: u32, link: Link) {
-        self.records[index as usize].link = link;
-    }
-
     fn deadline_us(&self, index: u32) -> u64 {
         self.visits.set(self.visits.get() + 1);
-        let record = &self.records[index as usize];
-        if record.deadline_us != record.told_us.get() {
-            self.tell(index);
-        }
-        record.deadline_us
+        self.deadlines_us[index as usize]
     }
+
+    fn prefetch(&self, _index: u32) {}
 }
 
 /// A wheel, its records and the oracle.
@@ -118,22 +80,19 @@ pub(super) struct Model {
     pub(super) oracle: BTreeSet<(u64, u32)>,
     /// That tick, by record: the deadline, or the later tick at which the wheel was told it.
     pub(super) due_us: BTreeMap<u32, u64>,
-    /// Records whose place within their tick is not promised: told when beyond the horizon.
-    parked: BTreeSet<u32>,
-    /// Tick and running number of the last one that fired.
-    last: (u64, Option<u64>),
+    /// Tick of the last one that fired.
+    last_us: u64,
     pub(super) now_us: u64,
 }
 
 impl Model {
     pub(super) fn new(now_us: u64, records: usize) -> Model {
         Model {
-            wheel: Wheel::new(now_us),
-            records: Records::new(records),
+            wheel: Wheel::new(now_us, records as u32),
+            records: Records { deadlines_us: vec![0; records], ..Records::default() },
             oracle: BTreeSet::new(),
             due_us: BTreeMap::new(),
-            parked: BTreeSet::new(),
-            last: (0, None),
+            last_us: 0,
             now_us,
         }
     }
@@ -143,9 +102,6 @@ impl Model {
     }
 
     fn expect(&mut self, index: u32, due_us: u64) {
-        if due_us > self.wheel.horizon_us() {
-            self.parked.insert(index);
-        }
         if let Some(old) = self.due_us.insert(index, due_us) {
             assert!(self.oracle.remove(&(old, index)));
         }
@@ -157,17 +113,17 @@ impl Model {
         assert!(self.oracle.remove(&(due, index)));
     }
 
-    pub(super) fn insert(&mut self, index: u32, deadline_us: u64) {
-        self.records.records[index as usize].deadline_us = deadline_us;
-        self.records.tell(index);
-        self.parked.remove(&index);
+    /// Arms a record, anew if it is armed.
+    pub(super) fn arm(&mut self, index: u32, deadline_us: u64) {
+        self.records.deadlines_us[index as usize] = deadline_us;
         self.expect(index, deadline_us.max(self.wheel.elapsed));
-        self.wheel.insert(&mut self.records, index, deadline_us);
+        self.wheel.arm(index, deadline_us);
+        assert!(self.wheel.is_armed(index));
     }
 
-    pub(super) fn remove(&mut self, index: u32) {
-        self.wheel.remove(&mut self.records, index);
-        assert_eq!(self.records.link(index), Link::UNARMED);
+    pub(super) fn disarm(&mut self, index: u32) {
+        self.wheel.disarm(index);
+        assert!(!self.wheel.is_armed(index));
         if self.is_armed(index) {
             self.forget(index);
         }
@@ -176,13 +132,13 @@ impl Model {
     /// The record beats: its deadline becomes a later one, and nobody tells the wheel.
     pub(super) fn postpone(&mut self, index: u32, deadline_us: u64) {
         assert!(deadline_us > self.wheel.elapsed && self.due_us[&index] <= deadline_us);
-        self.records.records[index as usize].deadline_us = deadline_us;
+        self.records.deadlines_us[index as usize] = deadline_us;
         self.expect(index, deadline_us);
     }
 
     /// Asks for the exact next deadline and judges the answer.
     pub(super) fn check_exact(&mut self, until_us: u64, visits: u32) {
-        let answer = self.wheel.next_exact_us(&mut self.records, until_us, visits);
+        let answer = self.wheel.next_exact_us(&self.records, until_us, visits);
         let first = self.oracle.first().map(|&(due, _)| due);
         assert_eq!(answer.is_none(), first.is_none(), "until {until_us}");
         let (Some(answer), Some(first)) = (answer, first) else { return };
@@ -196,21 +152,16 @@ impl Model {
     pub(super) fn pop(&mut self, now_us: u64) -> Option<u32> {
         self.now_us = now_us;
         let first = self.oracle.first().copied().filter(|&(due, _)| due <= now_us);
-        let popped = self.wheel.pop(&mut self.records, now_us);
+        let popped = self.wheel.pop(&self.records, now_us);
         let Some(index) = popped else {
             assert_eq!(first, None, "lost at {now_us}: {:?}", self.wheel.next_us());
             return None;
         };
         let due = *self.due_us.get(&index).expect("only armed records fire");
         assert_eq!(Some(due), first.map(|(due, _)| due), "record {index} out of turn at {now_us}");
-        assert_eq!(self.records.link(index), Link::UNARMED);
-        let told = (!self.parked.contains(&index))
-            .then(|| self.records.records[index as usize].told.get());
-        if self.last.0 == due && self.last.1.is_some() && told.is_some() {
-            assert!(self.last.1 < told, "record {index} overtook another of tick {due}");
-        }
-        assert!(self.last.0 <= due, "tick {due} after {}", self.last.0);
-        self.last = (due, told);
+        assert!(!self.wheel.is_armed(index));
+        assert!(self.last_us <= due, "tick {due} after {}", self.last_us);
+        self.last_us = due;
         self.forget(index);
         Some(index)
     }
@@ -227,43 +178,47 @@ impl Model {
         };
         let (first, _) = *self.oracle.first().expect("a next tick without a timer");
         assert!(next <= first, "next is {next}, but {first} is due");
-        let before = self.records.visits.get();
+        let before = (self.records.visits.get(), self.wheel.entries);
         if next > self.wheel.elapsed {
             assert_eq!(self.pop(next - 1), None);
-            assert_eq!(self.records.visits.get(), before, "work before next_us");
+            let after = (self.records.visits.get(), self.wheel.entries);
+            assert_eq!(after, before, "work before next_us");
             assert_eq!(self.wheel.next_us(), Some(next), "next_us moved without work");
         }
         self.pop(next.max(self.now_us));
-        assert!(self.records.visits.get() > before, "nothing to do at next_us");
+        let after = (self.records.visits.get(), self.wheel.entries);
+        assert_ne!(after, before, "nothing to do at next_us");
     }
 
     /// Every invariant that the module states, by brute force.
     pub(super) fn check_structure(&self) {
         let elapsed = self.wheel.elapsed;
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut entries) = (BTreeSet::new(), 0);
         for (number, level) in self.wheel.levels.iter().enumerate() {
             let current = elapsed >> (BITS as usize * number);
             for ahead in 0..SLOTS {
                 let slot = current + ahead;
-                let list = level.list(slot);
+                let queue = level.queue(slot);
                 let occupied = level.occupied() >> (slot % SLOTS) & 1 == 1;
-                assert_eq!(occupied, list.head != NIL, "occupied word of level {number}");
+                assert_eq!(occupied, queue.len() > 0, "occupied word of level {number}");
                 assert!(!occupied || ahead > 0 || number == 0, "not cascaded: level {number}");
-                let (mut prev, mut index) = (NIL, list.head);
-                while index != NIL {
-                    let link = self.records.link(index);
-                    assert_eq!(link.prev, prev);
-                    assert_eq!(link.armed_us >> (BITS as usize * number), slot);
-                    assert!(self.is_armed(index) && seen.insert(index));
-                    assert!(link.armed_us <= self.due_us[&index]);
-                    (prev, index) = (index, link.next);
+                for entry in self.wheel.blocks.entries(queue) {
+                    entries += 1;
+                    if self.wheel.turns[entry.index as usize] != entry.turn {
+                        continue;
+                    }
+                    assert!(self.is_armed(entry.index) && seen.insert(entry.index));
+                    // The tick that it hangs at is not behind the one at which it must fire.
+                    assert!(level.start_of(slot) <= self.due_us[&entry.index]);
                 }
-                assert_eq!(list.tail, prev);
             }
         }
+        assert_eq!(entries, self.wheel.entries, "entries lost or found");
+        assert!(entries <= most_entries(self.wheel.turns.len() as u32));
         assert_eq!(seen.len(), self.oracle.len(), "timers lost or found");
-        for index in 0..self.records.records.len() as u32 {
-            assert_eq!(self.records.link(index).armed_us == UNARMED, !self.is_armed(index));
+        assert_eq!(seen.len(), self.wheel.armed as usize);
+        for index in 0..self.wheel.turns.len() as u32 {
+            assert_eq!(self.wheel.is_armed(index), self.is_armed(index));
         }
     }
 }
