@@ -173,18 +173,24 @@ impl Shard {
                 *guess = table.guess(*tag);
                 table.prefetch_slot(*guess);
             }
+            let mut usual = 0;
             for (i, (beat, guess)) in chunk.iter().zip(guesses).enumerate() {
                 let place = chunk_no * BATCH + i;
+                let way = outlet.way(place);
+                if self.heard_as_usual(guess, beat, way, now_ns) {
+                    usual += 1;
+                    continue;
+                }
                 let Some(index) = self.peers.table.confirm(beat.peer, guess) else {
                     self.newcomer(place, beat, now_ns, outlet);
                     continue;
                 };
                 // What is refused must not bring an old name back either.
-                let way = outlet.way(place);
                 if self.heard(index, beat, way, now_ns, outlet) && beat.profile_digest != 0 {
                     self.introduce(place, beat, outlet);
                 }
             }
+            self.shared.counters.add(Counter::Heartbeats, usual);
         }
     }
 
@@ -489,3 +495,5 @@ mod forgery;
 mod guards;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod usual;

@@ -3,7 +3,7 @@
 //! ```text
 //!  hot   0 peer        8 last_seen   16 incarnation, sequence  24 mask, beats
 //!       32 interval, version         40 arrivals: lag, mean     48 spread, extra
-//!       56 state, pending, status, sequenced, key, samples, group
+//!       56 tags: state, pending, status, sequenced, key, samples, group
 //!  cold 64 since       72 first_seen  80 gaps, duplicates       88 reordered, restarts
 //!       96 stale, digest             104 parent, report_no     112 nothing, zero
 //! ```
@@ -29,10 +29,23 @@ use super::transition::{PeerState, Reason};
 use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// The bit of the status word that says that its peer is silenced.
-const SILENCED: u8 = 4;
+/// Which bit of the tags' word a byte of it begins at.
+mod tag {
+    pub(super) const STATE: u32 = 0;
+    pub(super) const PENDING: u32 = 8;
+    /// The two lowest bits; above them [`SILENCED`].
+    pub(super) const STATUS: u32 = 16;
+    /// The lowest bit; above it the mark of the way.
+    pub(super) const SEQUENCED: u32 = 24;
+    pub(super) const KEY: u32 = 32;
+    pub(super) const SAMPLES: u32 = 40;
+    /// Two bytes.
+    pub(super) const GROUP: u32 = 48;
+    /// The bit of the status byte that says that its peer is silenced.
+    pub(super) const SILENCED: u8 = 4;
+}
 
 /// A peer's record as a plain value.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -138,15 +151,8 @@ pub struct Slot {
     version: Version,
     /// The words of [`Arrivals`], as the bits of each f32.
     arrivals: [AtomicU32; 4],
-    state: AtomicU8,
-    pending: AtomicU8,
-    /// The two lowest bits; above them whether it is silenced.
-    status: AtomicU8,
-    /// The lowest bit; above it the mark of the way.
-    sequenced: AtomicU8,
-    key_id: AtomicU8,
-    samples: AtomicU8,
-    group: AtomicU16,
+    /// Eight bytes of small things in one word, so that all can be compared at once: [`tag`].
+    tags: AtomicU64,
     // The cold line.
     since_ns: AtomicU64,
     first_seen_ns: AtomicU64,
@@ -227,10 +233,6 @@ plain_words! {
     restarts, set_restarts: u32;
     /// Heartbeats of an earlier incarnation.
     stale, set_stale: u32;
-    /// Key of the last heartbeat.
-    key_id, set_key_id: u8;
-    /// Its group's number, 0 for none.
-    group, set_group: u16;
     /// Its parent's number, 0 for none.
     parent, set_parent: u32;
     /// Its reactor's number for its last transition, modulo 2^32.
@@ -248,7 +250,7 @@ impl Slot {
     /// The peer's state; `Unknown` when the slot is free.
     #[inline]
     pub fn state(&self) -> PeerState {
-        match PeerState::from_code(self.state.load(Ordering::Relaxed)) {
+        match PeerState::from_code(self.tag(tag::STATE)) {
             // `Forgotten` is never stored; whatever else a damaged file says is no peer.
             None | Some(PeerState::Forgotten) => PeerState::Unknown,
             Some(state) => state,
@@ -259,24 +261,19 @@ impl Slot {
     #[inline]
     pub fn pending(&self) -> Option<Reason> {
         // One more than the reason, so that zero is none.
-        Reason::from_code(self.pending.load(Ordering::Relaxed).checked_sub(1)?)
+        Reason::from_code(self.tag(tag::PENDING).checked_sub(1)?)
     }
 
     /// What the sender last said of itself.
     #[inline]
     pub fn status(&self) -> Status {
-        match self.status.load(Ordering::Relaxed) & 3 {
-            0 => Status::Ok,
-            1 => Status::Warn,
-            2 => Status::Critical,
-            _ => Status::Maintenance,
-        }
+        Status::from_bits(self.tag(tag::STATUS))
     }
 
     /// Whether an operator has silenced it.
     #[inline]
     pub fn silenced(&self) -> bool {
-        self.status.load(Ordering::Relaxed) & SILENCED != 0
+        self.tag(tag::STATUS) & tag::SILENCED != 0
     }
 
     /// Which brakes it counts for.
@@ -289,13 +286,54 @@ impl Slot {
     /// Whether a binary form was ever seen.
     #[inline]
     pub fn sequenced(&self) -> bool {
-        self.sequenced.load(Ordering::Relaxed) & 1 != 0
+        self.tag(tag::SEQUENCED) & 1 != 0
     }
 
     /// The mark of the way that its last beat came.
     #[inline]
     pub fn way(&self) -> u8 {
-        self.sequenced.load(Ordering::Relaxed) >> 1
+        self.tag(tag::SEQUENCED) >> 1
+    }
+
+    /// Key of the last heartbeat.
+    #[inline]
+    pub fn key_id(&self) -> u8 {
+        self.tag(tag::KEY)
+    }
+
+    /// Its group's number, 0 for none.
+    #[inline]
+    pub fn group(&self) -> u16 {
+        (self.tags.load(Ordering::Relaxed) >> tag::GROUP) as u16
+    }
+
+    /// Whether it is up, nothing is pending, and its last heartbeat had a sequence number and this
+    /// status, way and key: one comparison.
+    #[inline]
+    pub(super) fn is_up_as(&self, status: Status, mark: u8, key_id: u8) -> bool {
+        const BYTE: u64 = 0xFF;
+        const COMPARED: u64 = BYTE << tag::STATE
+            | BYTE << tag::PENDING
+            | (BYTE & !(tag::SILENCED as u64)) << tag::STATUS
+            | BYTE << tag::SEQUENCED
+            | BYTE << tag::KEY;
+        let expected = (PeerState::Up as u64) << tag::STATE
+            | (status as u64) << tag::STATUS
+            | u64::from(mark << 1 | 1) << tag::SEQUENCED
+            | u64::from(key_id) << tag::KEY;
+        self.tags.load(Ordering::Relaxed) & COMPARED == expected
+    }
+
+    /// Whether it states this interval, for those of up to 35 minutes; others it may deny.
+    #[inline]
+    pub(super) fn states_interval(&self, interval_us: u64) -> bool {
+        // The code of such an interval is the interval, and that of a longer one larger.
+        u64::from(self.interval_code.load(Ordering::Relaxed)) == interval_us
+    }
+
+    #[inline]
+    fn tag(&self, at: u32) -> u8 {
+        (self.tags.load(Ordering::Relaxed) >> at) as u8
     }
 
     /// The sender's interval as stated, microseconds; 0 is "not stated", and whatever a damaged
@@ -310,7 +348,7 @@ impl Slot {
     pub fn arrivals(&self) -> Arrivals {
         let [lag_ns, mean_ns, spread, extra] =
             [0, 1, 2, 3].map(|i| f32::from_bits(self.arrivals[i].load(Ordering::Relaxed)));
-        Arrivals { lag_ns, mean_ns, spread, extra, samples: self.samples.load(Ordering::Relaxed) }
+        Arrivals { lag_ns, mean_ns, spread, extra, samples: self.tag(tag::SAMPLES) }
     }
 }
 
@@ -325,40 +363,40 @@ impl SlotWriter<'_> {
     #[inline]
     pub fn set_state(&mut self, state: PeerState) {
         debug_assert!(!matches!(state, PeerState::Unknown | PeerState::Forgotten), "{state:?}");
-        self.slot.state.store(state as u8, Ordering::Relaxed);
+        self.set_tag(tag::STATE, state as u8);
     }
 
     /// A change of state that is decided but could not be reported yet.
     #[inline]
     pub fn set_pending(&mut self, pending: Option<Reason>) {
         let code = pending.map_or(0, |reason| reason as u8 + 1);
-        self.slot.pending.store(code, Ordering::Relaxed);
+        self.set_tag(tag::PENDING, code);
     }
 
     /// What the sender last said of itself.
     #[inline]
     pub fn set_status(&mut self, status: Status) {
-        let silenced = self.slot.status.load(Ordering::Relaxed) & SILENCED;
-        self.slot.status.store(silenced | status as u8, Ordering::Relaxed);
+        let silenced = self.slot.tag(tag::STATUS) & tag::SILENCED;
+        self.set_tag(tag::STATUS, silenced | status as u8);
     }
 
     /// Whether an operator has silenced it.
     pub fn set_silenced(&mut self, silenced: bool) {
-        let bit = if silenced { SILENCED } else { 0 };
-        self.slot.status.store(bit | self.slot.status() as u8, Ordering::Relaxed);
+        let bit = if silenced { tag::SILENCED } else { 0 };
+        self.set_tag(tag::STATUS, bit | self.slot.status() as u8);
     }
 
     /// Whether a binary form was ever seen.
     #[inline]
     pub fn set_sequenced(&mut self, sequenced: bool) {
         let way = self.slot.way() << 1;
-        self.slot.sequenced.store(way | sequenced as u8, Ordering::Relaxed);
+        self.set_tag(tag::SEQUENCED, way | sequenced as u8);
     }
 
     /// The mark of the way that its last beat came, 0 to 127.
     pub fn set_way(&mut self, way: u8) {
         let sequenced = self.slot.sequenced() as u8;
-        self.slot.sequenced.store(way << 1 | sequenced, Ordering::Relaxed);
+        self.set_tag(tag::SEQUENCED, way << 1 | sequenced);
     }
 
     /// The sender's interval, microseconds, as a heartbeat stated it; 0 is "not stated".
@@ -374,7 +412,29 @@ impl SlotWriter<'_> {
         for (word, value) in self.slot.arrivals.iter().zip([lag_ns, mean_ns, spread, extra]) {
             word.store(value.to_bits(), Ordering::Relaxed);
         }
-        self.slot.samples.store(samples, Ordering::Relaxed);
+        self.set_tag(tag::SAMPLES, samples);
+    }
+
+    /// Key of the last heartbeat.
+    #[inline]
+    pub fn set_key_id(&mut self, key_id: u8) {
+        self.set_tag(tag::KEY, key_id);
+    }
+
+    /// Its group's number, 0 for none.
+    pub fn set_group(&mut self, group: u16) {
+        self.set_tags(tag::GROUP, u16::MAX.into(), group.into());
+    }
+
+    #[inline]
+    fn set_tag(&mut self, at: u32, value: u8) {
+        self.set_tags(at, u8::MAX.into(), value.into());
+    }
+
+    #[inline]
+    fn set_tags(&mut self, at: u32, mask: u64, value: u64) {
+        let others = self.slot.tags.load(Ordering::Relaxed) & !(mask << at);
+        self.slot.tags.store(others | value << at, Ordering::Relaxed);
     }
 }
 
@@ -444,7 +504,7 @@ impl SlotWriter<'_> {
     /// The state is emptied first and set last, so that a process that is killed in between leaves
     /// a free slot and never a record of two peers.
     pub(super) fn set_data(&mut self, data: &SlotData) {
-        self.slot.state.store(PeerState::Unknown as u8, Ordering::Relaxed);
+        self.set_tag(tag::STATE, PeerState::Unknown as u8);
         // Release fence, and the Release store at the end: no partner in this process. They keep the
         // stores in this order for who finds the memory after a kill.
         fence(Ordering::Release);
@@ -473,7 +533,9 @@ impl SlotWriter<'_> {
         self.set_group(data.group);
         self.set_parent(data.parent);
         self.set_report_no(data.report_no);
-        self.slot.state.store(data.state as u8, Ordering::Release);
+        // The state is empty so far.
+        let tags = self.slot.tags.load(Ordering::Relaxed);
+        self.slot.tags.store(tags | (data.state as u64) << tag::STATE, Ordering::Release);
     }
 }
 
@@ -488,9 +550,7 @@ impl Slot {
         let narrow = [&self.last_sequence, &self.stale];
         let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);
         narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
-        [&self.state, &self.pending, &self.status, &self.sequenced, &self.key_id]
-            .into_iter()
-            .for_each(|word| word.store(draw() as u8 & 7, Ordering::Relaxed));
+        self.tags.store(draw() & 0x0007_0707_0707, Ordering::Relaxed);
         if draw() & 1 == 0 {
             std::mem::forget(self.write());
         }

@@ -149,6 +149,12 @@ impl Table {
         }
     }
 
+    /// The slot that was guessed, if it has this peer's id; for one that turns out to be in use.
+    #[inline]
+    pub(super) fn guessed(&self, peer: PeerId, guess: u32) -> Option<&Slot> {
+        self.shared.slots.all().get(guess as usize).filter(|slot| slot.peer() == peer)
+    }
+
     /// Third pass: what [`find`](Self::find) says, at the price of one look when the guess is right.
     /// The table may have changed in any way since the guess was made.
     #[inline]

@@ -107,6 +107,10 @@ impl Bench {
         std::mem::take(&mut self.sink.transitions)
     }
 
+    pub(super) fn take_transitions(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.sink.transitions)
+    }
+
     pub(super) fn state(&self, peer: u64) -> PeerState {
         let table = self.shard.table();
         table.find(PeerId(peer)).map_or(PeerState::Unknown, |i| table.slot(i).state())
