@@ -103,11 +103,13 @@ impl Way {
         self.fleet.fill(datagrams, count);
         send_all(&self.socket, datagrams);
         let target = self.sink.datagrams() + count as u64;
+        self.sink.stop_clock(false);
         let begun_ns = thread_cpu_ns();
         while self.sink.datagrams() < target {
             self.sink.turn();
         }
         let spent_ns = thread_cpu_ns() - begun_ns;
+        self.sink.stop_clock(true);
         let beats = count as u64 * u64::from(self.fleet.form().beats());
         self.samples.push(spent_ns as f64 / beats as f64);
     }

@@ -5,6 +5,7 @@
 
 use super::fleet::{Datagrams, Fleet, Form, guard_for};
 use crossbeam::queue::ArrayQueue;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use systole::clock::{Clock, Monotonic};
@@ -56,9 +57,38 @@ impl Drop for TempDir {
     }
 }
 
+/// The machine's clock, but for the times at which it was stopped.
+#[derive(Default)]
+pub struct StopClock {
+    stood_still_ns: Cell<u64>,
+    stopped_ns: Cell<Option<u64>>,
+}
+
+impl StopClock {
+    /// No time passes for the reactor from now on: another one has its turn, and a reactor that is not
+    /// turned would take that for a stall of its own.
+    pub fn stop(&self) {
+        self.stopped_ns.set(Some(self.now_ns()));
+    }
+
+    pub fn go_on(&self) {
+        if let Some(stopped_ns) = self.stopped_ns.take() {
+            self.stood_still_ns.set(Monotonic.now_ns() - stopped_ns);
+        }
+    }
+}
+
+impl Clock for StopClock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        let running_ns = || Monotonic.now_ns() - self.stood_still_ns.get();
+        self.stopped_ns.get().unwrap_or_else(running_ns)
+    }
+}
+
 /// A reactor, and the end of its report ring.
 pub struct Monitor {
-    pub reactor: Reactor<AnyBackend, Monotonic>,
+    pub reactor: Reactor<AnyBackend, StopClock>,
     pub reports: Arc<ArrayQueue<Report>>,
     _state: (StateDir, TempDir),
 }
@@ -110,7 +140,7 @@ impl Monitor {
         let reactor = Reactor {
             me: 0,
             backend,
-            clock: Monotonic,
+            clock: StopClock::default(),
             shard,
             inbox: inbox.guarded(guard),
             reports: ReportSender::new(reports.clone(), None).with_journal(journal.clone()),

@@ -75,6 +75,14 @@ impl Sink {
         Sink::Full(Box::new(Monitor::new(backend, peers, policy, idle, form)))
     }
 
+    /// Stops the monitor's clock, or lets it go on.
+    pub fn stop_clock(&self, stopped: bool) {
+        if let Sink::Full(monitor) = self {
+            let clock = &monitor.reactor.clock;
+            if stopped { clock.stop() } else { clock.go_on() }
+        }
+    }
+
     /// One turn.
     #[inline]
     pub fn turn(&mut self) -> Plan {

@@ -56,8 +56,7 @@ impl Shard {
         let is_usual = is_next
             && is_plain
             && slot.is_up_as(beat.status, mark, beat.key_id)
-            && slot.states_interval(beat.interval_us)
-            && last_seen_ns >= self.peers.sight.clear_since_ns();
+            && slot.states_interval(beat.interval_us);
         if !is_usual {
             return false;
         }
@@ -65,9 +64,10 @@ impl Shard {
         let interval_us = policy.interval_us(beat.interval_us);
         let arrived_ns = now_ns.saturating_sub(u64::from(beat.age_us) * 1_000);
         let elapsed_ns = arrived_ns.saturating_sub(last_seen_ns);
+        let continues = last_seen_ns >= self.peers.sight.clear_since_ns();
         let learns = policy.detector.learns();
         // One in a bunch may bring the deadline nearer, which the timer must be told.
-        if learns && elapsed_ns < interval_us.saturating_mul(500) {
+        if learns && (!continues || elapsed_ns < interval_us.saturating_mul(500)) {
             return false;
         }
         let heartbeats = slot.heartbeats().wrapping_add(1);
@@ -83,6 +83,10 @@ impl Shard {
         if learns {
             let mut arrivals = slot.arrivals();
             policy.learn(&mut arrivals, elapsed_ns, 1, beat.interval_us);
+            write.set_arrivals(&arrivals);
+        } else if !continues {
+            let mut arrivals = slot.arrivals();
+            arrivals.resume();
             write.set_arrivals(&arrivals);
         }
         true
