@@ -69,7 +69,7 @@ impl Journal {
     /// When the mapping has fewer than [`BYTES`](Self::BYTES).
     #[cfg(not(loom))]
     pub fn mapped(mapping: memmap2::MmapMut) -> Journal {
-        Journal { words: Region::mapped(mapping, Self::BYTES / 8) }
+        Journal { words: Region::mapped(mapping.into(), Self::BYTES / 8) }
     }
 
     /// Writes a transition down, before it is made. Returns its number; the first is 1.

@@ -7,6 +7,26 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 
+/// A part of a mapping.
+#[cfg(not(loom))]
+pub struct Mapping {
+    /// The mapping.
+    pub memory: memmap2::MmapMut,
+    /// Where the part begins, bytes.
+    pub begin: usize,
+    /// How long it is, bytes.
+    pub len: usize,
+}
+
+#[cfg(not(loom))]
+impl From<memmap2::MmapMut> for Mapping {
+    /// All of it.
+    fn from(memory: memmap2::MmapMut) -> Mapping {
+        let len = memory.len();
+        Mapping { memory, begin: 0, len }
+    }
+}
+
 /// What may lie in a [`Region`].
 ///
 /// # Safety
@@ -61,7 +81,7 @@ impl<T> Region<T> {
         let too_long = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_long)?;
         let mapping = memmap2::MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        Ok(Region::mapped(mapping, len))
+        Ok(Region::mapped(mapping.into(), len))
     }
 }
 
@@ -71,18 +91,21 @@ impl<T> Region<T> {
     ///
     /// # Panics
     /// When the mapping is shorter than that.
-    pub(super) fn mapped(mapping: memmap2::MmapMut, len: usize) -> Region<T>
+    pub(super) fn mapped(mapping: Mapping, len: usize) -> Region<T>
     where
         T: Words,
     {
         let bytes = len.checked_mul(size_of::<T>()).expect("a region fits the address space");
-        assert!(bytes <= mapping.len(), "{} bytes are mapped, {bytes} wanted", mapping.len());
+        let Mapping { memory: mapping, begin, len: mapped } = mapping;
+        assert!(bytes <= mapped, "{mapped} bytes are mapped, {bytes} wanted");
+        assert!(begin + mapped <= mapping.len(), "the part is within its mapping");
         // Only advice: a kernel without huge pages serves small ones.
         #[cfg(target_os = "linux")]
         let _ = mapping.advise(memmap2::Advice::HugePage);
-        let first = NonNull::new(mapping.as_ptr().cast_mut().cast::<T>())
-            .expect("a mapping is not at address 0");
-        assert!(first.is_aligned(), "a mapping starts at a page");
+        let first = mapping.as_ptr().wrapping_add(begin);
+        let first =
+            NonNull::new(first.cast_mut().cast::<T>()).expect("a mapping is not at address 0");
+        assert!(first.is_aligned(), "a mapping's part starts at a page");
         Region { first, len, memory: Memory::Mapped { _mapping: mapping } }
     }
 }

@@ -24,6 +24,8 @@ use super::detector::Arrivals;
 use super::groups::Standing;
 #[cfg(not(loom))]
 use super::region::Words;
+#[cfg(not(loom))]
+pub use super::slots::Mapping;
 pub use super::slots::{Kept, Reserve, ShardMemory, SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
 use crate::sync::seqlock::{Version, Write};

@@ -5,6 +5,8 @@
 //! chunk at a time, since a store to a page that the file system has no room for would be fatal.
 
 use super::journal::Journal;
+#[cfg(not(loom))]
+pub use super::region::Mapping;
 use super::region::Region;
 use super::slot::{Slot, SlotData};
 use super::transition::{PeerState, Transition};
@@ -45,8 +47,9 @@ impl SlotRegion {
     /// The slots in a mapping, as many as fit; whatever bytes they are. `reserved` of them have
     /// memory behind them, and `reserve` finds more.
     #[cfg(not(loom))]
-    pub fn mapped(mapping: memmap2::MmapMut, reserved: u32, reserve: Reserve) -> SlotRegion {
-        let capacity = (mapping.len() / size_of::<Slot>()).min(Self::MAX_CAPACITY as usize);
+    pub fn mapped(mapping: impl Into<Mapping>, reserved: u32, reserve: Reserve) -> SlotRegion {
+        let mapping = mapping.into();
+        let capacity = (mapping.len / size_of::<Slot>()).min(Self::MAX_CAPACITY as usize);
         let region = Region::mapped(mapping, capacity);
         SlotRegion { region, reserved: reserved.min(capacity as u32), reserve: Some(reserve) }
     }

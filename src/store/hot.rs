@@ -1,10 +1,10 @@
 //! The hot file: each shard's slots and journal, mapped, one file for all.
 //!
 //! ```text
-//!   ┌────────┬─────────┬──────────────────┬─────────┬──────────────────┬─ ─
-//!   │ header │ journal │ slots            │ journal │ slots            │        sections begin at
-//!   │        │ shard 0 │ shard 0, sparse  │ shard 1 │ shard 1, sparse  │        multiples of 64 KiB
-//!   └────────┴─────────┴──────────────────┴─────────┴──────────────────┴─ ─
+//!   ┌────────┬─────────┬─────────┬─ ─ ─┬──────────────────┬──────────────────┬─ ─
+//!   │ header │ journal │ journal │     │ slots            │ slots            │   from multiples of
+//!   │        │ shard 0 │ shard 1 │     │ shard 0, sparse  │ shard 1, sparse  │   64 KiB; slots: of 2 MiB
+//!   └────────┴─────────┴─────────┴─ ─ ─┴──────────────────┴──────────────────┴─ ─
 //!   header, u64 each: magic, layout, generation, boot id (2), shards and capacity, check │ clean
 //! ```
 //!
@@ -22,6 +22,7 @@
 
 use super::allocate;
 use super::dir::{self, StateDir, StateError};
+use super::huge::{self, HUGE};
 use crate::engine::journal::{Journal, last_look};
 use crate::engine::sight::Sight;
 use crate::engine::slot::{Kept, Reserve, ShardMemory, Slot, SlotData, SlotRegion};
@@ -42,7 +43,9 @@ const MAGIC: u64 = u64::from_ne_bytes(*b"SYSTOLE\0");
 const LAYOUT: u64 = 4 << 16 | size_of::<Slot>() as u64;
 const SECTION: u64 = 64 << 10;
 const SLOT: u64 = size_of::<Slot>() as u64;
-/// Slots that are given memory at a time.
+/// Slots of a huge page.
+const HUGE_SLOTS: u32 = HUGE as u32 / SLOT as u32;
+/// Slots of the first huge page that are given memory at a time: few peers take little.
 const CHUNK: u32 = 2_048;
 const CLEAN_AT: u64 = 7 * 8;
 
@@ -57,17 +60,17 @@ pub struct Shape {
 
 impl Shape {
     fn journal_at(self, shard: u32) -> u64 {
-        let journal = (Journal::BYTES as u64).next_multiple_of(SECTION);
-        let slots = (self.capacity as u64 * SLOT).next_multiple_of(SECTION);
-        SECTION + shard as u64 * (journal + slots)
+        SECTION + u64::from(shard) * (Journal::BYTES as u64).next_multiple_of(SECTION)
     }
 
     fn slots_at(self, shard: u32) -> u64 {
-        self.journal_at(shard) + (Journal::BYTES as u64).next_multiple_of(SECTION)
+        let slots = (u64::from(self.capacity) * SLOT).next_multiple_of(HUGE as u64);
+        let first = self.journal_at(self.shards).next_multiple_of(HUGE as u64);
+        first + u64::from(shard) * slots
     }
 
     fn bytes(self) -> u64 {
-        self.journal_at(self.shards)
+        self.slots_at(self.shards)
     }
 }
 
@@ -240,17 +243,15 @@ impl HotFile {
 
     fn slots(&self, shard: u32) -> io::Result<SlotRegion> {
         let (at, capacity) = (self.shape.slots_at(shard), self.shape.capacity);
-        let mapping = map(&self.file, at, capacity as usize * SLOT as usize)?;
+        let mapping = huge::map(&self.file, at, capacity as usize * SLOT as usize)?;
         let journal = self.journals[shard as usize].clone();
         let reserved = journal.reserved().min(capacity);
+        let address = mapping.memory.as_ptr() as usize + mapping.begin;
+        let used = reserved as usize * SLOT as usize;
         // Taken in at one blow, rather than page by page.
-        #[cfg(target_os = "linux")]
-        let _ = mapping.advise_range(
-            memmap2::Advice::PopulateWrite,
-            0,
-            reserved as usize * SLOT as usize,
-        );
-        let reserve = reserve(self.file.clone(), journal, at, capacity);
+        huge::collapse(address, used - used % HUGE);
+        let _ = mapping.memory.advise_range(memmap2::Advice::PopulateWrite, mapping.begin, used);
+        let reserve = reserve(self.file.clone(), journal, (at, address), capacity);
         Ok(SlotRegion::mapped(mapping, reserved, reserve))
     }
 
@@ -367,18 +368,30 @@ fn map(file: &File, offset: u64, len: usize) -> io::Result<MmapMut> {
     unsafe { MmapOptions::new().offset(offset).len(len).map_mut(file) }
 }
 
-/// Finds memory for slots, a chunk at a time, and notes it in the journal.
-fn reserve(file: Arc<File>, journal: Arc<Journal>, slots_at: u64, capacity: u32) -> Reserve {
+/// Finds memory for slots, a chunk or a huge page at a time, and notes it in the journal. They are at
+/// `slots_at` in the file and in memory.
+fn reserve(
+    file: Arc<File>,
+    journal: Arc<Journal>,
+    slots_at: (u64, usize),
+    capacity: u32,
+) -> Reserve {
     let told = AtomicBool::new(false);
     Box::new(move |index| {
         let reserved = journal.reserved().min(capacity);
         if index < reserved {
             return reserved;
         }
-        let upto = index.saturating_add(CHUNK).min(capacity);
-        let (from, len) = (reserved as u64 * SLOT, (upto - reserved) as u64 * SLOT);
-        match allocate(&file, slots_at + from, len) {
+        let (in_file, in_memory) = slots_at;
+        let chunk = if index < HUGE_SLOTS { CHUNK } else { HUGE_SLOTS };
+        let upto = (index - index % chunk).saturating_add(chunk).min(capacity);
+        let (from, len) = (u64::from(reserved) * SLOT, u64::from(upto - reserved) * SLOT);
+        let page = in_memory + HUGE * (index / HUGE_SLOTS) as usize;
+        match allocate(&file, in_file + from, len) {
             Ok(()) => {
+                if upto.is_multiple_of(HUGE_SLOTS) {
+                    huge::collapse(page, HUGE);
+                }
                 journal.set_reserved(upto);
                 upto
             }

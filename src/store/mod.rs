@@ -22,6 +22,7 @@
 pub mod dir;
 pub mod events;
 pub mod hot;
+mod huge;
 pub mod names;
 pub mod places;
 pub mod whole;
