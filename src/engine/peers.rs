@@ -12,14 +12,14 @@
 //! horizon: nothing is stored in the peer while it is held, so nothing has to be undone. While it is
 //! held the answer is always a time ahead of the horizon, at which it is asked again.
 
-use super::groups::Groups;
+use super::groups::{Groups, Standing};
 use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
 use super::transition::PeerState;
 use super::way::number_of;
 use super::wheel::Timers;
-use crate::wire::{self, PeerId};
+use crate::wire::{self, PeerId, Status};
 use std::sync::Arc;
 
 /// How long behind its parent's deadline a child waits for the parent's own verdict, which another
@@ -172,15 +172,31 @@ impl Peers {
         };
         let mut down_ns = judged.down_ns;
         let mut waited_for = Extensions::NONE;
+        let let_down_ns = match self.groups.exempts(slot.standing()) {
+            true => self.exempted_ns,
+            false => self.groups.let_down_ns(slot.standing(), self.horizon_ns),
+        };
+        // Whoever has a parent may have been held for it until now.
+        let may_wait = self.groups.parent(number_of(slot.parent())).is_some();
+        let until_ns = if may_wait { self.horizon_ns } else { let_down_ns.max(down_ns) };
+        let held = self.sight.judge_held(silence, until_ns);
+        if held.down_ns > down_ns {
+            (down_ns, waited_for) = (held.down_ns, held.why);
+            if down_ns > self.horizon_ns {
+                return hold(down_ns, waited_for);
+            }
+        }
         match self.parent(slot) {
             Parent::Gone { .. } => {
                 return verdict(Some(PeerState::Unreachable), down_ns, waited_for);
             }
-            Parent::InDoubt { again_ns, .. } => return hold(again_ns, Extensions::PARENT),
+            Parent::InDoubt { again_ns, .. } => {
+                return hold(again_ns, waited_for.with(Extensions::PARENT));
+            }
             Parent::Alive { heard_ns, .. } if heard_ns > down_ns => {
                 // Its heartbeat ended the doubt.
                 down_ns = heard_ns.min(self.horizon_ns);
-                waited_for = Extensions::PARENT;
+                waited_for = waited_for.with(Extensions::PARENT);
             }
             Parent::Alive { .. } | Parent::None => {}
         }
@@ -189,10 +205,6 @@ impl Peers {
             let again_ns = self.horizon_ns.saturating_add(silence.interval_ns);
             return hold(until_ns.min(again_ns), Extensions::MASS);
         }
-        let let_down_ns = match self.groups.exempts(slot.standing()) {
-            true => self.exempted_ns,
-            false => self.groups.let_down_ns(slot.standing(), self.horizon_ns),
-        };
         if let_down_ns > down_ns {
             down_ns = let_down_ns;
             waited_for = waited_for.with(Extensions::MASS);
@@ -293,7 +305,11 @@ impl Peers {
         };
         let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
         let overdue_ns = record.last_seen_ns.saturating_add(due_ns);
-        let down_ns = self.sight.judge(&silence).down_ns;
+        // Held itself, it is called down when its hold ends, and not before all that it is granted.
+        let planned = record.silenced || record.status == Status::Maintenance;
+        let standing = Standing { group: record.group, planned };
+        let let_down_ns = self.groups.let_down_ns(standing, self.horizon_ns);
+        let down_ns = self.sight.judge_held(&silence, let_down_ns).down_ns.max(let_down_ns);
         let decided_ns = down_ns.saturating_add(PARENT_SLACK_NS);
         if self.horizon_ns <= overdue_ns || self.horizon_ns > decided_ns {
             let (since_ns, heard_ns) = (record.since_ns, record.last_seen_ns);

@@ -494,6 +494,8 @@ mod forgery;
 #[cfg(test)]
 mod guards;
 #[cfg(test)]
+mod held;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod usual;

@@ -216,6 +216,26 @@ impl Sight {
         judged
     }
 
+    /// The two deadlines of a silent peer whose verdict was held until `until_ns` for another reason than
+    /// its own silence: a window that opened behind its deadline and before that time was not, as
+    /// [`judge`](Self::judge) takes it, opened behind a verdict. Where it may have swallowed a heartbeat,
+    /// there is time for one more.
+    pub fn judge_held(&self, silence: &Silence, until_ns: u64) -> Judged {
+        let judged = self.judge(silence);
+        let mut held = judged;
+        for window in self.windows() {
+            let may_swallow = window.deaf || window.blind_ns >= silence.interval_ns;
+            let counts = window.from_ns >= judged.down_ns
+                && window.from_ns < until_ns.max(held.down_ns)
+                && window.to_ns > silence.last_seen_ns;
+            if may_swallow && counts {
+                let why = if window.deaf { Extensions::DEAF } else { Extensions::BLIND };
+                held = silence.one_more(held, window.to_ns, why);
+            }
+        }
+        held
+    }
+
     fn add(&mut self, mut window: Window) {
         if window.to_ns <= window.from_ns {
             return;
@@ -298,6 +318,23 @@ mod tests {
     fn a_stall_behind_suspicion_moves_only_down() {
         let judged = judge(&[(102 * S + S / 2, 102 * S + S / 2 + S / 10, false)], &SILENT);
         assert_eq!((judged.suspect_ns, judged.down_ns), (102 * S, 103 * S + S / 10));
+    }
+
+    #[test]
+    fn what_opens_while_a_verdict_is_held_counts() {
+        let mut sight = Sight::default();
+        sight.blind(105 * S, 110 * S);
+        assert_eq!(sight.judge(&SILENT), SILENT.plain(), "its deadline had passed before");
+        assert_eq!(sight.judge_held(&SILENT, 104 * S), SILENT.plain(), "and its hold as well");
+        let held = sight.judge_held(&SILENT, 106 * S);
+        assert_eq!((held.suspect_ns, held.down_ns), (111 * S, 111 * S + S / 2));
+        assert_eq!(held.why, Extensions::BLIND);
+        // Nothing that was sent in a short stall is lost.
+        let mut sight = Sight::default();
+        sight.blind(105 * S, 105 * S + S / 2);
+        assert_eq!(sight.judge_held(&SILENT, 200 * S), SILENT.plain());
+        sight.deaf(105 * S + S / 2, 105 * S + S * 3 / 4);
+        assert_eq!(sight.judge_held(&SILENT, 200 * S).down_ns, 107 * S + S / 4);
     }
 
     #[test]

@@ -8,24 +8,29 @@ use crate::testing::{Rng, seeds};
 use crate::wire;
 use PeerState::*;
 
-const MS: u64 = 1_000_000;
-const START: u64 = 5_000 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const START: u64 = 5_000 * MS;
 
 /// Peers of 100 ms: suspect 192 ms after the last heartbeat, down after 320 ms.
 const SUSPECT_NS: u64 = 192 * MS;
-const DOWN_NS: u64 = 320 * MS;
+pub(super) const DOWN_NS: u64 = 320 * MS;
 
-fn beats(peers: impl IntoIterator<Item = u64>, sequence: u32) -> Vec<Heartbeat> {
+pub(super) fn beats(peers: impl IntoIterator<Item = u64>, sequence: u32) -> Vec<Heartbeat> {
     peers.into_iter().map(|peer| beat(peer, 1, sequence)).collect()
 }
 
-fn braked(least: u32) -> Bench {
+pub(super) fn braked(least: u32) -> Bench {
     let brake = BrakeSettings { share: 0.5, least, hold_ns: 10_000 * MS };
     Bench::with(Groups::new(vec![policy()], brake), 4_096, START)
 }
 
 /// Advances in steps of a millisecond; what changed to one of these states.
-fn run(bench: &mut Bench, from_ns: u64, to_ns: u64, wanted: &[PeerState]) -> Vec<Transition> {
+pub(super) fn run(
+    bench: &mut Bench,
+    from_ns: u64,
+    to_ns: u64,
+    wanted: &[PeerState],
+) -> Vec<Transition> {
     let mut told = Vec::new();
     for now_ns in (from_ns..=to_ns).step_by(MS as usize) {
         told.extend(bench.advance(now_ns).into_iter().filter(|t| wanted.contains(&t.to)));
@@ -261,7 +266,7 @@ fn a_group_has_a_policy_of_its_own() {
 }
 
 /// Peer 9 is the parent of 1 and 2.
-fn family() -> Bench {
+pub(super) fn family() -> Bench {
     let mut bench = Bench::new(64, START);
     let parent = bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
     bench.observe(&beats([1, 2, 9], 1), START);

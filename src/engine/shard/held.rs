@@ -1,0 +1,92 @@
+//! Tests of verdicts that are held, for a brake or for a parent, while the monitor is blind or deaf.
+
+use super::guards::{DOWN_NS, MS, START, beats, braked, family, run};
+use super::tests::{Bench, beat};
+use super::*;
+use PeerState::*;
+use std::collections::HashSet;
+
+/// The brakes of `braked` hold for so long.
+const HOLD_NS: u64 = 10_000 * MS;
+
+/// A hundred fell silent and are held; we do not look from 4 s on, until behind the hold's end.
+fn stopped_while_held(deaf: bool) -> (Bench, u64) {
+    let mut bench = braked(50);
+    bench.observe(&beats(1..=100, 1), START);
+    run(&mut bench, START, START + 4_000 * MS, &[]);
+    let back_ns = START + DOWN_NS + HOLD_NS + 2_000 * MS;
+    // Sixty have come back meanwhile, and that was read.
+    bench.observe(&beats(1..=60, 2), back_ns);
+    bench.shard.blind(START + 4_000 * MS, back_ns, &mut bench.sink);
+    if deaf {
+        bench.shard.deaf(back_ns - MS, back_ns, &mut bench.sink);
+    }
+    (bench, back_ns)
+}
+
+#[test]
+fn who_may_have_beaten_while_we_were_stopped_in_a_hold_has_time_for_one_more() {
+    for deaf in [false, true] {
+        let (mut bench, back_ns) = stopped_while_held(deaf);
+        // Twenty beat on, whose heartbeats of the stop were lost; twenty are dead.
+        let told = run(&mut bench, back_ns, back_ns + 90 * MS, &[Down]);
+        assert_eq!(told, [], "deaf: {deaf}");
+        bench.observe(&beats(1..=80, 3), back_ns + 95 * MS);
+        let told = run(&mut bench, back_ns + 95 * MS, back_ns + 300 * MS, &[Down]);
+        let dead: HashSet<u64> = told.iter().map(|t| t.peer.0).collect();
+        assert_eq!(dead, (81..=100).collect(), "deaf: {deaf}");
+        for t in told {
+            let why = if deaf { Extensions::DEAF } else { Extensions::BLIND };
+            assert!(t.extended_by.has(why) && t.lateness_ns() <= MS, "{t:?}");
+            // One interval and the grace, times the ratio of the two deadlines.
+            assert_eq!(t.deadline_ns, back_ns + 200 * MS);
+        }
+    }
+}
+
+#[test]
+fn a_stop_behind_a_release_counts_as_well() {
+    let mut bench = braked(50);
+    bench.observe(&beats(1..=100, 1), START);
+    run(&mut bench, START, START + 4_000 * MS, &[]);
+    bench.observe(&beats(1..=90, 2), START + 4_000 * MS);
+    // The others have time until 4.2 s; we do not look from 4.1 s on.
+    let back_ns = START + 9_000 * MS;
+    run(&mut bench, START + 4_000 * MS, START + 4_100 * MS, &[]);
+    bench.observe(&beats(1..=90, 3), back_ns);
+    bench.shard.blind(START + 4_100 * MS, back_ns, &mut bench.sink);
+    assert_eq!(run(&mut bench, back_ns, back_ns + 90 * MS, &[Down]), []);
+    bench.observe(&beats(1..=95, 4), back_ns + 95 * MS);
+    let told = run(&mut bench, back_ns + 95 * MS, back_ns + 300 * MS, &[Down]);
+    assert_eq!(told.len(), 5, "{told:?}");
+}
+
+#[test]
+fn children_that_wait_for_a_parent_are_granted_what_we_missed_meanwhile() {
+    let mut bench = family();
+    // The parent beats a little longer, but is late itself when its children are.
+    bench.observe(&beats([9], 2), START + 90 * MS);
+    run(&mut bench, START, START + DOWN_NS + 10 * MS, &[]);
+    assert_eq!(bench.state(1), Suspect, "it waits");
+    let from_ns = START + DOWN_NS + 15 * MS;
+    let back_ns = from_ns + 3_000 * MS;
+    // The parent and one child were read; of the other all was lost.
+    bench.observe(&[beat(9, 1, 3), beat(1, 1, 2)], back_ns);
+    bench.shard.blind(from_ns, back_ns, &mut bench.sink);
+    bench.shard.deaf(from_ns, back_ns, &mut bench.sink);
+    assert_eq!(run(&mut bench, back_ns, back_ns + 90 * MS, &[Down, Unreachable]), []);
+    bench.observe(&beats([1, 2, 9], 4), back_ns + 95 * MS);
+    assert_eq!([1, 2].map(|peer| bench.state(peer)), [Up, Up]);
+}
+
+#[test]
+fn the_children_of_a_parent_that_is_held_with_them_are_unreachable_with_it() {
+    let mut bench = braked(50);
+    let parent = bench.shard.shared.groups.parent_number(PeerId(100)).unwrap();
+    bench.observe(&beats(1..=100, 1), START);
+    (1..100).for_each(|peer| bench.shard.assign(PeerId(peer), 0, parent, START));
+    let told = run(&mut bench, START, START + DOWN_NS + HOLD_NS + 1_000 * MS, &[Down, Unreachable]);
+    let down: Vec<u64> = told.iter().filter(|t| t.to == Down).map(|t| t.peer.0).collect();
+    assert_eq!(down, [100], "{} of 100", told.len());
+    assert_eq!(told.len(), 100);
+}
