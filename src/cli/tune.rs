@@ -102,7 +102,17 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
         let network = tune::network(&trace, &intervals);
         let late = late_by_moments(network.loss, network.variance);
         let recurrence_ns = 1.0 / demand.mistakes_per_ns;
+        let longest_us = (trace.peers.iter().zip(&intervals))
+            .map(|(peer, us)| if *us == 0 { peer.estimate_interval_us() } else { *us })
+            .max();
         let _ = match interval_for(demand.within_ns as f64, recurrence_ns, late) {
+            // The one that there is does not meet it.
+            Some(ns) if longest_us.is_some_and(|us| ns >= us as f64 * 1e3) => write!(
+                text,
+                "\nBy Chen's procedure the present interval would do: it takes losses and delays for \
+                 independent of each other, and here they come in bunches. What an interval would \
+                 have to be, only a recording with it can tell."
+            ),
             Some(ns) => write!(
                 text,
                 "\nBy Chen's procedure, with {:.3} % lost and a delay that deviates by {}, an interval \

@@ -3,7 +3,8 @@
 //! An expectation is a name, or so many peers of a group. It is met while the monitor knows that peer
 //! in any state, or that many; who fell silent is another matter. Unmet for as long as it allows
 //! (counted from the monitor's start, or from when it was last met) it is reported as missing, once,
-//! and once more when it is met.
+//! and once more when it is met. A time in which nobody looked, as when the monitor was stopped, is not
+//! counted: who came then may not be known yet.
 //!
 //! Sans-IO: the time is an argument, and so is how many are known.
 
@@ -13,6 +14,8 @@ use std::collections::HashSet;
 
 /// Most expectations that are looked at in one go.
 const STRIDE: usize = 8_192;
+/// Whoever looks less often than this did not run, nanoseconds.
+const UNSEEN_NS: u64 = 1_000_000_000;
 
 /// What is expected.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -54,7 +57,7 @@ pub struct Change {
 struct Item {
     expected: Expectation,
     id: PeerId,
-    /// Since when it is unmet; `None` while it is met.
+    /// Since when it is unmet, by the clock of [`Expectations::check`]; `None` while it is met.
     unmet_ns: Option<u64>,
     missing: bool,
     known: u32,
@@ -66,6 +69,9 @@ pub struct Expectations {
     items: Vec<Item>,
     next: usize,
     missing: usize,
+    /// When it was looked last, and for how long nobody did, altogether.
+    looked_ns: u64,
+    unseen_ns: u64,
 }
 
 /// An expectation and how it stands.
@@ -89,7 +95,8 @@ impl Expectations {
             };
             Item { expected, id, unmet_ns: Some(now_ns), missing: false, known: 0 }
         };
-        Expectations { items: expectations.into_iter().map(item).collect(), next: 0, missing: 0 }
+        let items = expectations.into_iter().map(item).collect();
+        Expectations { items, looked_ns: now_ns, ..Expectations::default() }
     }
 
     /// Looks at the next of them: `peer` says whether one is known, `group` how many are of one.
@@ -100,6 +107,12 @@ impl Expectations {
         group: impl Fn(&str) -> u32,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
+        let since_ns = now_ns.saturating_sub(std::mem::replace(&mut self.looked_ns, now_ns));
+        if since_ns > UNSEEN_NS {
+            self.unseen_ns += since_ns;
+        }
+        // By a clock that stood still while nobody looked.
+        let seen_ns = now_ns.saturating_sub(self.unseen_ns);
         for _ in 0..self.items.len().min(STRIDE) {
             let index = self.next;
             self.next = (self.next + 1) % self.items.len();
@@ -110,12 +123,12 @@ impl Expectations {
             };
             item.known = known;
             let since_ns = match known < wanted {
-                true => Some(*item.unmet_ns.get_or_insert(now_ns)),
+                true => Some(*item.unmet_ns.get_or_insert(seen_ns)),
                 false => None,
             };
             item.unmet_ns = since_ns;
             let missing = match since_ns {
-                Some(since_ns) => item.missing || since_ns + item.expected.within_ns <= now_ns,
+                Some(since_ns) => item.missing || since_ns + item.expected.within_ns <= seen_ns,
                 None => false,
             };
             if missing != item.missing {
@@ -220,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_in_which_nobody_looked_is_not_counted() {
+        let mut expect = Expectations::new(vec![peer("a", 3)], 0);
+        let mut missing =
+            |at_ms: u64| !expect.check(at_ms * S / 1_000, |_| false, |_| 0).is_empty();
+        assert!(!missing(1_000) && !missing(2_000));
+        assert!(!missing(9_000), "stopped for seven seconds");
+        assert!(!missing(9_900));
+        assert!(missing(10_000), "and one more, of which we saw all");
+    }
+
+    #[test]
     fn it_agrees_with_the_time_that_each_was_unmet() {
         for seed in seeds() {
             let mut random = Random::new(seed);
@@ -253,8 +277,8 @@ mod tests {
         let many = STRIDE + 10;
         let all = (0..many).map(|i| peer(&i.to_string(), 1)).collect();
         let mut expect = Expectations::new(all, 0);
-        assert_eq!(expect.check(2 * S, |_| false, |_| 0).len(), STRIDE);
-        assert_eq!(expect.check(3 * S, |_| false, |_| 0).len(), 10);
+        assert_eq!(expect.check(S, |_| false, |_| 0).len(), STRIDE);
+        assert_eq!(expect.check(2 * S, |_| false, |_| 0).len(), 10);
         assert_eq!((expect.missing(), expect.len()), (many, many));
     }
 }
