@@ -210,7 +210,7 @@ impl Alarms {
                 self.incidents.mass_silence(silence);
                 self.collect();
             }
-            Notice::Conflict { peer, at_ns, incarnations } => {
+            Notice::Conflict { peer, at_ns, incarnations, .. } => {
                 let is_fresh = |then: &u64| at_ns.saturating_sub(*then) < CONFLICT_NS;
                 self.conflicts.retain(|_, then| is_fresh(then));
                 if self.conflicts.contains_key(&peer) {

@@ -1,7 +1,7 @@
 //! The engine: who is up, who fell silent. Sans-IO.
 pub mod admission;
 pub mod brake;
-mod conflict;
+pub(crate) mod conflict;
 pub mod detector;
 pub mod groups;
 mod index;

@@ -24,14 +24,16 @@ pub enum Notice {
         /// Which peer it is.
         relay: PeerId,
     },
-    /// Two senders are alive under one id.
+    /// Two senders are alive under one id. Said again now and then as long as they are.
     Conflict {
         /// Whose.
         peer: PeerId,
         /// When it was recognised.
         at_ns: u64,
-        /// The incarnation that is heard, and the older one that beats on beside it.
+        /// The incarnation that is heard, and the one that beats on beside it: the same or an older.
         incarnations: [u32; 2],
+        /// The peer's interval.
+        interval_ns: u64,
     },
     /// A time in which the monitor did not look, or did not hear all.
     Blind {

@@ -139,6 +139,7 @@ impl Shard {
     pub fn new(table: Table, shared: Surroundings, now_ns: u64) -> Shard {
         let (groups, views) = (shared.groups.clone(), shared.views.clone());
         let wheel = Wheel::new(now_ns / 1_000, table.capacity());
+        let conflicts = Conflicts::new(table.capacity());
         Shard {
             peers: Peers {
                 table,
@@ -149,7 +150,7 @@ impl Shard {
                 exempted_ns: 0,
             },
             wheel,
-            conflicts: Conflicts::default(),
+            conflicts,
             admission: Admission::default(),
             relays: Relays::default(),
             report_no: 0,
@@ -489,6 +490,8 @@ fn mass_silence(scope: Scope, held: bool, at_ns: u64, census: Census) -> Notice 
 mod hear;
 mod resume;
 
+#[cfg(test)]
+mod conflicts;
 #[cfg(test)]
 mod forgery;
 #[cfg(test)]

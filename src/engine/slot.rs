@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 mod tag {
     pub(super) const STATE: u32 = 0;
     pub(super) const PENDING: u32 = 8;
-    /// The two lowest bits; above them [`SILENCED`].
+    /// The two lowest bits; above them [`SILENCED`] and [`WITNESS`].
     pub(super) const STATUS: u32 = 16;
     /// The lowest bit; above it the mark of the way.
     pub(super) const SEQUENCED: u32 = 24;
@@ -47,6 +47,8 @@ mod tag {
     pub(super) const GROUP: u32 = 48;
     /// The bit of the status byte that says that its peer is silenced.
     pub(super) const SILENCED: u8 = 4;
+    /// The bit of the status byte that says that the next heartbeat is wanted as a witness.
+    pub(super) const WITNESS: u8 = 8;
 }
 
 /// A peer's record as a plain value.
@@ -278,6 +280,13 @@ impl Slot {
         self.tag(tag::STATUS) & tag::SILENCED != 0
     }
 
+    /// Whether the next heartbeat that is applied is wanted as a witness, see [`super::conflict`]. No
+    /// part of the record.
+    #[inline]
+    pub(super) fn wants_witness(&self) -> bool {
+        self.tag(tag::STATUS) & tag::WITNESS != 0
+    }
+
     /// Which brakes it counts for.
     #[inline]
     pub(super) fn standing(&self) -> Standing {
@@ -309,8 +318,8 @@ impl Slot {
         (self.tags.load(Ordering::Relaxed) >> tag::GROUP) as u16
     }
 
-    /// Whether it is up, nothing is pending, and its last heartbeat had a sequence number and this
-    /// status, way and key: one comparison.
+    /// Whether it is up, nothing is pending, no witness is wanted, and its last heartbeat had a
+    /// sequence number and this status, way and key: one comparison.
     #[inline]
     pub(super) fn is_up_as(&self, status: Status, mark: u8, key_id: u8) -> bool {
         const BYTE: u64 = 0xFF;
@@ -375,7 +384,7 @@ impl SlotWriter<'_> {
         self.set_tag(tag::PENDING, code);
     }
 
-    /// What the sender last said of itself.
+    /// What the sender last said of itself; a witness is wanted no more.
     #[inline]
     pub fn set_status(&mut self, status: Status) {
         let silenced = self.slot.tag(tag::STATUS) & tag::SILENCED;
@@ -386,6 +395,12 @@ impl SlotWriter<'_> {
     pub fn set_silenced(&mut self, silenced: bool) {
         let bit = if silenced { tag::SILENCED } else { 0 };
         self.set_tag(tag::STATUS, bit | self.slot.status() as u8);
+    }
+
+    /// Wants the next heartbeat that is applied as a witness.
+    pub(super) fn want_witness(&mut self) {
+        let status = self.slot.tag(tag::STATUS);
+        self.set_tag(tag::STATUS, status | tag::WITNESS);
     }
 
     /// Whether a binary form was ever seen.
@@ -552,7 +567,7 @@ impl Slot {
         let narrow = [&self.last_sequence, &self.stale];
         let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);
         narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
-        self.tags.store(draw() & 0x0007_0707_0707, Ordering::Relaxed);
+        self.tags.store(draw() & 0x000f_0f0f_0f0f, Ordering::Relaxed);
         if draw() & 1 == 0 {
             std::mem::forget(self.write());
         }

@@ -117,7 +117,7 @@ counters! {
     Extended = "extended",
     /// Times that so many fell silent at once that they were held as suspect.
     MassSilences = "mass_silences",
-    /// Times that two senders were found alive under one id.
+    /// Peers found to have a second sender; again if it was over in between.
     Conflicts = "conflicts",
     /// Times round the loop.
     Turns = "turns",

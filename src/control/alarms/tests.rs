@@ -259,7 +259,8 @@ fn a_mass_silence_is_an_incident_and_what_follows_belongs_to_it() {
 fn conflicts_and_long_blindness_are_told_short_blindness_is_not() {
     let mut monitor = fleet(config());
     let blind = |for_ns: u64| Notice::Blind { from_ns: 5_000, to_ns: 5_000 + for_ns, deaf: false };
-    let conflict = Notice::Conflict { peer: web(1), at_ns: 9_000, incarnations: [9, 7] };
+    let conflict =
+        Notice::Conflict { peer: web(1), at_ns: 9_000, incarnations: [9, 7], interval_ns: 1 };
     for notice in [blind(20_000_000), blind(2_000_000_000), conflict] {
         monitor.report(web(1), Report::Notice(notice));
     }

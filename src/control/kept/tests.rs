@@ -241,8 +241,12 @@ fn who_flaps_goes_on_flapping_and_time_that_nobody_looked_is_no_quiet() {
 #[test]
 fn conflicts_and_the_missing_are_told_once() {
     let dir = TempDir::new();
-    let conflict =
-        Notice::Conflict { peer: web(1), at_ns: clock::monotonic_ns(), incarnations: [9, 7] };
+    let conflict = Notice::Conflict {
+        peer: web(1),
+        at_ns: clock::monotonic_ns(),
+        incarnations: [9, 7],
+        interval_ns: 1,
+    };
     let expect = |monitor: &FakeMonitor| {
         let expected = vec![crate::control::expect::Expectation {
             what: Expected::Peer("db-1".into()),

@@ -1,4 +1,4 @@
-//! Tests of what keeps a peer from being blamed: windows, brakes, parents; and of second senders.
+//! Tests of what keeps a peer from being blamed: windows, brakes, parents.
 
 use super::tests::{Bench, beat, policy};
 use super::*;
@@ -429,32 +429,6 @@ fn two_that_name_each_other_as_parents_do_not_wait_for_ever() {
     let told = run(&mut bench, START, START + 1_000 * MS, &[Down, Unreachable]);
     assert_eq!(told.iter().filter(|t| t.to == Down).count(), 1, "one of them: {told:?}");
     assert_eq!(told.len(), 2);
-}
-
-#[test]
-fn a_second_sender_under_one_id_is_told() {
-    let mut bench = Bench::new(8, START);
-    for i in 0..10u64 {
-        let now_ns = START + i * 100 * MS;
-        bench.observe(&[beat(1, 5, i as u32), beat(1, 6, i as u32)], now_ns);
-    }
-    let conflicts = bench.sink.notices.iter().filter(|n| matches!(n, Notice::Conflict { .. }));
-    let expected =
-        Notice::Conflict { peer: PeerId(1), at_ns: START + 400 * MS, incarnations: [6, 5] };
-    assert_eq!(conflicts.collect::<Vec<_>>(), [&expected]);
-    assert_eq!(bench.counters.get(Counter::Conflicts), 1);
-}
-
-#[test]
-fn a_restart_is_no_second_sender() {
-    let mut bench = Bench::new(8, START);
-    for i in 0..20u64 {
-        let incarnation = if i < 10 { 5 } else { 6 };
-        bench.observe(&[beat(1, incarnation, i as u32)], START + i * 100 * MS);
-    }
-    // Stragglers of before.
-    bench.observe(&[beat(1, 5, 100), beat(1, 5, 101)], START + 2_000 * MS);
-    assert!(bench.sink.notices.is_empty());
 }
 
 /// Whatever a detector learns, at any time and however it brings the deadline nearer, the timer goes

@@ -11,6 +11,7 @@
 //! Whatever it leaves goes the long way, where what is rare stands in functions of its own, marked cold.
 
 use super::{Cause, Outlet, Shard, mass_silence};
+use crate::engine::conflict::Found;
 use crate::engine::detector::Arrivals;
 use crate::engine::groups::Standing;
 use crate::engine::notice::Notice;
@@ -156,7 +157,7 @@ impl Shard {
             && beat.status != Status::Maintenance
             && slot.status() != Status::Maintenance
             && last_seen_ns >= self.peers.sight.clear_since_ns();
-        let stood = slot.standing();
+        let (stood, is_witness) = (slot.standing(), slot.wants_witness() && beat.sequenced);
         let before = slot.arrivals();
         let mut arrivals = before;
         if interval_changed || order == Order::Restart {
@@ -207,6 +208,9 @@ impl Shard {
             self.began_or_ended_maintenance(index, stood, now_ns, outlet);
         }
         self.shared.counters.add(Counter::Heartbeats, 1);
+        if is_witness {
+            self.conflicts.applied(index, beat, now_ns);
+        }
         if missing > 0 {
             self.shared.counters.add(Counter::Gaps, missing as u64);
         }
@@ -329,15 +333,34 @@ impl Shard {
         };
         drop(write);
         self.shared.counters.add(counter, 1);
-        if order == Order::Stale && beat.incarnation != slot.incarnation() {
-            let (silence, _) = self.peers.judged(slot);
-            let (incarnation, sequence) = (beat.incarnation, beat.sequence);
-            let second_sender =
-                self.conflicts.stale(index, incarnation, sequence, silence.interval_ns, now_ns);
-            if second_sender {
-                self.shared.counters.add(Counter::Conflicts, 1);
-                let incarnations = [slot.incarnation(), incarnation];
-                outlet.notice(Notice::Conflict { peer: beat.peer, at_ns: now_ns, incarnations });
+        if beat.sequenced {
+            self.second_sender(index, beat, now_ns, outlet);
+        }
+    }
+
+    /// Looks whether a heartbeat that was refused shows that its peer has a second sender.
+    fn second_sender(
+        &mut self,
+        index: u32,
+        beat: &Heartbeat,
+        now_ns: u64,
+        outlet: &mut impl Outlet,
+    ) {
+        let slot = self.peers.table.slot(index);
+        let policy = self.peers.groups.policy(slot.group());
+        // Whichever of the two is slower sets the pace.
+        let interval_us = policy.interval_us(slot.interval_us()).max(beat.interval_us);
+        let interval_ns = interval_us.saturating_mul(1_000);
+        match self.conflicts.refused(index, beat, interval_ns, now_ns) {
+            Found::Nothing => {}
+            Found::WantsWitness => slot.write().want_witness(),
+            Found::SecondSender { is_news } => {
+                slot.write().want_witness();
+                self.shared.counters.add(Counter::Conflicts, u64::from(is_news));
+                let incarnations = [slot.incarnation(), beat.incarnation];
+                let peer = beat.peer;
+                let conflict = Notice::Conflict { peer, at_ns: now_ns, incarnations, interval_ns };
+                outlet.notice(conflict);
             }
         }
     }

@@ -175,6 +175,15 @@ fn only_the_usual_goes_the_short_way() {
         "the last was heard when some were lost"
     );
     let mut bench = known();
+    bench.observe(&[beat(1, 5, 7)], now_ns);
+    assert!(
+        !is_short(&bench, &usual, Way::Direct, now_ns),
+        "wanted as a witness, since one was refused"
+    );
+    bench.observe(&[usual], now_ns);
+    let next = Heartbeat { sequence: 9, ..usual };
+    assert!(is_short(&bench, &next, Way::Direct, now_ns + 100 * MS), "there is one");
+    let mut bench = known();
     bench.advance(START + 320 * MS);
     assert_eq!(bench.state(1), PeerState::Down);
     assert!(!is_short(&bench, &usual, Way::Direct, START + 330 * MS), "it was down");
