@@ -98,7 +98,10 @@ pub struct AlarmCounts {
     pub missing: u64,
     /// Silences that hold.
     pub silences: u64,
-    /// Times that two senders were found alive under one id, since the start.
+    /// Peers that have two senders or more.
+    #[serde(default)]
+    pub in_conflict: u64,
+    /// Times that a peer was found to have two senders, since the start.
     pub conflicts: u64,
     /// Time in which a reactor did not run when it should have, since the start, nanoseconds.
     pub blind_ns: u64,
@@ -230,6 +233,9 @@ pub struct PeerDetail {
     /// Whether it flaps.
     #[serde(default)]
     pub flapping: bool,
+    /// Its second sender, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub conflict: Option<Conflict>,
     /// The silence that it is under.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub silence: Option<Silence>,
@@ -361,6 +367,27 @@ pub struct Incident {
     pub first: Vec<String>,
 }
 
+/// Two senders or more under one name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// When it was recognised.
+    pub began: String,
+    /// When it was seen last.
+    pub seen: String,
+    /// The incarnation that was heard last, and the others; one stands twice if it has two senders.
+    pub incarnations: Vec<u32>,
+}
+
+/// Whose name has two senders.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerConflict {
+    /// The peer's name; its id in hex while the name is unknown.
+    pub peer: String,
+    /// Since when, and who.
+    #[serde(flatten)]
+    pub conflict: Conflict,
+}
+
 /// `GET /api/v1/incidents`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Incidents {
@@ -373,6 +400,9 @@ pub struct Incidents {
     pub closed: Vec<Incident>,
     /// Incidents that were not opened because 4,096 are open.
     pub refused: u64,
+    /// Whose names have two senders; no incidents, and at most 1,000 of them.
+    #[serde(default)]
+    pub conflicts: Vec<PeerConflict>,
 }
 
 /// An expectation and how it stands.

@@ -99,7 +99,7 @@ pub struct FlappingNote {
     pub percent: f64,
 }
 
-/// `event: conflict`: two senders are alive under one id.
+/// `event: conflict`: two senders are alive under one id, or are no longer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConflictNote {
     /// Number and time.
@@ -111,8 +111,14 @@ pub struct ConflictNote {
     pub id: String,
     /// Its group.
     pub group: String,
-    /// The incarnation that is heard, and the other that beats on beside it.
+    /// It began, or ended.
+    pub began: bool,
+    /// The incarnation that is heard, and the one that beats on beside it, the same or an older.
     pub incarnations: [u32; 2],
+    /// From its beginning to when it was seen last, nanoseconds.
+    pub lasted_ns: u64,
+    /// Since it was seen last, nanoseconds.
+    pub quiet_ns: u64,
 }
 
 /// `event: blind`: the monitor did not look, or did not hear all, for 100 ms or longer.

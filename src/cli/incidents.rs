@@ -3,7 +3,7 @@
 use super::client::{Client, MonitorArgs};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, notes, words};
-use crate::api::{Incident, Incidents};
+use crate::api::{Incident, Incidents, PeerConflict};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +69,12 @@ fn text(all: &Incidents, terminal: Terminal) -> String {
         parts.push("No incident is open.".into());
     }
     parts.extend(all.closed.iter().map(one));
+    parts.extend(all.conflicts.iter().map(|PeerConflict { peer, conflict }| {
+        let count = words::plural(conflict.incarnations.len() as u64, "sender");
+        let head = format!("{peer} has {count}, {}", notes::senders(&conflict.incarnations));
+        let (began, seen) = (words::time(&conflict.began, now), words::time(&conflict.seen, now));
+        format!("{}\n    since {began}, seen last {seen}", terminal.paint(Severity::Bad, &head))
+    }));
     parts.join("\n")
 }
 
@@ -98,11 +104,17 @@ mod tests {
             ..incident.clone()
         };
         let time = "2026-11-23T10:04:09.123456000Z".to_owned();
+        let conflict = crate::api::Conflict {
+            began: "2026-11-23T10:02:05.123456000Z".into(),
+            seen: "2026-11-23T10:03:05.123456000Z".into(),
+            incarnations: vec![9, 9, 7],
+        };
         let all = Incidents {
             time: time.clone(),
             open: vec![incident],
             closed: vec![closed],
             refused: 0,
+            conflicts: vec![PeerConflict { peer: "db-1".into(), conflict }],
         };
         assert_eq!(
             text(&all, Terminal::PLAIN),
@@ -110,7 +122,9 @@ mod tests {
     since 10:02:03.123456, for 2m 6s, 4 at most
     web-1, web-2, …
 #2 web: nobody missing of 50
-    since 10:02:03.123456, lasted 2m 6s, 4 at most"
+    since 10:02:03.123456, lasted 2m 6s, 4 at most
+db-1 has 3 senders, incarnations 9, 9 and 7
+    since 10:02:05.123456, seen last 10:03:05.123456"
         );
         let none = Incidents { time, ..Incidents::default() };
         assert_eq!(text(&none, Terminal::PLAIN), "No incident is open.");

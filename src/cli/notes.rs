@@ -16,11 +16,18 @@ pub fn sentence(note: &Note) -> (Severity, String) {
             }
         }
         Note::Conflict(note) => {
-            let [heard, other] = note.incarnations;
+            let peer = &note.peer;
+            if !note.began {
+                let quiet = words::duration(note.quiet_ns);
+                let lasted = words::duration(note.lasted_ns);
+                let text = format!(
+                    "{peer}: no second sender seen for {quiet}; there was one for {lasted}"
+                );
+                return (Severity::Good, text);
+            }
+            let who = senders(&note.incarnations);
             let text = format!(
-                "{}: two senders are alive under this name, incarnations {heard} and {other}; give \
-                 one of them another name",
-                note.peer
+                "{peer}: two senders are alive under this name, {who}; give one of them another name"
             );
             (Severity::Bad, text)
         }
@@ -85,6 +92,18 @@ fn whose(incident: &Incident) -> &str {
         ("mass_silence", "") => "the fleet",
         (_, "") => "the peers without a group",
         (_, group) => group,
+    }
+}
+
+/// Which senders a name has, by their incarnations.
+pub fn senders(incarnations: &[u32]) -> String {
+    match incarnations {
+        [one, other] if one == other => format!("both of incarnation {one}"),
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(u32::to_string).collect();
+            format!("incarnations {} and {last}", others.join(", "))
+        }
+        [] => String::new(),
     }
 }
 
@@ -176,7 +195,34 @@ mod tests {
             "web-1 flaps: 33.9 % of the last looks found a change",
         );
         let (peer, id, group) = named();
-        let conflict = ConflictNote { head: head(), peer, id, group, incarnations: [9, 7] };
+        let conflict = ConflictNote {
+            head: head(),
+            peer,
+            id,
+            group,
+            began: true,
+            incarnations: [9, 7],
+            lasted_ns: 0,
+            quiet_ns: 0,
+        };
+        let ended = ConflictNote {
+            began: false,
+            lasted_ns: 243_000_000_000,
+            quiet_ns: 120_000_000_000,
+            ..conflict.clone()
+        };
+        check(
+            Note::Conflict(ended),
+            Severity::Good,
+            "web-1: no second sender seen for 2m 0s; there was one for 4m 3s",
+        );
+        let cloned = ConflictNote { incarnations: [9, 9], ..conflict.clone() };
+        check(
+            Note::Conflict(cloned),
+            Severity::Bad,
+            "web-1: two senders are alive under this name, both of incarnation 9; give one of them \
+             another name",
+        );
         check(
             Note::Conflict(conflict),
             Severity::Bad,

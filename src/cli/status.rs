@@ -5,7 +5,7 @@
 
 use super::client::{Client, MonitorArgs, query};
 use super::terminal::{self, Severity, Terminal};
-use super::{Failure, expected, watch, words};
+use super::{Failure, expected, notes, watch, words};
 use crate::api::{
     Expectations, Expected, GroupQos, PeerCounts, PeerDetail, PeerPage, PeerSummary, Qos,
     QosReport, Summary,
@@ -337,12 +337,10 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
     if !now.is_empty() {
         lines.push((Severity::Bad, format!("{}: see systole incidents", now.join(", "))));
     }
-    if alarms.conflicts > 0 {
-        let seen = words::plural(alarms.conflicts, "identity conflict");
-        lines.push((
-            Severity::Bad,
-            format!("{seen} (two senders of one name): see systole watch --after 0"),
-        ));
+    if alarms.in_conflict > 0 {
+        let names = words::plural(alarms.in_conflict, "name");
+        let have = if alarms.in_conflict == 1 { "has" } else { "have" };
+        lines.push((Severity::Bad, format!("{names} {have} two senders: see systole incidents")));
     }
     let mut ours = Vec::new();
     if alarms.blind_ns > 0 {
@@ -417,6 +415,12 @@ fn circumstances(peer: &PeerDetail, now: Timestamp) -> Vec<(&'static str, String
     }
     if peer.flapping {
         rows.push(("flapping", "yes: its changes are told once, and raise no incident".into()));
+    }
+    if let Some(conflict) = &peer.conflict {
+        let since = words::time(&conflict.began, now);
+        let who = notes::senders(&conflict.incarnations);
+        let text = format!("since {since}, {who}; give each another name");
+        rows.push(("two senders", text));
     }
     if let Some(silence) = &peer.silence {
         let until = words::time(&silence.until, now);

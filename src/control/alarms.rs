@@ -11,6 +11,7 @@
 //! all, never held across a wait, and never taken by whoever holds a part of the registry.
 
 use super::ControlState;
+use super::conflicts::Conflicts;
 use super::expect::{Expectations, Expected};
 use super::flapping::Flapping;
 use super::groups::GroupTable;
@@ -25,16 +26,10 @@ use crate::engine::transition::{PeerState, Transition};
 use crate::store::events::PENDING;
 use crate::wire::{PeerId, Status};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 
 /// Shorter spells of blindness are counted, and not told one by one: the scheduler of a busy machine
 /// makes many, and no verdict that anybody sees is later for them. Nanoseconds.
 const TOLD_NS: u64 = 100_000_000;
-
-/// A conflict is no news again for so long, nanoseconds; as in the engine, whose memory ends with it.
-const CONFLICT_NS: u64 = 600_000_000_000;
-/// Most conflicts remembered; of further ones something may be said twice.
-const MOST_CONFLICTS: usize = 4_096;
 
 /// What a transition is marked with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -96,8 +91,9 @@ pub struct Alarms {
     /// Who ought to be here.
     #[serde(skip)]
     pub expect: Expectations,
-    /// When of which peer a conflict was told.
-    conflicts: HashMap<PeerId, u64>,
+    /// Whose names have two senders.
+    #[serde(default, rename = "second_senders")]
+    pub conflicts: Conflicts,
     #[serde(skip)]
     notes: Vec<Note>,
 }
@@ -110,9 +106,8 @@ impl Alarms {
 
     /// Goes on with what was kept, whose times are moved by so much, nanoseconds.
     pub fn resume(&mut self, kept: Alarms, by_ns: i64) {
-        let Alarms { incidents, flapping, mut conflicts, .. } = kept;
-        conflicts.values_mut().for_each(|then| *then = then.saturating_add_signed(by_ns));
-        self.conflicts = conflicts;
+        let Alarms { incidents, flapping, conflicts, .. } = kept;
+        self.conflicts = conflicts.resume(by_ns);
         self.incidents = incidents.resume(by_ns);
         self.flapping = flapping.resume(by_ns);
     }
@@ -122,7 +117,7 @@ impl Alarms {
     pub fn judge(&mut self, t: &Transition, group: &str, around: &Surroundings<'_>) -> Marks {
         let silenced = self.is_silenced(t.peer, around.registry);
         let group = around.groups.number(group).unwrap_or(0);
-        let flapping = self.flaps(t);
+        let flapping = self.observe(t);
         self.qos.observe(group, t);
         let marks = Marks { silenced, flapping, ..Marks::default() };
         self.assign(t, group, marks, None, around)
@@ -137,12 +132,17 @@ impl Alarms {
         around: &Surroundings<'_>,
     ) -> Marks {
         let group = around.groups.number(group).unwrap_or(0);
-        self.flaps(t);
+        self.observe(t);
         self.incidents.numbered(marks.incident);
         self.assign(t, group, marks, Some(marks.incident), around)
     }
 
-    fn flaps(&mut self, t: &Transition) -> bool {
+    /// Takes a transition, and says whether its peer flaps.
+    fn observe(&mut self, t: &Transition) -> bool {
+        if t.to == PeerState::Forgotten {
+            let ended = self.conflicts.forget(t.peer, t.fired_ns);
+            self.notes.extend(ended.map(Note::Conflict));
+        }
         let change = self.flapping.observe(t);
         self.notes.extend(change.map(Note::Flapping));
         change.is_some() || self.flapping.is_flapping(t.peer)
@@ -210,16 +210,9 @@ impl Alarms {
                 self.incidents.mass_silence(silence);
                 self.collect();
             }
-            Notice::Conflict { peer, at_ns, incarnations, .. } => {
-                let is_fresh = |then: &u64| at_ns.saturating_sub(*then) < CONFLICT_NS;
-                self.conflicts.retain(|_, then| is_fresh(then));
-                if self.conflicts.contains_key(&peer) {
-                    return;
-                }
-                if self.conflicts.len() < MOST_CONFLICTS {
-                    self.conflicts.insert(peer, at_ns);
-                }
-                self.notes.push(Note::Conflict { peer, at_ns, incarnations });
+            Notice::Conflict { peer, at_ns, incarnations, interval_ns } => {
+                let change = self.conflicts.see(peer, at_ns, incarnations, interval_ns);
+                self.notes.extend(change.map(Note::Conflict));
             }
             Notice::Blind { from_ns, to_ns, deaf } => {
                 if to_ns.saturating_sub(from_ns) >= TOLD_NS {
@@ -234,6 +227,8 @@ impl Alarms {
     pub fn advance(&mut self, now_ns: u64) {
         let quiet = self.flapping.advance(now_ns);
         self.notes.extend(quiet.into_iter().map(Note::Flapping));
+        let ended = self.conflicts.advance(now_ns);
+        self.notes.extend(ended.into_iter().map(Note::Conflict));
         self.silences.advance(now_ns);
         self.incidents.advance(now_ns);
         self.collect();

@@ -230,6 +230,7 @@ pub(super) fn resume(state: &ControlState) -> Option<AlarmsFile> {
             }
             let unseen_ns = looked_ns.map_or(0, |looked_ns| now_ns.saturating_sub(looked_ns));
             alarms.flapping.skip(unseen_ns as i64);
+            alarms.conflicts.skip(unseen_ns);
         }
         Ok(None) => {}
         Err(why) => {

@@ -15,6 +15,7 @@
 
 pub mod alarms;
 mod assign;
+pub mod conflicts;
 pub mod events;
 pub mod expect;
 pub mod figures;

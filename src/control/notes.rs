@@ -5,6 +5,7 @@
 //! follows those alone. A note knows the number of the transition that it was made behind, which
 //! gives it its place between them.
 
+use super::conflicts;
 use super::events::Names;
 use super::expect;
 use super::flapping;
@@ -25,15 +26,8 @@ pub enum Note {
     Incident(Told),
     /// A peer began or ended to flap.
     Flapping(flapping::Change),
-    /// Two senders are alive under one id.
-    Conflict {
-        /// Whose.
-        peer: PeerId,
-        /// When it was recognised, monotonic nanoseconds.
-        at_ns: u64,
-        /// The two incarnations.
-        incarnations: [u32; 2],
-    },
+    /// Two senders are alive under one id, or are no longer.
+    Conflict(conflicts::Change),
     /// The monitor did not look for a while, or did not hear all.
     Blind {
         /// From when, monotonic nanoseconds.
@@ -60,7 +54,7 @@ impl Note {
         match *self {
             Note::Incident(told) => told.at_ns,
             Note::Flapping(change) => change.at_ns,
-            Note::Conflict { at_ns, .. } => at_ns,
+            Note::Conflict(change) => change.at_ns,
             Note::Blind { to_ns, .. } => to_ns,
             Note::Missing { change, .. } => change.at_ns,
         }
@@ -70,7 +64,7 @@ impl Note {
     pub fn peer(&self) -> Option<PeerId> {
         match *self {
             Note::Flapping(change) => Some(change.peer),
-            Note::Conflict { peer, .. } => Some(peer),
+            Note::Conflict(change) => Some(change.peer),
             Note::Incident(Told { figures, .. }) => match figures.cause {
                 Cause::Parent(parent) => Some(parent),
                 Cause::Group(_) | Cause::MassSilence(_) => None,

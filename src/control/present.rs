@@ -109,12 +109,15 @@ pub fn note(config: &ControlConfig, entry: &NoteEntry) -> api::Note {
             began: change.began,
             percent: change.percent,
         }),
-        Note::Conflict { peer, incarnations, .. } => api::Note::Conflict(api::ConflictNote {
+        Note::Conflict(change) => api::Note::Conflict(api::ConflictNote {
             head,
-            peer: name_or_id(names, peer),
-            id: peer.to_string(),
+            peer: name_or_id(names, change.peer),
+            id: change.peer.to_string(),
             group: group(),
-            incarnations,
+            began: change.began,
+            incarnations: change.incarnations,
+            lasted_ns: change.seen_ns.saturating_sub(change.began_ns),
+            quiet_ns: change.at_ns.saturating_sub(change.seen_ns),
         }),
         Note::Blind { from_ns, to_ns, deaf } => api::Note::Blind(api::BlindNote {
             head,
@@ -220,6 +223,7 @@ pub fn peer_detail(
         reactor,
         parent: None,
         flapping: false,
+        conflict: None,
         silence: None,
         incident: None,
         qos: api::Qos::default(),

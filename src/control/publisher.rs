@@ -213,8 +213,9 @@ impl Publisher {
         }
         // Who reads the transition after a kill should find the name, too.
         self.names.iter_mut().for_each(NamesFile::flush);
+        let noticed = !notices.is_empty();
         self.judge(notices, wall_offset_ns);
-        let (changed, told) = (!self.batch.is_empty(), !self.notes.is_empty());
+        let (changed, told) = (noticed || !self.batch.is_empty(), !self.notes.is_empty());
         self.publish();
         if let Some(file) = &mut self.alarms_file {
             file.note(changed, told);
@@ -303,24 +304,26 @@ impl Publisher {
         let Publisher { state, batch, notes, silences, silencing, assignments, .. } = self;
         let mut alarms = state.alarms();
         let mut seq = state.events.newest();
-        let mut take = |seq: u64, made: Vec<Note>| {
+        let mut take = |seq: u64, made: Vec<Note>, behind: Option<&Entry>| {
             notes.extend(made.into_iter().map(|note| {
-                let names = state.names_of(&note);
+                // Who is forgotten has its name in its last transition alone.
+                let own = behind.filter(|entry| note.peer() == Some(entry.transition.peer));
+                let names = own.map_or_else(|| state.names_of(&note), |entry| entry.names.clone());
                 NoteEntry { note, seq, wall_offset_ns, names }
             }));
         };
         for notice in notices {
             alarms.notice(notice, &state.groups);
         }
-        take(seq, alarms.take_notes());
+        take(seq, alarms.take_notes(), None);
         for entry in batch {
             let group = entry.names.group();
             entry.marks = alarms.judge(&entry.transition, group, &state.surroundings());
             seq += 1;
-            take(seq, alarms.take_notes());
+            take(seq, alarms.take_notes(), Some(entry));
         }
         alarms.advance(clock::monotonic_ns());
-        take(seq, alarms.take_notes());
+        take(seq, alarms.take_notes(), None);
         if alarms.silences.version() != silences.version() {
             *silences = alarms.silences.clone();
             assignments.forget_silences();

@@ -1,6 +1,7 @@
 //! The alarms in the words of the API: incidents, silences, expectations, quality of service.
 
 use super::ControlState;
+use super::conflicts::Conflict;
 use super::events::Names;
 use super::expect::Expected;
 use super::figures::peer_counts;
@@ -16,6 +17,8 @@ use crate::engine::transition::PeerState;
 use crate::metrics::Counter;
 use crate::wire::PeerId;
 
+/// Most peers with two senders in one answer.
+const MOST_CONFLICTS: usize = 1_000;
 /// Most expectations in one answer.
 const MOST_EXPECTED: usize = 1_000;
 
@@ -34,6 +37,7 @@ impl ControlState {
             flapping: alarms.flapping.flapping() as u64,
             missing: alarms.expect.missing() as u64,
             silences: alarms.silences.all().len() as u64,
+            in_conflict: alarms.conflicts.all().len() as u64,
             conflicts: self.count(Counter::Conflicts),
             blind_ns: self.count(Counter::BlindNs),
             deaf_ns: self.count(Counter::DeafNs),
@@ -41,18 +45,23 @@ impl ControlState {
         }
     }
 
-    /// The open incidents, newest first, and on request the last closed ones.
+    /// The open incidents, newest first, and on request the last closed ones; and who has two senders.
     pub fn incidents(&self, with_closed: bool) -> api::Incidents {
         let now = Now::with(self.wall_offset_ns());
-        let (open, closed, refused) = {
-            let incidents = &self.alarms().incidents;
+        let (open, closed, refused, doubled) = {
+            let alarms = self.alarms();
+            let incidents = &alarms.incidents;
             let open: Vec<Incident> = incidents.open_ones().rev().cloned().collect();
             let closed = incidents.closed_ones().rev().filter(|_| with_closed);
-            (open, closed.cloned().collect::<Vec<_>>(), incidents.refused())
+            let doubled = alarms.conflicts.all().take(MOST_CONFLICTS);
+            let doubled: Vec<_> = doubled.map(|(peer, one)| (peer, in_words(&now, one))).collect();
+            (open, closed.cloned().collect::<Vec<_>>(), incidents.refused(), doubled)
         };
+        let named = |(peer, conflict)| api::PeerConflict { peer: self.name_of(peer), conflict };
+        let conflicts = doubled.into_iter().map(named).collect();
         let all = |some: Vec<Incident>| some.iter().map(|one| self.incident(&now, one)).collect();
         let time = now.stamp(now.monotonic_ns);
-        api::Incidents { time, open: all(open), closed: all(closed), refused }
+        api::Incidents { time, open: all(open), closed: all(closed), refused, conflicts }
     }
 
     fn incident(&self, now: &Now, incident: &Incident) -> api::Incident {
@@ -167,6 +176,12 @@ impl ControlState {
         }
     }
 
+    /// A peer's name; its id in hex while that is unknown.
+    fn name_of(&self, peer: PeerId) -> String {
+        let name = self.registry.with(peer, |profile| Some(profile?.name.to_owned()));
+        name.unwrap_or_else(|| peer.to_string())
+    }
+
     /// Adds to a peer's detail what the alarms know of it.
     pub(super) fn add_alarms(&self, detail: &mut PeerDetail, slot: &SlotData, now: &Now) {
         let (parent, silence_of) = self.registry.with(slot.peer, |profile| {
@@ -175,10 +190,7 @@ impl ControlState {
             (parent, profile.map(crate::wire::OwnedProfile::of))
         });
         let named = parent.map(|name| (PeerId::of(&name), name));
-        let name_of = |peer: PeerId| {
-            let name = self.registry.with(peer, |profile| Some(profile?.name.to_owned()));
-            (peer, name.unwrap_or_else(|| peer.to_string()))
-        };
+        let name_of = |peer: PeerId| (peer, self.name_of(peer));
         let parent = named.or_else(|| self.groups.learnt_parent(slot).map(name_of));
         detail.parent = parent.map(|(peer, name)| {
             let slot = self.slot_of(peer);
@@ -192,6 +204,7 @@ impl ControlState {
         let silence = silence_of.as_ref().and_then(|p| alarms.silences.of(&p.profile()));
         detail.silence = silence.map(|silence| silence_in_words(now, silence));
         detail.flapping = alarms.flapping.is_flapping(slot.peer);
+        detail.conflict = alarms.conflicts.of(slot.peer).map(|one| in_words(now, one));
         detail.incident = alarms.incidents.of(slot.peer);
         let alive_ns = match slot.state {
             PeerState::Up | PeerState::Suspect => now.monotonic_ns,
@@ -207,6 +220,14 @@ impl ControlState {
             detection_time_ns: Some(detail.timeout_ns),
             ..mistakes_in_words(&wrong, known_ns.saturating_sub(wrong.mistake_ns) as f64)
         };
+    }
+}
+
+fn in_words(now: &Now, conflict: &Conflict) -> api::Conflict {
+    api::Conflict {
+        began: now.stamp(conflict.began_ns),
+        seen: now.stamp(conflict.seen_ns),
+        incarnations: conflict.incarnations.clone(),
     }
 }
 

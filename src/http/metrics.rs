@@ -121,14 +121,16 @@ fn alarms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
         ("systole_incidents_open", "Incidents that are open", alarms.incidents),
         ("systole_peers_held", "Suspects held since too many fell silent at once", alarms.held),
         ("systole_peers_flapping", "Peers that flap", alarms.flapping),
+        ("systole_peers_in_conflict", "Peers that have two senders", alarms.in_conflict),
         ("systole_expectations_missing", "Expectations that are not met", alarms.missing),
         ("systole_silences", "Silences that hold", alarms.silences),
     ] {
         gauge(to, name, help, n as i64)?;
     }
-    let (refused, untracked) = {
+    let (refused, untracked, untold) = {
         let alarms = state.alarms();
-        (alarms.incidents.refused(), alarms.flapping.untracked() + alarms.qos.untracked())
+        let untracked = alarms.flapping.untracked() + alarms.qos.untracked();
+        (alarms.incidents.refused(), untracked, alarms.conflicts.untold())
     };
     for (name, help, n) in [
         ("systole_incidents_refused", "Incidents not opened: as many as may be are", refused),
@@ -141,6 +143,11 @@ fn alarms(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
             "systole_changes_untracked",
             "Changes of peers that found no room of their own",
             untracked,
+        ),
+        (
+            "systole_conflicts_untold",
+            "Findings of a second sender of which nothing was told: as many as may be are",
+            untold,
         ),
         (
             "systole_state_files_damaged",

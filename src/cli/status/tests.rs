@@ -243,7 +243,7 @@ fn which_peers_to_list_and_how_many() {
 
 #[test]
 fn what_else_is_known_of_a_peer_is_told() {
-    use crate::api::{Parent, Silence};
+    use crate::api::{Conflict, Parent, Silence};
     let mut peer = peer("unreachable");
     peer.parent = Some(Parent {
         name: "switch-1".into(),
@@ -252,6 +252,11 @@ fn what_else_is_known_of_a_peer_is_told() {
     });
     peer.incident = Some(3);
     peer.flapping = true;
+    peer.conflict = Some(Conflict {
+        began: "2026-11-23T10:01:01.523456000Z".into(),
+        seen: "2026-11-23T10:02:01.523456000Z".into(),
+        incarnations: vec![9, 9],
+    });
     peer.silence = Some(Silence {
         id: 2,
         reason: "new kernel".into(),
@@ -269,6 +274,7 @@ fn what_else_is_known_of_a_peer_is_told() {
         "parent: switch-1, down since 10:02:01.523456 (2 s)",
         "incident: #3 (systole incidents)",
         "flapping: yes: its changes are told once, and raise no incident",
+        "two senders: since 10:01:01.523456, both of incarnation 9; give each another name",
         "silenced: until 12:00:00.000000 by #2: new kernel",
     ];
     assert_eq!(text, expected);
@@ -305,10 +311,13 @@ fn the_overview_says_what_is_the_matter() {
         blind_ns: 2_100_000_000,
         extended: 7,
         silences: 1,
+        in_conflict: 2,
+        conflicts: 5,
         ..AlarmCounts::default()
     };
     let expected = [
         "1 incident open, 600 held as suspect: see systole incidents",
+        "2 names have two senders: see systole incidents",
         "the monitor did not run for 2.1 s; 7 verdicts extended",
         "1 silence (systole silence list)",
     ];

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api;
+use crate::clock;
 use crate::control::expect::{Expectation, Expected};
 use crate::control::groups::Rule;
 use crate::control::testing::{FakeMonitor, config, profile, transition};
@@ -11,6 +12,7 @@ use crate::engine::groups::{Groups, Scope};
 use crate::engine::transition::Reason;
 use crate::engine::{Policy, slot::SlotData};
 use crate::reactor::Report;
+use std::collections::HashMap;
 use std::sync::Arc;
 use wildmatch::WildMatch;
 
@@ -53,7 +55,7 @@ fn told(monitor: &FakeMonitor) -> Vec<String> {
                 format!("{} #{id} {kind} {of}", note.step)
             }
             api::Note::Flapping(note) => format!("{} flaps: {}", note.peer, note.began),
-            api::Note::Conflict(note) => format!("{} conflicts", note.peer),
+            api::Note::Conflict(note) => format!("{} conflicts: {}", note.peer, note.began),
             api::Note::Blind(note) => format!("blind for {}", note.for_ns),
             api::Note::Missing(note) => {
                 let api::Expected { peer, group, known, missing, .. } = note.expected;
@@ -256,16 +258,52 @@ fn a_mass_silence_is_an_incident_and_what_follows_belongs_to_it() {
 }
 
 #[test]
-fn conflicts_and_long_blindness_are_told_short_blindness_is_not() {
+fn long_blindness_is_told_short_blindness_is_not() {
     let mut monitor = fleet(config());
     let blind = |for_ns: u64| Notice::Blind { from_ns: 5_000, to_ns: 5_000 + for_ns, deaf: false };
-    let conflict =
-        Notice::Conflict { peer: web(1), at_ns: 9_000, incarnations: [9, 7], interval_ns: 1 };
-    for notice in [blind(20_000_000), blind(2_000_000_000), conflict] {
+    for notice in [blind(20_000_000), blind(2_000_000_000)] {
         monitor.report(web(1), Report::Notice(notice));
     }
     monitor.publish();
-    assert_eq!(told(&monitor), ["blind for 2000000000", "web-1 conflicts"]);
+    assert_eq!(told(&monitor), ["blind for 2000000000"]);
+}
+
+#[test]
+fn a_conflict_is_told_when_it_begins_and_when_it_ends_and_shown_in_between() {
+    let mut monitor = fleet(config());
+    let now_ns = clock::monotonic_ns();
+    let mut find = |i: u32, incarnations| {
+        let (peer, at_ns) = (web(i), now_ns);
+        let conflict = Notice::Conflict { peer, at_ns, incarnations, interval_ns: 1 };
+        monitor.report(peer, Report::Notice(conflict));
+    };
+    find(1, [9, 9]);
+    find(1, [9, 7]);
+    find(2, [5, 4]);
+    monitor.publish();
+    assert_eq!(told(&monitor), ["web-1 conflicts: true", "web-2 conflicts: true"]);
+    assert_eq!(monitor.state.summary().alarms.in_conflict, 2);
+    let state = monitor.state.clone();
+    let of = |i: u32| state.detail(&state.find(&format!("web-{i}")).unwrap()).conflict;
+    let shown = of(1).unwrap();
+    assert_eq!((shown.incarnations, shown.began == shown.seen), (vec![9, 9, 7], true));
+    assert_eq!(of(3), None);
+    let listed = monitor.state.incidents(false).conflicts;
+    let listed: HashMap<_, _> =
+        listed.into_iter().map(|one| (one.peer, one.conflict.incarnations)).collect();
+    let expected = [("web-1", vec![9, 9, 7]), ("web-2", vec![5, 4])];
+    assert_eq!(listed, expected.map(|(peer, all)| (peer.to_owned(), all)).into());
+
+    monitor.report_transition(web(2), PeerState::Down, PeerState::Forgotten);
+    monitor.publish();
+    let ended = told(&monitor).into_iter().filter(|line| line.ends_with("conflicts: false"));
+    assert_eq!(ended.collect::<Vec<_>>(), ["web-2 conflicts: false"]);
+    assert_eq!(monitor.state.summary().alarms.in_conflict, 1);
+    let mut alarms = monitor.state.alarms();
+    (1..140).for_each(|s| alarms.advance(now_ns + s * 1_000_000_000));
+    assert!(matches!(alarms.take_notes()[..], [Note::Conflict(change)] if !change.began));
+    drop(alarms);
+    assert_eq!((monitor.state.summary().alarms.in_conflict, of(1)), (0, None));
 }
 
 #[test]

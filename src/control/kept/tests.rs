@@ -269,6 +269,7 @@ fn conflicts_and_the_missing_are_told_once() {
     expect(&next);
     next.state.alarms().expect.were_missing(&[Expected::Peer("db-1".into())]);
     next.survey();
+    assert_eq!(next.state.summary().alarms.in_conflict, 1);
     next.report(web(1), Report::Notice(conflict));
     next.publish();
     assert_eq!(notes(&next), []);
