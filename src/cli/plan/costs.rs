@@ -34,9 +34,9 @@ impl Costs {
             heartbeat_ns: [(5e4, 9.5), (1e6, 29.0)],
             tag_ns: 44.0,
             tag_entry_ns: 15.0,
-            peer_bytes: 226.0,
+            peer_bytes: 260.0,
             base_bytes: 13.0 * 1024.0 * 1024.0,
-            restart_ns: 310.0,
+            restart_ns: 510.0,
             queued_bytes: 800.0,
             buffer_bytes: 128.0 * 1024.0 * 1024.0,
         }
