@@ -1,7 +1,7 @@
 //! A file in memory with huge pages.
 //!
 //! A heartbeat goes to any slot of the file, and with pages of 4 KiB that is a TLB miss nearly every time:
-//! at a million peers it was half of what a heartbeat cost beside the kernel. A file system in memory
+//! at a million peers it was two fifths of what a heartbeat cost beside the kernel. A file system in memory
 //! gives small pages, unless it was mounted otherwise; but since Linux 6.1 a process may ask that a stretch
 //! of its mapping be put together to a huge page (`MADV_COLLAPSE`, madvise(2)). Where the kernel does
 //! not, as for files on a disk, the pages stay small and everything else is the same.
