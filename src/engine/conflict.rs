@@ -22,10 +22,13 @@
 //! nothing by it. There an older incarnation has to go on for [`ELDER_NS`] behind the arrival of a
 //! newer one. Two of one incarnation are not known without dates.
 //!
+//! The two are counted apart: of what a relay hands on, one in so many has a date and the rest have
+//! none, which is too few to prove it by date and must not break off the other count.
+//!
 //! Of three senders or more, one of those refused is followed until it is proven or has been silent,
 //! then the next.
 //!
-//! **A place for each slot**, 72 bytes of zeroed memory that is no more than an address until the
+//! **A place for each slot**, 112 bytes of zeroed memory that is no more than an address until the
 //! slot's peer has a heartbeat refused. So nobody takes another's place, and how many are in conflict
 //! changes nothing for any of them.
 
@@ -79,23 +82,13 @@ pub(super) enum Found {
     },
 }
 
-/// How strong a contradiction is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Evidence {
-    /// It is none.
-    None,
-    /// An older incarnation came behind a newer one.
-    Elder,
-    /// Number and date.
-    Dated,
-}
-
-impl Evidence {
-    /// How long it has to go on, nanoseconds.
-    fn span_ns(self, interval_ns: u64) -> u64 {
-        let least_ns = if self == Evidence::Dated { DATED_NS } else { ELDER_NS };
-        interval_ns.saturating_mul(SPAN_INTERVALS).max(least_ns)
-    }
+/// What a refused heartbeat shows against the witness.
+#[derive(Clone, Copy)]
+struct Shown {
+    /// Its number and date have another sender.
+    by_date: bool,
+    /// It is of an older incarnation, and came behind the newer one.
+    is_elder: bool,
 }
 
 /// The heartbeat that was applied, which those that are refused are held against.
@@ -107,37 +100,39 @@ struct Witness {
     came_ns: u64,
 }
 
+/// The contradictions by one incarnation, one after another.
+#[derive(Clone, Copy, Default, FromZeros)]
+struct Run {
+    incarnation: u32,
+    /// Of the last of them.
+    sequence: u32,
+    /// How many they are, up to [`HEARD`].
+    heard: u8,
+    /// Nothing was applied since the last of them.
+    spent: bool,
+    first_ns: u64,
+    last_ns: u64,
+}
+
 /// What is remembered of a slot's peer; all zero is nothing.
 #[derive(Clone, Copy, Default, FromZeros)]
 struct Place {
     /// Whose it is; a slot may change its peer.
     peer: u64,
     witness: Witness,
-    /// [`NONE`], [`SPENT`] or [`FRESH`].
-    standing: u8,
-    /// The contradictions by the incarnation that is followed are by date.
-    dated: bool,
-    /// How many they are, up to [`HEARD`].
-    heard: u8,
-    incarnation: u32,
-    /// Of the last of them.
-    sequence: u32,
-    first_ns: u64,
-    last_ns: u64,
+    /// Those by date …
+    dated: Run,
+    /// … and all by older incarnations, dated or not: a relay states the date of few.
+    elder: Run,
     /// When it was said last, and of which incarnation.
     told_ns: u64,
     told_incarnation: u32,
+    /// There is a witness.
+    witnessed: bool,
 }
 
 // What architecture.md says of memory.
-const _: () = assert!(size_of::<Place>() == 72);
-
-/// There is no witness.
-const NONE: u8 = 0;
-/// There is one, but nothing was applied since it was used.
-const SPENT: u8 = 1;
-/// There is one, and something was applied since it was used.
-const FRESH: u8 = 2;
+const _: () = assert!(size_of::<Place>() == 112);
 
 /// What is remembered of all.
 pub(super) struct Conflicts(Box<[Place]>);
@@ -165,10 +160,10 @@ impl Conflicts {
         if place.peer != beat.peer.0 {
             *place = Place { peer: beat.peer.0, ..Place::default() };
         }
-        match place.standing {
-            FRESH => place.hear(beat, interval_ns, now_ns),
-            _ => Found::WantsWitness,
+        if !place.witnessed || place.dated.spent && place.elder.spent {
+            return Found::WantsWitness;
         }
+        place.hear(beat, interval_ns, now_ns)
     }
 
     /// Takes a numbered heartbeat that was applied, of the peer in slot `index`, because a witness is
@@ -181,31 +176,29 @@ impl Conflicts {
         }
         // The older witness is the better one where the other sender's clock is behind. One without a
         // date has to do only as long as there is no other.
-        if place.standing == NONE || place.witness.sent_ns == 0 {
+        if !place.witnessed || place.witness.sent_ns == 0 {
             let Heartbeat { incarnation, sequence, sent_ns, .. } = *beat;
             place.witness = Witness { incarnation, sequence, sent_ns, came_ns: now_ns };
         }
-        place.standing = FRESH;
+        place.witnessed = true;
+        (place.dated.spent, place.elder.spent) = (false, false);
     }
 }
 
 impl Place {
-    /// Holds a refused heartbeat against a fresh witness.
+    /// Holds a refused heartbeat against the witness.
     fn hear(&mut self, beat: &Heartbeat, interval_ns: u64, now_ns: u64) -> Found {
-        let place = self.witness.compare(beat);
-        let evidence = self.witness.contradicted(place, beat, interval_ns, now_ns);
-        let counts = evidence != Evidence::None && self.counts(evidence, beat, interval_ns, now_ns);
+        let number = self.witness.compare(beat);
+        let shown = self.witness.contradicted(number, beat, interval_ns, now_ns);
+        let by_date = shown.by_date && self.dated.counts(beat, interval_ns, now_ns);
+        let by_elder = shown.is_elder && self.elder.counts(beat, interval_ns, now_ns);
         // Whoever has caught up with the witness needs a newer one.
-        self.standing = match (place != Ordering::Less, counts) {
-            (true, _) => NONE,
-            (false, true) => SPENT,
-            (false, false) => FRESH,
-        };
-        let proven = self.heard >= HEARD
-            && now_ns.saturating_sub(self.first_ns) >= evidence.span_ns(interval_ns);
-        if counts && proven {
+        self.witnessed = number == Ordering::Less;
+        let proven = by_date && self.dated.proves(DATED_NS, interval_ns)
+            || by_elder && self.elder.proves(ELDER_NS, interval_ns);
+        if proven {
             // Then it is the next one's turn.
-            self.heard = 0;
+            (self.dated.heard, self.elder.heard) = (0, 0);
             let silent_ns = now_ns.saturating_sub(self.told_ns);
             let is_news = self.told_ns == 0 || silent_ns >= quiet_ns(interval_ns);
             let is_another = beat.incarnation != self.told_incarnation;
@@ -215,33 +208,36 @@ impl Place {
                 return Found::SecondSender { is_news };
             }
         }
-        if self.standing == FRESH { Found::Nothing } else { Found::WantsWitness }
+        let wanted = !self.witnessed || self.dated.spent || self.elder.spent;
+        if wanted { Found::WantsWitness } else { Found::Nothing }
     }
+}
 
+impl Run {
     /// Whether a contradiction is one more by the incarnation that is followed, or the first of one
     /// that is followed from now on.
-    fn counts(
-        &mut self,
-        evidence: Evidence,
-        beat: &Heartbeat,
-        interval_ns: u64,
-        now_ns: u64,
-    ) -> bool {
+    fn counts(&mut self, beat: &Heartbeat, interval_ns: u64, now_ns: u64) -> bool {
+        if self.spent {
+            return false;
+        }
         let gap_ns = interval_ns.saturating_mul(GAP_INTERVALS).max(GAP_NS);
-        let goes_on = self.heard > 0 && now_ns.saturating_sub(self.last_ns) <= gap_ns;
-        let followed = if self.dated { Evidence::Dated } else { Evidence::Elder };
-        if goes_on && evidence <= followed {
-            let is_followed = evidence == followed && beat.incarnation == self.incarnation;
+        if self.heard > 0 && now_ns.saturating_sub(self.last_ns) <= gap_ns {
+            let is_followed = beat.incarnation == self.incarnation;
             if !is_followed || serial(beat.sequence, self.sequence) != Ordering::Greater {
                 return false;
             }
         } else {
             (self.incarnation, self.heard, self.first_ns) = (beat.incarnation, 0, now_ns);
-            self.dated = evidence == Evidence::Dated;
         }
-        (self.sequence, self.last_ns) = (beat.sequence, now_ns);
+        (self.sequence, self.last_ns, self.spent) = (beat.sequence, now_ns, true);
         self.heard = (self.heard + 1).min(HEARD);
         true
+    }
+
+    /// Whether it is long enough, and spans `least_ns`.
+    fn proves(&self, least_ns: u64, interval_ns: u64) -> bool {
+        let span_ns = interval_ns.saturating_mul(SPAN_INTERVALS).max(least_ns);
+        self.heard >= HEARD && self.last_ns.saturating_sub(self.first_ns) >= span_ns
     }
 }
 
@@ -254,24 +250,21 @@ impl Witness {
     /// How a refused heartbeat, whose number is there, contradicts it.
     fn contradicted(
         &self,
-        place: Ordering,
+        number: Ordering,
         beat: &Heartbeat,
         interval_ns: u64,
         now_ns: u64,
-    ) -> Evidence {
+    ) -> Shown {
         let slack_ns = SLACK_NS.min(interval_ns / SLACK_PART);
         let dated = beat.sent_ns != 0 && self.sent_ns != 0;
-        let contradicts = match place {
+        let contradicts = match number {
             Ordering::Less => beat.sent_ns.saturating_sub(self.sent_ns) > slack_ns,
             Ordering::Equal => beat.sent_ns.abs_diff(self.sent_ns) > slack_ns,
             Ordering::Greater => false,
         };
-        if dated && contradicts {
-            return Evidence::Dated;
-        }
         let came_ns = now_ns.saturating_sub(u64::from(beat.age_us) * 1_000);
-        let is_elder = serial(beat.incarnation, self.incarnation) == Ordering::Less;
-        if is_elder && came_ns > self.came_ns { Evidence::Elder } else { Evidence::None }
+        let is_older = serial(beat.incarnation, self.incarnation) == Ordering::Less;
+        Shown { by_date: dated && contradicts, is_elder: is_older && came_ns > self.came_ns }
     }
 }
 

@@ -355,6 +355,30 @@ fn without_dates_an_elder_has_to_go_on_for_a_minute() {
     assert!(hear(8, [one, other].concat()).1.is_empty());
 }
 
+/// As behind a relay, which hands on the announcements whole and packs the beats without their dates.
+#[test]
+fn a_date_now_and_then_does_not_break_off_the_minute_of_an_elder() {
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let senders = [(6, START), (5, START + 1)];
+        let sent = senders.map(|(incarnation, from_ns)| {
+            let sender = Sender::new(1, incarnation, rng.next() as u32).from(from_ns);
+            let all = sender.send(START + 80 * S, &mut rng).into_iter().enumerate();
+            all.map(|(i, (at_ns, beat))| {
+                let sent_ns = if i % 16 == 0 { beat.sent_ns } else { 0 };
+                (at_ns, Heartbeat { sent_ns, ..beat })
+            })
+            .collect::<Vec<_>>()
+        });
+        for network in [FAIR, POOR] {
+            let (_, told) = hear(8, network.carry(sent.concat(), &mut rng));
+            let at_ns = told.get(&1).map(|all| all[0].0);
+            let due = START + 60 * S..START + 64 * S;
+            assert!(at_ns.is_some_and(|at_ns| due.contains(&at_ns)), "seed {seed}: {told:?}");
+        }
+    }
+}
+
 #[test]
 fn a_peer_that_takes_anothers_slot_starts_with_nothing() {
     let mut rng = Rng::new(1);
