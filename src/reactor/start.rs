@@ -274,7 +274,8 @@ struct Estate {
     kept: Option<Kept>,
 }
 
-/// Recovers the tables of all shards, each on a thread of its own: that takes longest.
+/// Recovers the tables of all shards, each on a thread of its own and on the core of its reactor, which
+/// the threads that read the names meanwhile keep off: that takes longest.
 fn take_over(memory: Vec<ShardMemory>, settings: &ReactorSettings) -> Vec<Estate> {
     let shards = memory.len() as u32;
     let one = |shard: u32, memory: ShardMemory| {
@@ -295,7 +296,12 @@ fn take_over(memory: Vec<ShardMemory>, settings: &ReactorSettings) -> Vec<Estate
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..)
             .zip(memory)
-            .map(|(shard, memory)| scope.spawn(move || one(shard, memory)))
+            .map(|(shard, memory)| {
+                scope.spawn(move || {
+                    become_reactor(settings.cores.reactor(shard as usize));
+                    one(shard, memory)
+                })
+            })
             .collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Estate>| {
             thread.join().expect("any bytes can be recovered")
