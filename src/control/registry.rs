@@ -17,7 +17,7 @@
 //! The one writer is the publisher. There is no map from names to ids: an id *is* its name's hash.
 
 use crate::store::StateError;
-use crate::store::names::{NamesFile, NamesFound};
+use crate::store::names::{self, NamesFile, NamesFound, Records};
 use crate::wire::{OwnedProfile, PeerId, Profile};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -90,38 +90,53 @@ impl Registry {
     /// # Errors
     /// The system refuses.
     pub fn read(&self, directory: &Path) -> Result<(NamesFile, NamesFound), StateError> {
-        let mut records = Vec::new();
-        let opened = NamesFile::open(directory, |peer, profile| {
-            records.push((self.place(peer) as u32, peer, profile));
-        })?;
-        self.take_in(records);
-        Ok(opened)
+        let (file, records, found) = NamesFile::open(directory)?;
+        self.take_in(&records);
+        Ok((file, found))
     }
 
-    /// Takes in many records with their parts, the later of two with one peer holding, part by part:
-    /// one by one each would miss the cache a few times, and leave holes as its part grew.
-    fn take_in(&self, mut records: Vec<(u32, PeerId, Option<OwnedProfile>)>) {
-        // Stable, so that of one peer's the latest is last.
-        records.sort_by_key(|(part, peer, _)| (*part, *peer));
-        for of_part in records.chunk_by_mut(|a, b| a.0 == b.0) {
-            let mut part = self.parts[of_part[0].0 as usize].write().expect(UNPOISONED);
-            let mut known = std::mem::take(&mut *part).into_iter().peekable();
-            let mut merged: Vec<Record> = Vec::with_capacity(known.len() + of_part.len());
-            for of_peer in of_part.chunk_by_mut(|a, b| a.1 == b.1) {
-                let Some((_, peer, latest)) = of_peer.last_mut() else { continue };
-                while let Some(before) = known.next_if(|(other, _)| other < peer) {
-                    merged.push(before);
-                }
-                // Of a peer that was known already, this is the later word.
-                let was_known = known.next_if(|(other, _)| other == peer).is_some();
-                self.len.fetch_sub(usize::from(was_known), Ordering::Relaxed);
-                if let Some(profile) = latest.take() {
-                    merged.push((*peer, profile));
-                    self.len.fetch_add(1, Ordering::Relaxed);
-                }
+    /// Takes in many records, the later of two with one peer holding, part by part: one by one each
+    /// would miss the cache a few times, and leave holes as its part grew.
+    fn take_in(&self, records: &Records) {
+        // A counting sort by part: the records stay where they lie.
+        let mut places: Vec<u16> = Vec::with_capacity(records.count() as usize);
+        let mut ends = vec![0usize; PARTS];
+        for (_, (peer, _)) in records.iter() {
+            let place = self.place(peer);
+            places.push(place as u16);
+            ends[place] += 1;
+        }
+        let mut end = 0;
+        for count in &mut ends {
+            // Where its part begins, and moved on to its end by what follows.
+            end += std::mem::replace(count, end);
+        }
+        let mut sorted = vec![0usize; places.len()];
+        for ((at, _), place) in records.iter().zip(places) {
+            let next = &mut ends[place as usize];
+            sorted[*next] = at;
+            *next += 1;
+        }
+        let mut begin = 0;
+        let mut of_part = Vec::new();
+        for (part, end) in self.parts.iter().zip(ends) {
+            // They lie anywhere: those of the next part are asked for while this one's are read.
+            sorted[end..].iter().take(end - begin).for_each(|at| records.prefetch(*at));
+            of_part.clear();
+            of_part.extend(sorted[begin..end].iter().filter_map(|at| records.at(*at)));
+            begin = end;
+            if of_part.is_empty() {
+                continue;
             }
-            merged.extend(known);
-            *part = merged;
+            // Stable, so that of one peer's the latest is last.
+            of_part.sort_by_key(|(peer, _)| *peer);
+            let mut part = part.write().expect(UNPOISONED);
+            let before = part.len();
+            let known = std::mem::take(&mut *part);
+            *part = merge(known, &of_part);
+            // One after the other, for a difference may be negative.
+            self.len.fetch_add(part.len(), Ordering::Relaxed);
+            self.len.fetch_sub(before, Ordering::Relaxed);
         }
     }
 
@@ -164,12 +179,38 @@ impl Registry {
     }
 }
 
+/// What a part knows after it was told these, sorted by peer, the latest of a peer's last.
+fn merge(known: Vec<Record>, told: &[names::Record<'_>]) -> Vec<Record> {
+    let mut merged = Vec::with_capacity(known.len() + told.len());
+    let mut known = known.into_iter().peekable();
+    for of_peer in told.chunk_by(|a, b| a.0 == b.0) {
+        let peer = of_peer[0].0;
+        while let Some(before) = known.next_if(|(other, _)| *other < peer) {
+            merged.push(before);
+        }
+        let before = known.next_if(|(other, _)| *other == peer);
+        // A profile that breaks the rules of another version is passed over.
+        let valid = |body: &[u8]| OwnedProfile::from_bytes(body.into()).ok();
+        let latest = of_peer.iter().rev().find_map(|(_, body)| match body {
+            Some(body) => valid(body).map(Some),
+            None => Some(None),
+        });
+        match latest {
+            Some(profile) => merged.extend(profile.map(|profile| (peer, profile))),
+            None => merged.extend(before),
+        }
+    }
+    merged.extend(known);
+    merged
+}
+
 const UNPOISONED: &str = "nothing panics while it holds a part";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::testing::{Random, profile, seeds};
+    use crate::testing::TempDir;
     use std::collections::HashMap;
 
     #[test]
@@ -178,18 +219,25 @@ mod tests {
             let mut random = Random::new(seed);
             let (at_once, one_by_one) = (Registry::default(), Registry::default());
             for _ in 0..3 {
-                let mut records = Vec::new();
+                let directory = TempDir::new();
+                let (mut file, ..) = NamesFile::open(directory.path()).unwrap();
                 for _ in 0..2_000 {
                     let peer = PeerId(random.below(900));
                     let named = (random.below(3) > 0)
                         .then(|| profile(&format!("peer-{}", random.below(9_999)), "web", &[]));
-                    records.push((at_once.place(peer) as u32, peer, named.clone()));
                     match named {
-                        Some(profile) => one_by_one.insert(peer, profile),
-                        None => one_by_one.remove(peer),
+                        Some(profile) => {
+                            file.learn(peer, &profile);
+                            one_by_one.insert(peer, profile);
+                        }
+                        None => {
+                            file.forget(peer);
+                            one_by_one.remove(peer);
+                        }
                     }
                 }
-                at_once.take_in(records);
+                file.flush();
+                at_once.read(directory.path()).unwrap();
                 assert_eq!(at_once.len(), one_by_one.len(), "seed {seed}");
                 for peer in (0..900).map(PeerId) {
                     let owned = |r: &Registry| r.with(peer, |p| p.map(|p| OwnedProfile::of(&p)));

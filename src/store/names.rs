@@ -14,6 +14,7 @@
 //! the disk is full names are not kept, and the log says so once.
 
 use super::dir::StateError;
+use crate::engine::prefetch::prefetch;
 use crate::wire::{OwnedProfile, PeerId};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -53,15 +54,11 @@ pub struct NamesFile {
 }
 
 impl NamesFile {
-    /// Opens the directory's file and shows what it holds to `each`, in the order in which it was
-    /// learnt: a peer and its profile, or `None` when it is gone.
+    /// Opens the directory's file, and gives what it holds.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn open(
-        dir: &Path,
-        each: impl FnMut(PeerId, Option<OwnedProfile>),
-    ) -> Result<(NamesFile, NamesFound), StateError> {
+    pub fn open(dir: &Path) -> Result<(NamesFile, Records, NamesFound), StateError> {
         let (path, path_new) = (dir.join(FILE), dir.join(FILE_NEW));
         let failed = |call| StateError::of(&path, call);
         let file = OpenOptions::new()
@@ -72,8 +69,10 @@ impl NamesFile {
             .open(&path)
             .map_err(failed("opening"))?;
         let bytes = std::fs::read(&path).map_err(failed("reading"))?;
-        let (whole, records) = read(&bytes, each);
-        let found = NamesFound { records, cut: (bytes.len() - whole) as u64 };
+        let len = bytes.len();
+        let held = Records::check(bytes);
+        let (whole, records) = (held.bytes.len(), held.count);
+        let found = NamesFound { records, cut: (len - whole) as u64 };
         let mut names = NamesFile {
             path: path.clone(),
             path_new,
@@ -91,7 +90,7 @@ impl NamesFile {
             names.pending.extend_from_slice(MAGIC);
             names.flush();
         }
-        Ok((names, found))
+        Ok((names, held, found))
     }
 
     /// Notes a peer's profile, to be written with the next [`flush`](Self::flush).
@@ -174,34 +173,71 @@ fn push(to: &mut Vec<u8>, kind: u8, peer: PeerId, body: &[u8]) {
     to[start..start + 4].copy_from_slice(&check.to_le_bytes());
 }
 
-/// Reads records up to the first that is not whole; returns how many bytes and records that were.
-/// Any bytes may come.
-pub fn read(bytes: &[u8], mut each: impl FnMut(PeerId, Option<OwnedProfile>)) -> (usize, u64) {
-    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (0, 0) };
-    let mut records = 0;
-    while let Some((prefix, behind)) = rest.split_first_chunk::<PREFIX>() {
-        let [c0, c1, c2, c3, l0, l1, kind, id @ ..] = *prefix;
-        let len = u16::from_le_bytes([l0, l1]) as usize;
-        let Some((body, next)) = behind.split_at_checked(len) else { break };
-        let check = u32::from_le_bytes([c0, c1, c2, c3]);
-        if len > MAX_BODY || crc32fast::hash(&rest[4..PREFIX + len]) != check {
-            break;
-        }
-        let peer = PeerId(u64::from_le_bytes(id));
-        match kind {
-            // A profile that breaks the rules of another version is passed over.
-            PROFILE => {
-                if let Ok(profile) = OwnedProfile::from_bytes(body.into()) {
-                    each(peer, Some(profile));
-                }
+/// Records as they lie in the file, in the order in which they were learnt; all are whole.
+#[derive(Debug, Default)]
+pub struct Records {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+/// What a record says of a peer: the body of its HELLO, or `None` when it is gone.
+pub type Record<'a> = (PeerId, Option<&'a [u8]>);
+
+impl Records {
+    /// Those of a file up to the first that is not whole. Any bytes may come.
+    pub fn check(mut bytes: Vec<u8>) -> Records {
+        let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Records::default() };
+        let (mut whole, mut count) = (MAGIC.len(), 0);
+        while let Some((check, _, len)) = split(rest) {
+            if len > PREFIX + MAX_BODY || crc32fast::hash(&rest[4..len]) != check {
+                break;
             }
-            GONE => each(peer, None),
-            _ => break,
+            (rest, whole, count) = (&rest[len..], whole + len, count + 1);
         }
-        records += 1;
-        rest = next;
+        bytes.truncate(whole);
+        Records { bytes, count }
     }
-    (bytes.len() - rest.len(), records)
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Where each begins, and what it says.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Record<'_>)> {
+        let mut at = MAGIC.len();
+        std::iter::from_fn(move || {
+            let (_, record, len) = split(self.bytes.get(at..)?)?;
+            at += len;
+            Some((at - len, record))
+        })
+    }
+
+    /// Asks for the memory of the one that begins there.
+    pub fn prefetch(&self, at: usize) {
+        prefetch(self.bytes.as_ptr().wrapping_add(at));
+        prefetch(self.bytes.as_ptr().wrapping_add(at + PREFIX));
+    }
+
+    /// The one that begins there.
+    pub fn at(&self, at: usize) -> Option<Record<'_>> {
+        split(self.bytes.get(at..)?).map(|(_, record, _)| record)
+    }
+}
+
+/// The first record of these bytes, if it is one by its length and kind: its check, what it says, and
+/// how long it is.
+fn split(bytes: &[u8]) -> Option<(u32, Record<'_>, usize)> {
+    let (prefix, behind) = bytes.split_first_chunk::<PREFIX>()?;
+    let [c0, c1, c2, c3, l0, l1, kind, id @ ..] = *prefix;
+    let body = behind.get(..u16::from_le_bytes([l0, l1]) as usize)?;
+    let said = match kind {
+        PROFILE => Some(body),
+        GONE => None,
+        _ => return None,
+    };
+    let record = (PeerId(u64::from_le_bytes(id)), said);
+    Some((u32::from_le_bytes([c0, c1, c2, c3]), record, PREFIX + body.len()))
 }
 
 #[cfg(all(test, not(miri)))]
@@ -218,11 +254,17 @@ mod tests {
 
     fn open(dir: &StateDir) -> (NamesFile, BTreeMap<u64, OwnedProfile>, NamesFound) {
         let mut held = BTreeMap::new();
-        let (file, found) = NamesFile::open(dir.path(), |peer, profile| match profile {
-            Some(profile) => drop(held.insert(peer.0, profile)),
-            None => drop(held.remove(&peer.0)),
-        })
-        .unwrap();
+        let (file, records, found) = NamesFile::open(dir.path()).unwrap();
+        for (at, record) in records.iter() {
+            assert_eq!(records.at(at), Some(record));
+            match record {
+                (peer, Some(body)) => {
+                    drop(held.insert(peer.0, OwnedProfile::from_bytes(body.into()).unwrap()));
+                }
+                (peer, None) => drop(held.remove(&peer.0)),
+            }
+        }
+        assert_eq!(records.iter().count() as u64, found.records);
         (file, held, found)
     }
 
@@ -258,16 +300,18 @@ mod tests {
             }
             // Cut off anywhere, the whole records before it are there.
             let bytes = std::fs::read(dir.file(FILE)).unwrap();
-            let (all, _) = read(&bytes, |_, _| {});
-            assert_eq!(all, bytes.len());
+            let all = Records::check(bytes.clone());
+            assert_eq!(all.bytes, bytes);
+            let begins: Vec<usize> = all.iter().map(|(at, _)| at).collect();
             for cut in 0..bytes.len() {
-                let (whole, _) = read(&bytes[..cut], |_, _| {});
-                assert!(whole <= cut);
+                let whole = Records::check(bytes[..cut].into()).bytes.len();
+                let expected = begins.iter().rev().find(|at| **at <= cut);
+                assert_eq!(whole, expected.copied().unwrap_or(0), "seed {seed}, cut at {cut}");
             }
             let mut spoilt = bytes.clone();
             let at = rng.below(bytes.len() as u64) as usize;
             spoilt[at] ^= 1 << rng.below(8);
-            let (whole, _) = read(&spoilt, |_, _| {});
+            let whole = Records::check(spoilt).bytes.len();
             assert!(whole <= at, "seed {seed}: nothing is taken from behind the damage");
         }
     }

@@ -258,5 +258,9 @@ fn check_group(group: &str) -> Result<(), Reject> {
 
 /// Whether a character of Unicode's category Cc is in it.
 fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
+    // Nearly all are ASCII, which needs no decoding.
+    match text.is_ascii() {
+        true => text.bytes().any(|byte| byte.is_ascii_control()),
+        false => text.chars().any(char::is_control),
+    }
 }

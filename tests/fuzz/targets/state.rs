@@ -45,12 +45,9 @@ fn names(bytes: &[u8]) {
     for with_magic in [false, true] {
         let mut file = if with_magic { b"SYSNAME\x01".to_vec() } else { Vec::new() };
         file.extend_from_slice(bytes);
-        let (whole, records) = names::read(&file, |_, profile| {
-            if let Some(profile) = profile {
-                assert!(!profile.profile().name.is_empty());
-            }
-        });
-        assert!(whole <= file.len() && records as usize <= file.len());
+        let records = names::Records::check(file);
+        assert_eq!(records.iter().count() as u64, records.count());
+        assert!(records.iter().all(|(at, record)| records.at(at) == Some(record)));
     }
 }
 
