@@ -333,7 +333,8 @@ pub struct Incident {
     /// Its number, from 1, in this epoch.
     pub id: u32,
     /// `group` (many of a group went down together), `parent` (a parent is down, and its children
-    /// are unreachable) or `mass_silence` (so many fell silent that they are held as suspect).
+    /// are unreachable), `mass_silence` (so many fell silent that they are held as suspect) or
+    /// `still_down` (peers of a group were down when their planned silence was over).
     pub kind: String,
     /// The group; empty when it is about a parent or the whole fleet.
     pub group: String,

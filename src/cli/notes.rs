@@ -120,6 +120,7 @@ pub fn about(incident: &Incident) -> String {
     match (incident.kind.as_str(), &incident.parent) {
         ("parent", Some(parent)) => format!("{parent} and those behind it: {now}"),
         ("mass_silence", _) => format!("mass silence of {}: {now} {of}", whose(incident)),
+        ("still_down", _) => format!("{}, no longer silenced: {now} {of}", whose(incident)),
         _ => format!("{}: {now} {of}", whose(incident)),
     }
 }
@@ -180,6 +181,12 @@ mod tests {
             incident("opened", held),
             Severity::Bad,
             "incident #3: mass silence of the fleet: 412 held as suspect of 500",
+        );
+        let still = Incident { kind: "still_down".into(), ..group(2) };
+        check(
+            incident("opened", still),
+            Severity::Bad,
+            "incident #3: web, no longer silenced: 2 down of 500",
         );
     }
 

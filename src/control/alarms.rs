@@ -15,13 +15,14 @@ use super::conflicts::Conflicts;
 use super::expect::{Expectations, Expected};
 use super::flapping::Flapping;
 use super::groups::GroupTable;
-use super::incidents::{Failure, Incidents, MassSilence};
+use super::incidents::{Failure, Incidents, MassSilence, StillDown};
 use super::notes::Note;
 use super::qos::Qos;
 use super::registry::Registry;
 use super::silences::Silences;
 use super::survey::Tallies;
 use crate::engine::notice::Notice;
+use crate::engine::slot::SlotData;
 use crate::engine::transition::{PeerState, Transition};
 use crate::store::events::PENDING;
 use crate::wire::{PeerId, Status};
@@ -169,7 +170,7 @@ impl Alarms {
                 told,
             }),
             PeerState::Unreachable if raises && told != Some(0) => {
-                self.unreachable(t, group, around)
+                self.unreachable(t.peer, group, t.fired_ns, around)
             }
             PeerState::Up | PeerState::Left | PeerState::Forgotten => {
                 self.incidents.back(t.peer, group, t.fired_ns)
@@ -182,14 +183,13 @@ impl Alarms {
 
     fn unreachable(
         &mut self,
-        t: &Transition,
+        peer: PeerId,
         group: u16,
+        at_ns: u64,
         around: &Surroundings<'_>,
     ) -> Option<u32> {
-        let named = around
-            .registry
-            .with(t.peer, |profile| around.groups.parent_of(&profile?).map(PeerId::of));
-        let learnt = || around.groups.learnt_parent(&around.control.slot_of(t.peer)?);
+        let named = around.registry.with(peer, |p| around.groups.parent_of(&p?).map(PeerId::of));
+        let learnt = || around.groups.learnt_parent(&around.control.slot_of(peer)?);
         let parent = named.or_else(learnt)?;
         // Work on a switch is planned for the switch, not for everything behind it.
         if self.is_silenced(parent, around.registry) {
@@ -198,7 +198,29 @@ impl Alarms {
         let size = around.tallies.size(group);
         let state = around.control.slot_of(parent).map(|slot| slot.state);
         let failed = state != Some(PeerState::Left);
-        self.incidents.unreachable(t.peer, (parent, failed), size, t.fired_ns)
+        self.incidents.unreachable(peer, (parent, failed), size, at_ns)
+    }
+
+    /// These peers are silenced no more. Whoever went down meanwhile has alarmed nobody, and does now.
+    pub fn unsilenced(&mut self, all: &[SlotData], now_ns: u64, around: &Surroundings<'_>) {
+        let mut still_down = Vec::new();
+        for slot in all {
+            let quiet = slot.status == Status::Maintenance || self.flapping.is_flapping(slot.peer);
+            match slot.state {
+                PeerState::Unreachable if !quiet => {
+                    self.unreachable(slot.peer, slot.group, now_ns, around);
+                }
+                PeerState::Down if !quiet => still_down.push(StillDown {
+                    peer: slot.peer,
+                    group: slot.group,
+                    size: around.tallies.size(slot.group),
+                    since_ns: slot.since_ns,
+                }),
+                _ => {}
+            }
+        }
+        self.incidents.still_down(&still_down, now_ns);
+        self.collect();
     }
 
     /// Takes one of the engine's findings. Notes may follow.

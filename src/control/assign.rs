@@ -8,6 +8,7 @@
 use super::ControlState;
 use super::publisher::owner;
 use super::silences::Silences;
+use crate::engine::slot::SlotData;
 use crate::engine::way::named;
 use crate::reactor::{Command, ReactorHandle};
 use crate::wire::PeerId;
@@ -40,20 +41,23 @@ impl Assignments {
         }
     }
 
-    /// Works out whether a peer is silenced, and whether that has to be told. True if it has.
+    /// Works out whether a peer is silenced, and whether that has to be told. If it has, this is its
+    /// slot as it is before.
     pub(super) fn silence(
         &mut self,
         state: &ControlState,
         silences: &Silences,
         peer: PeerId,
-    ) -> bool {
+    ) -> Option<SlotData> {
         let silenced = state.registry.with(peer, |profile| Some(silences.of(&profile?).is_some()));
-        let (Some(silenced), Some(slot)) = (silenced, state.slot_of(peer)) else { return false };
-        let differs = slot.silenced != silenced;
-        if differs && self.waiting.len() < MOST_WAITING {
+        let (silenced, slot) = (silenced?, state.slot_of(peer)?);
+        if slot.silenced == silenced {
+            return None;
+        }
+        if self.waiting.len() < MOST_WAITING {
             self.waiting.push_back((peer, Command::Silence { peer, silenced }));
         }
-        differs
+        Some(slot)
     }
 
     /// Drops what waits to be told of silences: they are others by now.

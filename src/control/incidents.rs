@@ -6,10 +6,11 @@
 //!                            │ opened   │ settled: told once more      closed: all are back
 //! ```
 //!
-//! Three causes, none with two open incidents: a **group** whose peers go down together, a
-//! **parent** whose children are unreachable behind it, and a **mass silence** that is held. A peer
-//! is a member of one incident at most, that of the parent before that of the group; whoever
-//! goes down after a mass silence was let go belongs to it still.
+//! Four causes, none with two open incidents: a **group** whose peers go down together, a
+//! **parent** whose children are unreachable behind it, a **mass silence** that is held, and a planned
+//! silence that is over while peers of a group are **still down**, be they ever so few, since nobody was
+//! alarmed when they went. A peer is a member of one incident at most, that of the parent before that
+//! of the group; whoever goes down after a mass silence was let go belongs to it still.
 //!
 //! **How many are a crowd?** As many as chance would not bring together. Suppose that every peer
 //! goes down once a day by itself, which is more than anybody would put up with. Then of n
@@ -28,8 +29,11 @@
 //! Bounds: [`MOST_OPEN`] open incidents, downs beyond stay single and are counted; the last
 //! [`MOST_CLOSED`] closed; members are as many as there are peers, [`FIRST`] shown of each.
 
+mod mass_silence;
+
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
+pub use mass_silence::MassSilence;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -59,6 +63,8 @@ pub enum Cause {
     Parent(PeerId),
     /// So many fell silent at once that they are held as suspect.
     MassSilence(Scope),
+    /// Peers of a group, by its number, were still down when their planned silence was over.
+    StillDown(u16),
 }
 
 /// What became of an incident.
@@ -153,19 +159,17 @@ pub struct Failure {
     pub told: Option<u32>,
 }
 
-/// The brake went on, or was released.
+/// A peer is down and was silenced until now.
 #[derive(Clone, Copy, Debug)]
-pub struct MassSilence {
-    /// Of whom.
-    pub scope: Scope,
-    /// For how long at most they are held, nanoseconds; `None` when they are let go.
-    pub hold_ns: Option<u64>,
-    /// How many are suspect.
-    pub silent: u32,
-    /// Of how many that were up or suspect.
-    pub living: u32,
-    /// When, monotonic nanoseconds.
-    pub at_ns: u64,
+pub struct StillDown {
+    /// Who.
+    pub peer: PeerId,
+    /// Its group's number; 0 is the group of those without one.
+    pub group: u16,
+    /// Peers in that group.
+    pub size: u32,
+    /// Since when it is down, monotonic nanoseconds.
+    pub since_ns: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -283,6 +287,28 @@ impl Incidents {
         Some(id)
     }
 
+    /// Silences are over, and these peers are down. Whoever is part of an incident already stays there.
+    pub fn still_down(&mut self, all: &[StillDown], at_ns: u64) {
+        let mut opened = Vec::new();
+        for &StillDown { peer, group, size, since_ns } in all {
+            if self.members.contains_key(&peer) {
+                continue;
+            }
+            let cause = Cause::StillDown(group);
+            let known = [Cause::Parent(peer), cause].iter().find_map(|c| self.by_cause.get(c));
+            let id = match known {
+                Some(&id) => id,
+                None => {
+                    let Some(id) = self.open(cause, since_ns, at_ns, size) else { continue };
+                    opened.push(id);
+                    id
+                }
+            };
+            self.join(id, peer, true, at_ns);
+        }
+        opened.into_iter().for_each(|id| self.tell_opened(id, at_ns));
+    }
+
     /// A peer is silent behind its parent, which has `failed` itself, or has left. Returns the incident
     /// that it belongs to, as does the parent if it has failed.
     pub fn unreachable(
@@ -348,71 +374,6 @@ impl Incidents {
             self.close_if_over(member.incident, at_ns);
         }
         Some(member.incident)
-    }
-
-    /// The brake holds a scope's suspects for so long at most, or (without) lets them go because
-    /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news,
-    /// and what was told of them becomes part of it.
-    pub fn mass_silence(&mut self, silence: MassSilence) -> Option<u32> {
-        let MassSilence { scope, hold_ns, silent, living, at_ns } = silence;
-        let cause = Cause::MassSilence(scope);
-        let known = self.by_cause.get(&cause).copied();
-        let fleet = self.by_cause.get(&Cause::MassSilence(Scope::Fleet));
-        let Some(hold_ns) = hold_ns else {
-            self.let_go(known?, at_ns);
-            return known;
-        };
-        if known.is_none() && fleet.is_some() {
-            return None;
-        }
-        let is_news = known.is_none();
-        let id = match known {
-            Some(id) => id,
-            None => self.open(cause, at_ns, at_ns, living)?,
-        };
-        let incident = self.open.get_mut(&id)?;
-        incident.figures.held = silent.max(1);
-        incident.figures.most = incident.figures.most.max(silent);
-        incident.held_until_ns = at_ns.saturating_add(hold_ns);
-        // Whoever is judged all the same is part of it.
-        incident.joins_until_ns = u64::MAX;
-        if is_news && scope == Scope::Fleet {
-            self.take_in_groups(id, at_ns);
-        }
-        self.tell_opened(id, at_ns);
-        Some(id)
-    }
-
-    /// The fleet's mass silence takes those of groups in: their members are its own, and they are closed.
-    fn take_in_groups(&mut self, fleet: u32, at_ns: u64) {
-        let of_group =
-            |i: &Incident| matches!(i.figures.cause, Cause::MassSilence(Scope::Group(_)));
-        let all: Vec<u32> =
-            self.open.iter().filter(|(_, i)| of_group(i)).map(|(id, _)| *id).collect();
-        let of_one = |member: &Member| all.contains(&member.incident);
-        let members: Vec<(PeerId, Member)> =
-            self.members.iter().filter(|(_, m)| of_one(m)).map(|(p, m)| (*p, *m)).collect();
-        for (peer, member) in members {
-            self.join(fleet, peer, member.reachable, at_ns);
-        }
-        for id in all {
-            let Some(incident) = self.open.get_mut(&id) else { continue };
-            let figures = &mut incident.figures;
-            (figures.down, figures.unreachable, figures.held) = (0, 0, 0);
-            figures.part_of = fleet;
-            incident.joins_until_ns = 0;
-            self.close_if_over(id, at_ns);
-        }
-    }
-
-    /// A hold has ended. Whoever is judged now was part of it.
-    fn let_go(&mut self, id: u32, at_ns: u64) {
-        let Some(incident) = self.open.get_mut(&id) else { return };
-        if incident.figures.held > 0 {
-            incident.figures.held = 0;
-            incident.joins_until_ns = at_ns + WINDOW_NS;
-            self.tell(id, Step::Updated, at_ns);
-        }
     }
 
     /// Tells what has settled and closes what is over by the time alone.

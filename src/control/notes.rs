@@ -67,7 +67,7 @@ impl Note {
             Note::Conflict(change) => Some(change.peer),
             Note::Incident(Told { figures, .. }) => match figures.cause {
                 Cause::Parent(parent) => Some(parent),
-                Cause::Group(_) | Cause::MassSilence(_) => None,
+                Cause::Group(_) | Cause::MassSilence(_) | Cause::StillDown(_) => None,
             },
             Note::Blind { .. } | Note::Missing { .. } => None,
         }
@@ -77,7 +77,9 @@ impl Note {
     pub fn group(&self) -> Option<u16> {
         match *self {
             Note::Incident(Told { figures, .. }) => match figures.cause {
-                Cause::Group(group) | Cause::MassSilence(Scope::Group(group)) => Some(group),
+                Cause::Group(group)
+                | Cause::StillDown(group)
+                | Cause::MassSilence(Scope::Group(group)) => Some(group),
                 Cause::Parent(_) | Cause::MassSilence(Scope::Fleet) => None,
             },
             _ => None,

@@ -148,6 +148,7 @@ pub fn incident(now: &Now, figures: &incidents::Figures, names: &Names) -> api::
         Cause::Group(_) => ("group", None),
         Cause::Parent(parent) => ("parent", Some(name_or_id(names, parent))),
         Cause::MassSilence(_) => ("mass_silence", None),
+        Cause::StillDown(_) => ("still_down", None),
     };
     let closed = figures.closed_ns > 0;
     let end_ns = if closed { figures.closed_ns } else { now.monotonic_ns };

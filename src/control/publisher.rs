@@ -28,6 +28,7 @@ use super::registry;
 use super::silences::Silences;
 use crate::clock;
 use crate::engine::notice::Notice;
+use crate::engine::slot::SlotData;
 use crate::engine::transition::{PeerState, Transition};
 use crate::metrics::{Counter, HistogramKind};
 use crate::reactor::{Command, ReactorHandle, Report};
@@ -89,6 +90,8 @@ pub(super) struct Publisher {
     /// Where the walk that tells them stands, and whether it has found anything to tell; `None` when
     /// it is over.
     silencing: Option<(usize, u32, bool)>,
+    /// Who is silenced no more, until that is judged: as they were then.
+    unsilenced: Vec<SlotData>,
     /// Where the alarms are kept.
     alarms_file: Option<AlarmsFile>,
     /// Alarms of an earlier process are still to be compared with the slots.
@@ -108,6 +111,7 @@ impl Publisher {
             nameless: None,
             silences: Silences::default(),
             silencing: None,
+            unsilenced: Vec::new(),
             published: continuation.published,
             alarms_file: None,
             unreconciled: false,
@@ -191,7 +195,8 @@ impl Publisher {
                     Report::Profile { peer, profile } => {
                         self.learn(peer, profile);
                         self.assignments.place(&state, peer);
-                        self.assignments.silence(&state, &self.silences, peer);
+                        let slot = self.assignments.silence(&state, &self.silences, peer);
+                        self.unsilenced.extend(slot.filter(|slot| slot.silenced));
                     }
                     Report::Notice(notice) => notices.push(notice),
                     Report::Transition(transition) => {
@@ -213,7 +218,7 @@ impl Publisher {
         }
         // Who reads the transition after a kill should find the name, too.
         self.names.iter_mut().for_each(NamesFile::flush);
-        let noticed = !notices.is_empty();
+        let noticed = !notices.is_empty() || !self.unsilenced.is_empty();
         self.judge(notices, wall_offset_ns);
         let (changed, told) = (noticed || !self.batch.is_empty(), !self.notes.is_empty());
         self.publish();
@@ -280,9 +285,13 @@ impl Publisher {
         let slots = (SLOTS / (1 + self.silences.all().len() as u32 / 8)).max(LEAST);
         let upto = reactor.view.high_water().min(from + slots);
         let peers = (from..upto).filter_map(|index| reactor.view.read(index));
-        let (assignments, silences) = (&mut self.assignments, &self.silences);
-        let tell = |sum, peer| assignments.silence(&self.state, silences, peer) | sum;
-        let told = peers.map(|slot| slot.peer).fold(told, tell);
+        let mut told = told;
+        for slot in peers {
+            if let Some(slot) = self.assignments.silence(&self.state, &self.silences, slot.peer) {
+                told = true;
+                self.unsilenced.extend(Some(slot).filter(|slot| slot.silenced));
+            }
+        }
         self.assignments.send(&self.state);
         self.silencing = Some(if upto == from { (at + 1, 0, told) } else { (at, upto, told) });
         true
@@ -301,7 +310,8 @@ impl Publisher {
 
     /// Marks the transitions of this round, and notes what is to be said of them.
     fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
-        let Publisher { state, batch, notes, silences, silencing, assignments, .. } = self;
+        let Publisher { state, batch, notes, silences, silencing, assignments, unsilenced, .. } =
+            self;
         let mut alarms = state.alarms();
         let mut seq = state.events.newest();
         let mut take = |seq: u64, made: Vec<Note>, behind: Option<&Entry>| {
@@ -322,7 +332,10 @@ impl Publisher {
             seq += 1;
             take(seq, alarms.take_notes(), Some(entry));
         }
-        alarms.advance(clock::monotonic_ns());
+        let now_ns = clock::monotonic_ns();
+        alarms.unsilenced(unsilenced, now_ns, &state.surroundings());
+        unsilenced.clear();
+        alarms.advance(now_ns);
         take(seq, alarms.take_notes(), None);
         if alarms.silences.version() != silences.version() {
             *silences = alarms.silences.clone();

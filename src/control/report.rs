@@ -29,7 +29,7 @@ impl ControlState {
         let held = held.filter(|figures| figures.held > 0);
         let held = held.fold(0, |sum, figures| match figures.cause {
             Cause::MassSilence(scope) => sum + self.config.groups.census(scope).suspect,
-            Cause::Group(_) | Cause::Parent(_) => sum,
+            Cause::Group(_) | Cause::Parent(_) | Cause::StillDown(_) => sum,
         });
         AlarmCounts {
             incidents: alarms.incidents.open_ones().len() as u64,
@@ -66,9 +66,9 @@ impl ControlState {
 
     fn incident(&self, now: &Now, incident: &Incident) -> api::Incident {
         let names = match incident.figures.cause {
-            Cause::Group(group) | Cause::MassSilence(Scope::Group(group)) => {
-                Names::new(None, &self.groups.name(group))
-            }
+            Cause::Group(group)
+            | Cause::StillDown(group)
+            | Cause::MassSilence(Scope::Group(group)) => Names::new(None, &self.groups.name(group)),
             Cause::Parent(parent) => self.names_of_peer(Some(parent)),
             Cause::MassSilence(Scope::Fleet) => Names::default(),
         };

@@ -211,6 +211,76 @@ fn the_reactors_know_who_is_silenced_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn a_silence_that_is_over_tells_who_is_still_down() {
+    let mut monitor = fleet(config());
+    let new = |selector: &str| api::NewSilence {
+        selector: selector.into(),
+        for_ns: 1 << 40,
+        reason: String::new(),
+    };
+    let settle = |monitor: &mut FakeMonitor| {
+        for _ in 0..4 {
+            monitor.publish();
+            monitor.obey();
+        }
+    };
+    let (all, one) = (new("group=web"), new("web-1"));
+    let [all, one] = [all, one].map(|new| monitor.state.silence(new).unwrap());
+    settle(&mut monitor);
+    let become_down = |monitor: &mut FakeMonitor, i: u32, status: Status| {
+        let table = &mut monitor.owner(web(i)).table;
+        let index = table.find(web(i)).unwrap();
+        let mut write = table.slot(index).write();
+        write.set_state(PeerState::Down);
+        write.set_status(status);
+    };
+    (0..3).for_each(|i| become_down(&mut monitor, i, Status::Ok));
+    become_down(&mut monitor, 3, Status::Maintenance);
+    monitor.state.end_silence(all.id).unwrap();
+    settle(&mut monitor);
+    // Once, and neither who is in maintenance nor who is under another silence.
+    assert_eq!(told(&monitor), ["opened #1 still_down web"]);
+    let incident = |monitor: &FakeMonitor| monitor.state.incidents(true).open[0].clone();
+    let named = |incident: &api::Incident| {
+        let mut names = incident.first.clone();
+        names.sort();
+        (incident.down, names)
+    };
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(named(&incident(&monitor)), (2, names(&["web-0", "web-2"])));
+    assert_eq!(incident(&monitor).size, 40);
+    // The next one's join it; and when all are back it is closed.
+    monitor.state.end_silence(one.id).unwrap();
+    settle(&mut monitor);
+    assert_eq!(named(&incident(&monitor)), (3, names(&["web-0", "web-1", "web-2"])));
+    for i in 0..3 {
+        monitor.report_transition(web(i), PeerState::Down, PeerState::Up);
+        monitor.publish();
+    }
+    let told = told(&monitor);
+    assert_eq!(told.last().map(String::as_str), Some("closed #1 still_down web"), "{told:#?}");
+}
+
+#[test]
+fn a_child_that_is_silenced_no_more_belongs_to_its_parents_incident() {
+    let mut monitor = fleet(config());
+    let child = PeerId::of("child");
+    monitor.add("child", "web", &[("parent", "switch-1")], PeerState::Unreachable);
+    monitor.publish();
+    monitor.obey();
+    let new = api::NewSilence { selector: "child".into(), for_ns: 1 << 40, reason: String::new() };
+    let silence = monitor.state.silence(new).unwrap();
+    for _ in 0..4 {
+        monitor.publish();
+        monitor.obey();
+    }
+    assert!(slot(&monitor, child).silenced);
+    monitor.state.end_silence(silence.id).unwrap();
+    monitor.publish();
+    assert_eq!(told(&monitor), ["opened #1 parent switch-1"]);
+}
+
+#[test]
 fn a_silenced_switch_keeps_its_children_out_of_incidents() {
     let mut monitor = fleet(config());
     let child = PeerId::of("child");
