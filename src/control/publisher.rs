@@ -100,6 +100,9 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(state: Arc<ControlState>, continuation: Continuation) -> Publisher {
+        let silences = state.alarms().silences.clone();
+        // Some may have ended while nobody ran.
+        let any = silences.version() != Silences::default().version();
         Publisher {
             state,
             rate: Rate::default(),
@@ -109,8 +112,8 @@ impl Publisher {
             source: continuation.names,
             names: None,
             nameless: None,
-            silences: Silences::default(),
-            silencing: None,
+            silences,
+            silencing: any.then_some((0, 0, false)),
             unsilenced: Vec::new(),
             published: continuation.published,
             alarms_file: None,
@@ -188,7 +191,9 @@ impl Publisher {
         let mut taken = 0;
         let mut notices = Vec::new();
         self.published.resize(state.reactors().len().max(self.published.len()), 0);
-        for (number, reactor) in (0u32..).zip(state.reactors()) {
+        // Not before the alarms of an earlier process are there to judge by.
+        let reactors = state.alarms_resumed.get().map_or(&[][..], |()| state.reactors());
+        for (number, reactor) in (0u32..).zip(reactors) {
             for report in std::iter::from_fn(|| reactor.reports.pop()).take(BURST) {
                 taken += 1;
                 match report {
