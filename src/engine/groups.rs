@@ -54,6 +54,8 @@ pub struct Groups {
     /// The id of each parent; the control plane alone writes.
     parents: Box<[AtomicU64]>,
     parent_count: AtomicU32,
+    /// When any brake was last released because heartbeats returned, monotonic ns; 0 for never.
+    last_release_ns: AtomicU64,
 }
 
 impl Groups {
@@ -72,6 +74,7 @@ impl Groups {
             groups: (0..MAX_GROUPS).map(|_| Brake::new(BrakeSettings::UNSET)).collect(),
             parents: (0..MAX_GROUPS).map(|_| AtomicU64::new(0)).collect(),
             parent_count: AtomicU32::new(1),
+            last_release_ns: AtomicU64::new(0),
         }
     }
 
@@ -185,10 +188,20 @@ impl Groups {
         mut released: impl FnMut(Scope, Census),
     ) {
         for (scope, brake) in self.brakes(standing) {
-            if brake.moved(from, to, now_ns) {
+            if self.count(brake, from, to, now_ns) {
                 released(scope, brake.census());
             }
         }
+    }
+
+    /// A brake's peer went from one state to another. Whether that releases it.
+    fn count(&self, brake: &Brake, from: PeerState, to: PeerState, now_ns: u64) -> bool {
+        let released = brake.moved(from, to, now_ns);
+        if released {
+            // Relaxed: whoever reads the time before would have asked before, too.
+            self.last_release_ns.fetch_max(now_ns, Ordering::Relaxed);
+        }
+        released
     }
 
     /// A peer in this state counts for other brakes than before: its group or whether its silence is
@@ -203,10 +216,10 @@ impl Groups {
     ) {
         let counts = |standing, scope| self.brakes(standing).any(|(other, _)| other == scope);
         for (_, brake) in self.brakes(after).filter(|(scope, _)| !counts(before, *scope)) {
-            brake.moved(PeerState::Unknown, state, now_ns);
+            self.count(brake, PeerState::Unknown, state, now_ns);
         }
         for (scope, brake) in self.brakes(before).filter(|(scope, _)| !counts(after, *scope)) {
-            if brake.moved(state, PeerState::Unknown, now_ns) {
+            if self.count(brake, state, PeerState::Unknown, now_ns) {
                 released(scope, brake.census());
             }
         }
@@ -222,6 +235,12 @@ impl Groups {
     #[inline]
     pub(super) fn released_ns(&self, standing: Standing) -> u64 {
         self.brakes(standing).map(|(_, brake)| brake.released_ns()).max().unwrap_or(0)
+    }
+
+    /// When any brake was last released because heartbeats returned; 0 for never.
+    #[inline]
+    pub(super) fn last_release_ns(&self) -> u64 {
+        self.last_release_ns.load(Ordering::Relaxed)
     }
 
     /// When the last hold on such a peer ended because its time was over; 0 for never.

@@ -13,6 +13,7 @@
 //! held the answer is always a time ahead of the horizon, at which it is asked again.
 
 use super::groups::{Groups, Standing};
+use super::policy::Deadlines;
 use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
@@ -101,17 +102,27 @@ impl Peers {
     /// monotonic ns.
     pub(super) fn deadline_ns(&self, index: u32) -> u64 {
         let slot = self.table.slot(index);
-        if slot.pending().is_some() {
-            return 0;
+        match self.usual_deadline_ns(slot) {
+            Some(deadline_ns) => deadline_ns,
+            None if slot.pending().is_some() => 0,
+            None => self.verdict(slot).deadline_ns,
         }
-        if slot.state() == PeerState::Up {
-            // A short cut through `verdict`, for nearly all that the wheel meets.
-            let (_, judged) = self.judged(slot);
-            if judged.down_ns > self.horizon_ns {
-                return judged.suspect_ns;
-            }
+    }
+
+    /// A short cut through [`verdict`](Self::verdict) for nearly all that the wheel meets: up, and heard
+    /// behind everything that could extend its deadlines.
+    #[inline]
+    fn usual_deadline_ns(&self, slot: &Slot) -> Option<u64> {
+        let last_seen_ns = slot.last_seen_ns();
+        let clear_ns = self.sight.clear_since_ns().max(self.groups.last_release_ns());
+        if !slot.is_plainly_up() || last_seen_ns < clear_ns {
+            return None;
         }
-        self.verdict(slot).deadline_ns
+        let policy = self.groups.policy(slot.group());
+        let Deadlines { suspect_ns, down_ns } =
+            policy.deadlines(&slot.arrivals(), slot.interval_us());
+        let is_usual = last_seen_ns.saturating_add(down_ns) > self.horizon_ns;
+        is_usual.then(|| last_seen_ns.saturating_add(suspect_ns))
     }
 
     /// What the silence of the peer in this slot comes to at the horizon.

@@ -335,6 +335,14 @@ impl Slot {
         self.tags.load(Ordering::Relaxed) & COMPARED == expected
     }
 
+    /// Whether it is up and nothing is pending: one comparison.
+    #[inline]
+    pub(super) fn is_plainly_up(&self) -> bool {
+        const COMPARED: u64 = 0xFF << tag::STATE | 0xFF << tag::PENDING;
+        let up = (PeerState::Up as u64) << tag::STATE;
+        self.tags.load(Ordering::Relaxed) & COMPARED == up
+    }
+
     /// Whether it states this interval, for those of up to 35 minutes; others it may deny.
     #[inline]
     pub(super) fn states_interval(&self, interval_us: u64) -> bool {

@@ -61,6 +61,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use super::prefetch::prefetch;
 use level::{LEVELS, Level, SLOTS};
 use queue::{Batch, Blocks, Entry};
 
@@ -367,6 +368,7 @@ impl Wheel {
     fn place_all(&mut self, timers: &impl Timers, batch: &Batch) -> Option<u64> {
         for entry in batch.entries() {
             timers.prefetch(entry.index);
+            prefetch(&raw const self.turns[entry.index as usize]);
         }
         let mut earliest = None;
         for &entry in batch.entries() {
