@@ -69,15 +69,15 @@ fn source(settings: &Settings) -> String {
 fn timing(policy: &Policy) -> String {
     let deadlines = policy.deadlines(&Arrivals::NONE, 0);
     let suspect = match deadlines.suspect_ns < deadlines.down_ns {
-        true => format!("suspect after {}, ", words::duration(deadlines.suspect_ns)),
+        true => format!("suspect after {}, ", to_the_microsecond(deadlines.suspect_ns)),
         false => String::new(),
     };
     let until = match policy.detector {
         Detector::Fixed { .. } => String::new(),
         _ => format!(" until {} has learnt", policy.detector),
     };
-    let interval = words::duration(policy.default_interval_us * 1_000);
-    let down = words::duration(deadlines.down_ns);
+    let interval = words::exact(policy.default_interval_us * 1_000);
+    let down = to_the_microsecond(deadlines.down_ns);
     format!("at an interval of {interval} {suspect}down after {down}{until}")
 }
 
@@ -87,7 +87,7 @@ fn brake(brake: &BrakeSettings) -> String {
     }
     format!(
         "is held for {} at most: {} % of the living, and {} peers at least",
-        words::duration(brake.hold_ns),
+        words::exact(brake.hold_ns),
         (f64::from(brake.share) * 1e4).round() / 1e2,
         words::count(brake.least.into())
     )
@@ -161,8 +161,13 @@ fn threads(settings: &Settings) -> String {
     )
 }
 
+/// A deadline as the settings mean it: 0.7 × 3.05 s is computed in binary, a nanosecond short of 2.135 s.
+fn to_the_microsecond(ns: u64) -> String {
+    words::exact(ns.saturating_add(500) / 1_000 * 1_000)
+}
+
 fn in_words(duration: Duration) -> String {
-    words::duration(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    words::exact(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn list(all: impl Iterator<Item = String>) -> String {
@@ -204,8 +209,8 @@ mod tests {
             "settings      from flags, variables and defaults; no --config
 heartbeats    udp 0.0.0.0:4600, [::]:4600
 people        http 127.0.0.1:4680
-verdicts      at an interval of 1 s suspect after 2.13 s, down after 3.05 s
-mass silence  is held for 2m 0s at most: 50 % of the living, and 100 peers at least
+verdicts      at an interval of 1 s suspect after 2.135 s, down after 3.05 s
+mass silence  is held for 2m at most: 50 % of the living, and 100 peers at least
 senders       need no key (--auth off)
 state         is not kept over a restart
 room for      1,000,000 peers, 65,536 transitions kept for who reconnects
@@ -233,14 +238,14 @@ The settings hold. Nothing was started; ports and directories were not tried."
         ]);
         for line in [
             format!("settings      from {}, and flags and variables over it", file.display()),
-            "group         rack-*: at an interval of 1 s suspect after 3.53 s, down after 5.05 s; \
+            "group         rack-*: at an interval of 1 s suspect after 3.535 s, down after 5.05 s; \
              mass silence is not held; behind switch-1"
                 .into(),
-            "group         lab: at an interval of 1 s suspect after 2.13 s, down after 3.05 s until \
+            "group         lab: at an interval of 1 s suspect after 2.135 s, down after 3.05 s until \
              chen has learnt"
                 .into(),
-            "expected      db-1, missing after 2m 0s".into(),
-            "expected      12 peers of web, missing after 2m 0s".into(),
+            "expected      db-1, missing after 2m".into(),
+            "expected      12 peers of web, missing after 2m".into(),
             "senders       prove who they are (--auth required)".into(),
             format!("key           7 of {}, for web", keys.display()),
             format!("state         in {}; there is none yet", temp.path().display()),

@@ -3,35 +3,45 @@
 use jiff::Timestamp;
 
 /// A duration in the two units that matter: `4 µs`, `250 ms`, `3.05 s`, `2m 3s`, `5h 10m`, `2d 4h`.
+/// Cut, not rounded: 59.99 s must not read 60 s.
 pub fn duration(ns: u64) -> String {
-    let (us, ms, s) = (ns / 1_000, ns / 1_000_000, ns / 1_000_000_000);
-    let three_digits = |value: f64, unit: &str| {
-        let places = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
-        // Cut, not rounded: 59.99 s must not read 60 s.
-        let scale = 10f64.powi(places as i32);
-        let text = format!("{:.places$}", (value * scale).floor() / scale);
-        let text = if text.contains('.') {
-            text.trim_end_matches('0').trim_end_matches('.')
-        } else {
-            text.as_str()
-        };
-        format!("{text} {unit}")
-    };
-    if us == 0 {
-        format!("{ns} ns")
-    } else if ms == 0 {
-        three_digits(ns as f64 / 1e3, "µs")
-    } else if s == 0 {
-        three_digits(ns as f64 / 1e6, "ms")
-    } else if s < 60 {
-        three_digits(ns as f64 / 1e9, "s")
-    } else if s < 3_600 {
-        format!("{}m {}s", s / 60, s % 60)
-    } else if s < 86_400 {
-        format!("{}h {}m", s / 3_600, s % 3_600 / 60)
-    } else {
-        format!("{}d {}h", s / 86_400, s % 86_400 / 3_600)
+    let s = ns / 1_000_000_000;
+    match s {
+        0..60 => decimal(ns, 3),
+        60..3_600 => format!("{}m {}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h {}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{}d {}h", s / 86_400, s % 86_400 / 3_600),
     }
+}
+
+/// A duration to its last digit, as settings have to be told: `2.135 s`, `2m 6.035 s`, `7d`.
+pub fn exact(ns: u64) -> String {
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let mut rest = ns;
+    let mut parts = Vec::new();
+    for (unit, unit_s) in units {
+        let unit_ns = unit_s * 1_000_000_000;
+        if rest >= unit_ns {
+            parts.push(format!("{}{unit}", rest / unit_ns));
+            rest %= unit_ns;
+        }
+    }
+    if rest > 0 || parts.is_empty() {
+        parts.push(decimal(rest, usize::MAX));
+    }
+    parts.join(" ")
+}
+
+/// So many nanoseconds in their largest unit up to seconds, cut behind so many digits: `3.05 s`. In
+/// integers, since 2.05 is a little less in binary and would be cut to 2.04.
+fn decimal(ns: u64, digits: usize) -> String {
+    let units =
+        [("s", 9), ("ms", 6), ("µs", 3)].map(|(unit, places)| (unit, places, 10u64.pow(places)));
+    let fits = units.into_iter().find(|(.., unit_ns)| ns >= *unit_ns);
+    let (unit, places, unit_ns) = fits.unwrap_or(("ns", 0, 1));
+    let all = format!("{}.{:0width$}", ns / unit_ns, ns % unit_ns, width = places as usize);
+    let text = &all[..all.len().min(digits.saturating_add(1))];
+    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// A count with its thousands apart: `1,048,576`.
@@ -86,7 +96,9 @@ mod tests {
             (36_700, "36.7 µs"),
             (999_999, "999 µs"),
             (250_000_000, "250 ms"),
+            (2_050_000_000, "2.05 s"),
             (3_050_000_000, "3.05 s"),
+            (100_000_000_000, "1m 40s"),
             (59_999_999_999, "59.9 s"),
             (123_000_000_000, "2m 3s"),
             (18_600_000_000_000, "5h 10m"),
@@ -94,6 +106,33 @@ mod tests {
         ];
         for (ns, text) in table {
             assert_eq!(duration(ns), text);
+        }
+    }
+
+    #[test]
+    fn no_hundredth_is_lost_to_binary_fractions() {
+        for hundredth in 100..1_000 {
+            let text = format!("{}.{:02}", hundredth / 100, hundredth % 100);
+            let text = text.trim_end_matches('0').trim_end_matches('.');
+            assert_eq!(duration(hundredth * 10_000_000), format!("{text} s"));
+        }
+    }
+
+    #[test]
+    fn exact_durations_have_all_their_digits() {
+        let table = [
+            (0, "0 ns"),
+            (100, "100 ns"),
+            (1_234, "1.234 µs"),
+            (50_000_000, "50 ms"),
+            (2_135_000_000, "2.135 s"),
+            (60_000_000_000, "1m"),
+            (126_035_000_000, "2m 6.035 s"),
+            (86_400_050_000_000, "1d 50 ms"),
+            (604_800_000_000_000, "7d"),
+        ];
+        for (ns, text) in table {
+            assert_eq!(exact(ns), text);
         }
     }
 
