@@ -49,7 +49,9 @@ pub mod words;
 
 pub use failure::Failure;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -114,7 +116,18 @@ enum Command {
 /// Parses the command line, runs the command, says what went wrong on stderr and returns the code
 /// to exit with.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = parse(std::env::args_os()).and_then(run);
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.say();
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8, Failure> {
+    match command {
         Command::Serve(args) => serve::serve(args),
         Command::Beat(args) => beat::beat(args),
         Command::Relay(args) => relay::relay(args),
@@ -130,12 +143,113 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::replay(args),
         Command::Tune(args) => tune::tune(args),
         Command::Plan(args) => plan::plan(&args),
+    }
+}
+
+/// What the command line asks for. Help and the version are printed, and the process ends.
+///
+/// # Errors
+/// Wrong usage (exit code 2), in one line as every other error.
+fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let error = match Cli::try_parse_from(&line) {
+        Ok(cli) => return Ok(cli.command),
+        Err(error) => error,
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            failure.say();
-            ExitCode::from(failure.code())
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            let command = called(&line);
+            let problem = in_one_line(&error.to_string());
+            Err(Failure::usage(format!("{problem}; `{command} --help` says more")))
+        }
+    }
+}
+
+/// The command that a line calls: `systole silence end`.
+fn called(line: &[OsString]) -> String {
+    let mut command = &Cli::command();
+    let mut called = command.get_name().to_owned();
+    for word in line.iter().skip(1) {
+        let Some(found) = command.find_subcommand(word) else { break };
+        called = format!("{called} {}", found.get_name());
+        command = found;
+    }
+    called
+}
+
+/// What clap says is wrong, without its usage: that names options as if they were required because the
+/// environment gives them.
+fn in_one_line(text: &str) -> String {
+    let text = text.split("\n\nUsage: ").next().unwrap_or_default();
+    let text = text.split("\n\nFor more information").next().unwrap_or_default();
+    let mut one = String::new();
+    let mut paragraph = false;
+    for line in text.trim_start_matches("error: ").lines().map(str::trim) {
+        if line.is_empty() {
+            paragraph = true;
+            continue;
+        }
+        one.push_str(match () {
+            () if one.is_empty() => "",
+            () if paragraph => "; ",
+            () if one.ends_with(':') || line.starts_with('[') => " ",
+            () => ", ",
+        });
+        one.push_str(line);
+        paragraph = false;
+    }
+    one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(line: &str) -> String {
+        match parse(line.split(' ').map(OsString::from)) {
+            Ok(_) => panic!("`{line}` is taken"),
+            Err(failure) => {
+                assert_eq!(failure.code(), 2);
+                failure.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_one_line() {
+        let table = [
+            (
+                "systole silence",
+                "the following required arguments were not provided: --for <DURATION>, <SELECTOR>; \
+                 `systole silence --help` says more",
+            ),
+            (
+                "systole silence end x",
+                "invalid value 'x' for '<ID>': invalid digit found in string; `systole silence end \
+                 --help` says more",
+            ),
+            (
+                "systole status --state dwn",
+                "invalid value 'dwn' for '--state <STATE>' [possible values: up, suspect, down, \
+                 unreachable, left, all]; tip: a similar value exists: 'down'; `systole status \
+                 --help` says more",
+            ),
+            (
+                "systole statsu",
+                "unrecognized subcommand 'statsu'; tip: a similar subcommand exists: 'status'; \
+                 `systole --help` says more",
+            ),
+            (
+                "systole serve --missd 3",
+                "unexpected argument '--missd' found; tip: a similar argument exists: '--missed'; \
+                 `systole serve --help` says more",
+            ),
+        ];
+        for (line, text) in table {
+            assert_eq!(complaint(line), text);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! A file that everybody on the machine can read or write is refused: whoever has a secret can beat
 //! in the name of everybody that it speaks for. Messages name the place and never a secret.
 
+use super::layers::syntax;
 use crate::wire::{Key, Keyring, MAX_GROUP, Profile, SECRET};
 use serde::Deserialize;
 use std::fs::File;
@@ -173,10 +174,7 @@ pub fn written(id: u8, secret: &[u8; SECRET], groups: &[String]) -> String {
 
 fn parse(text: &str, path: &Path) -> Result<Vec<FileKey>, KeysError> {
     let file: Written = toml::from_str(text).map_err(|error: toml::de::Error| {
-        // Not the parser's own words in full: they quote the line, secret and all.
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = 1 + text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
-        let problem = error.message().lines().next().unwrap_or("is not TOML").to_owned();
+        let (line, problem) = syntax(text, &error);
         KeysError::Syntax { path: path.into(), line, problem }
     })?;
     if file.key.is_empty() {

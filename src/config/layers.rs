@@ -57,8 +57,9 @@ impl Layer {
     /// # Errors
     /// As there.
     pub fn from_toml(text: &str, path: &Path) -> Result<Layer, ConfigError> {
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            ConfigError::Syntax { path: path.into(), cause: e.to_string().trim_end().to_owned() }
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let (line, problem) = syntax(text, &error);
+            ConfigError::Syntax { path: path.into(), line, problem }
         })?;
         let mut layer = Layer::default();
         for (written, value) in table {
@@ -203,6 +204,14 @@ pub(super) fn texts(
         problem: format!("is of type {}, not text or a number", value.type_str()),
         allowed: key.allowed,
     })
+}
+
+/// The line (from 1) on which the TOML parser stopped, and why. Not its own words in full: they quote
+/// the line, secret and all.
+pub(super) fn syntax(text: &str, error: &toml::de::Error) -> (usize, String) {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = 1 + text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
+    (line, error.message().lines().next().unwrap_or("is not TOML").to_owned())
 }
 
 /// The known word nearest to `word`, if a few slips of the finger explain the difference.

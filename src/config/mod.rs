@@ -132,12 +132,14 @@ pub enum ConfigError {
         cause: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("{path} is not valid TOML: {cause}", path = path.display())]
+    #[error("{path} is not valid TOML: line {line}: {problem}", path = path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why, as the parser says it.
-        cause: String,
+        /// The first line is 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
     },
     /// The file has a key that does not exist.
     #[error(

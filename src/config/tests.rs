@@ -188,8 +188,9 @@ fn an_interface_goes_with_auto_and_xdp_only() {
 #[test]
 fn the_file_itself_can_be_wrong() {
     let message = complaint(&[], &[], "interval = \n");
-    assert!(message.starts_with("/etc/systole.toml is not valid TOML: "), "{message}");
-    assert!(message.contains("line 1"), "{message}");
+    assert!(message.starts_with("/etc/systole.toml is not valid TOML: line 1: "), "{message}");
+    let message = complaint(&[], &[], "missed = 3\nmax_peers = = 3\n");
+    assert_eq!(message, "/etc/systole.toml is not valid TOML: line 2: extra `=`, expected nothing");
     let config = KEYS.iter().find(|key| key.name == "config").unwrap();
     let flags = Layer::from_flags([(config, vec!["/nonexistent/systole.toml".to_owned()])]);
     assert_eq!(
