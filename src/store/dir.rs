@@ -7,7 +7,7 @@
 //!
 //! /dev/shm is everybody's. So a directory that is not ours, or that others may write to, is refused.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -27,14 +27,16 @@ pub enum StateError {
     },
     /// It belongs to somebody else, or is open to others.
     #[error(
-        "{path} is not ours alone ({what}); remove it, or choose another --state-dir",
+        "{path} is not ours alone: {what}; {remedy}, or choose another --state-dir",
         path = path.display()
     )]
     NotOurs {
         /// The directory.
         path: PathBuf,
         /// What is wrong with it.
-        what: &'static str,
+        what: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// The system refuses.
     #[error(
@@ -90,17 +92,8 @@ impl StateDir {
         made.map_err(StateError::of(path, "making the directory"))?;
         // Not followed: in a directory that is everybody's, a link may lead anywhere.
         let found = fs::symlink_metadata(path).map_err(StateError::of(path, "looking at it"))?;
-        let not_ours = |what| StateError::NotOurs { path: path.to_owned(), what };
         // SAFETY: geteuid(2) has no preconditions.
-        if found.uid() != unsafe { libc::geteuid() } {
-            return Err(not_ours("it belongs to another user"));
-        }
-        if !found.is_dir() {
-            return Err(not_ours("it is no directory"));
-        }
-        if found.mode() & 0o022 != 0 {
-            return Err(not_ours("others may write to it"));
-        }
+        refuse_if_shared(path, &found, unsafe { libc::geteuid() })?;
         let at = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -139,6 +132,23 @@ impl StateDir {
         let rc = unsafe { libc::statfs(path.as_ptr(), &mut found) };
         rc == 0 && [TMPFS, RAMFS].contains(&(found.f_type as i64 & 0xFFFF_FFFF))
     }
+}
+
+/// Refuses what does not belong to `user` alone. What another one owns may be the state of a monitor of
+/// theirs, so nobody is told to remove it.
+fn refuse_if_shared(path: &Path, found: &Metadata, user: u32) -> Result<(), StateError> {
+    let owner = found.uid();
+    let (what, remedy) = match () {
+        () if owner != user => {
+            (format!("it belongs to another user (uid {owner})"), "run as that user")
+        }
+        () if !found.is_dir() => ("it is no directory".into(), "move it away"),
+        () if found.mode() & 0o022 != 0 => {
+            ("others may write to it".into(), "`chmod go-w` it if all that is in it is yours")
+        }
+        () => return Ok(()),
+    };
+    Err(StateError::NotOurs { path: path.to_owned(), what, remedy })
 }
 
 /// This boot of the machine, by which monotonic times can be compared (random(4)); zero where the
@@ -186,6 +196,23 @@ mod tests {
         for path in [open, link] {
             assert!(matches!(StateDir::open(&path), Err(StateError::NotOurs { .. })), "{path:?}");
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_remove_what_is_another_users() {
+        let temp = TempDir::new();
+        let found = fs::symlink_metadata(temp.path()).unwrap();
+        let complaint = |user: u32| refuse_if_shared(temp.path(), &found, user);
+        assert!(complaint(found.uid()).is_ok());
+        assert_eq!(
+            complaint(found.uid() + 1).unwrap_err().to_string(),
+            format!(
+                "{} is not ours alone: it belongs to another user (uid {}); run as that user, or \
+                 choose another --state-dir",
+                temp.path().display(),
+                found.uid()
+            )
+        );
     }
 
     #[test]
