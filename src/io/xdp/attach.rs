@@ -67,10 +67,12 @@ pub struct XdpSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
     /// There is no such interface.
-    #[error("there is no interface {interface}: choose one that `ip link` lists")]
+    #[error("there is no interface {interface}: choose one of {}", there_are.join(", "))]
     NoInterface {
         /// What was asked for.
         interface: String,
+        /// Those that there are.
+        there_are: Vec<String>,
     },
     /// It has fewer queues.
     #[error(
@@ -212,6 +214,8 @@ pub fn attach(
     listening: &[SocketAddr],
     reactors: usize,
 ) -> Result<(Attachment, Vec<Share>), XdpError> {
+    // Before all else: a name that was mistyped is the operator's likeliest mistake.
+    settings.interfaces.iter().try_for_each(|choice| number_of(&choice.name).map(|_| ()))?;
     let destinations = interface::destinations(listening)
         .map_err(|source| XdpError::of("any interface", "getifaddrs", source))?;
     if destinations.is_empty() {
@@ -248,6 +252,13 @@ pub(in crate::io) fn attach_for(
     Ok((attachment, shares))
 }
 
+fn number_of(interface: &str) -> Result<u32, XdpError> {
+    interface::index(interface).ok_or_else(|| XdpError::NoInterface {
+        interface: interface.to_owned(),
+        there_are: interface::names(),
+    })
+}
+
 fn attach_one(
     choice: &InterfaceChoice,
     settings: &XdpSettings,
@@ -255,8 +266,7 @@ fn attach_one(
 ) -> Result<(OwnedFd, Attached, Vec<Queue>), XdpError> {
     let name = &choice.name;
     let failed = |call| move |source| XdpError::of(name, call, source);
-    let index = interface::index(name)
-        .ok_or_else(|| XdpError::NoInterface { interface: name.to_owned() })?;
+    let index = number_of(name)?;
     let have = interface::receive_queues(name).map_err(failed("SIOCETHTOOL"))?;
     let (first, last) = choice.queues.unwrap_or((0, have - 1));
     if last >= have {

@@ -2,7 +2,7 @@
 //! host has.
 
 use crate::io::sys::check;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +56,25 @@ pub(super) fn index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the name ends with a zero byte and lives through the call.
     Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|&index| index > 0)
+}
+
+/// The names of all interfaces that there are.
+pub(super) fn names() -> Vec<String> {
+    let mut names = Vec::new();
+    // SAFETY: if_nameindex(3) takes nothing; its list ends with a zero number, each name before that
+    // is a terminated string, and it is freed once.
+    unsafe {
+        let first = libc::if_nameindex();
+        let mut next = first;
+        while let Some(entry) = next.as_ref().filter(|entry| entry.if_index > 0) {
+            names.push(CStr::from_ptr(entry.if_name).to_string_lossy().into_owned());
+            next = next.add(1);
+        }
+        if !first.is_null() {
+            libc::if_freenameindex(first);
+        }
+    }
+    names
 }
 
 /// How many receive queues it has in use; 1 where its driver does not say.
@@ -182,6 +201,7 @@ mod tests {
     fn loopback_is_an_interface_and_a_made_up_name_is_none() {
         assert_eq!(index("lo"), Some(1));
         assert_eq!(index("no-such-iface"), None);
+        assert!(names().contains(&"lo".to_owned()), "{:?}", names());
         assert!(receive_queues("lo").expect("a socket to ask with") >= 1);
     }
 }

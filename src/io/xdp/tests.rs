@@ -146,6 +146,18 @@ fn the_length_that_was_told_is_handed_on_before_what_comes_later() {
 }
 
 #[test]
+fn an_interface_that_is_not_there_is_said_before_all_else() {
+    let settings =
+        XdpSettings { interfaces: vec!["nope0".parse().expect("a name")], ..settings(0) };
+    // No address that an interface could bring, either.
+    let loopback = ["127.0.0.1:9".parse().expect("address")];
+    let Err(error) = attach(&settings, &loopback, 1) else { panic!("nope0 is there") };
+    let text = error.to_string();
+    let names = text.strip_prefix("there is no interface nope0: choose one of ").expect(&text);
+    assert!(names.split(", ").any(|name| name == "lo"), "{text}");
+}
+
+#[test]
 fn a_queue_and_an_interface_have_one_owner() {
     let Some(rig) = rig() else { return };
     let address: SocketAddr = "127.0.0.1:9".parse().expect("address");
