@@ -7,8 +7,8 @@ use super::client::{Client, MonitorArgs, query};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, expected, notes, watch, words};
 use crate::api::{
-    Expectations, Expected, GroupQos, PeerCounts, PeerDetail, PeerPage, PeerSummary, Qos,
-    QosReport, Summary,
+    AlarmCounts, Expectations, Expected, GroupQos, PeerCounts, PeerDetail, PeerPage, PeerSummary,
+    Qos, QosReport, Summary,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -342,23 +342,32 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
         let have = if alarms.in_conflict == 1 { "has" } else { "have" };
         lines.push((Severity::Bad, format!("{names} {have} two senders: see systole incidents")));
     }
-    let mut ours = Vec::new();
-    if alarms.blind_ns > 0 {
-        ours.push(format!("did not run for {}", words::duration(alarms.blind_ns)));
-    }
-    if alarms.deaf_ns > 0 {
-        ours.push(format!("did not hear all for {}", words::duration(alarms.deaf_ns)));
-    }
-    if !ours.is_empty() {
+    if let Some(ours) = faults(alarms) {
         let extended = words::plural(alarms.extended, "verdict");
-        let line = format!("the monitor {}; {extended} extended", ours.join(" and "));
-        lines.push((Severity::Doubtful, line));
+        lines.push((Severity::Doubtful, format!("the monitor {ours}; {extended} extended")));
     }
     if alarms.silences > 0 {
         let line = format!("{} (systole silence list)", words::plural(alarms.silences, "silence"));
         lines.push((Severity::Quiet, line));
     }
     lines
+}
+
+/// What the monitor itself missed. A restart, and a stall that overruns the receive buffer, count as
+/// both: one event, not to be read as two.
+fn faults(alarms: &AlarmCounts) -> Option<String> {
+    let (blind, deaf) = (words::duration(alarms.blind_ns), words::duration(alarms.deaf_ns));
+    match (alarms.blind_ns, alarms.deaf_ns) {
+        (0, 0) => None,
+        (_, 0) => Some(format!("did not run for {blind}")),
+        (0, _) => Some(format!("lost heartbeats in a time of {deaf}")),
+        (a, b) if a == b => {
+            Some(format!("did not run for {blind}, and may have lost what was sent meanwhile"))
+        }
+        _ => Some(format!(
+            "did not run for {blind}, and lost heartbeats in a time of {deaf}, in part perhaps the same"
+        )),
+    }
 }
 
 /// Chen's figures of a group, a line each.

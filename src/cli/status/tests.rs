@@ -322,4 +322,19 @@ fn the_overview_says_what_is_the_matter() {
         "1 silence (systole silence list)",
     ];
     assert_eq!(alarms_of(all), expected);
+    let ours = |blind_ns, deaf_ns| {
+        alarms_of(AlarmCounts { blind_ns, deaf_ns, ..AlarmCounts::default() }).remove(0)
+    };
+    let (a, b) = (2_100_000_000, 400_000_000);
+    assert_eq!(ours(0, b), "the monitor lost heartbeats in a time of 400 ms; 0 verdicts extended");
+    assert_eq!(
+        ours(a, a),
+        "the monitor did not run for 2.1 s, and may have lost what was sent meanwhile; 0 verdicts \
+         extended"
+    );
+    assert_eq!(
+        ours(a, b),
+        "the monitor did not run for 2.1 s, and lost heartbeats in a time of 400 ms, in part perhaps \
+         the same; 0 verdicts extended"
+    );
 }
