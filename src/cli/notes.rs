@@ -45,7 +45,8 @@ pub fn sentence(note: &Note) -> (Severity, String) {
             let text = match (expected.peer.as_str(), expected.missing) {
                 ("", true) => {
                     let group = &expected.group;
-                    format!("{known} of {wanted} peers expected of {group} have shown up")
+                    let missing = wanted.saturating_sub(known);
+                    format!("{missing} of {wanted} peers expected of {group} are missing")
                 }
                 ("", false) => {
                     format!("all {wanted} peers expected of {} are here", expected.group)
@@ -251,7 +252,7 @@ mod tests {
             missing: true,
             ..Expected::default()
         };
-        check(missing(expected), Severity::Bad, "10 of 12 peers expected of web have shown up");
+        check(missing(expected), Severity::Bad, "2 of 12 peers expected of web are missing");
         let came = Expected { peer: "db-1".into(), wanted: 1, known: 1, ..Expected::default() };
         check(missing(came), Severity::Good, "db-1, who was missing, is here");
     }
