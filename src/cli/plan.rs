@@ -112,19 +112,23 @@ fn text(answer: &Answer, terminal: Terminal) -> String {
     let relays = words::plural(relayed.relays, "relay");
     let mut table =
         terminal.table(&["", "DIRECT", &format!("BY {}", relays.to_uppercase())], &[1, 2]);
-    let mut row = |what: &str, of: &dyn Fn(&Bill) -> String| {
-        table.add_row([Cell::new(what), Cell::new(of(direct)), Cell::new(of(relayed))]);
+    let mut row = |what: &str, values: [String; 2]| {
+        let [direct, relayed] = values.map(Cell::new);
+        table.add_row([Cell::new(what), direct, relayed]);
     };
-    row("datagrams a second", &|bill| words::count(bill.datagrams_per_s.ceil() as u64));
-    row("heartbeats in each", &|bill| format!("{:.1}", bill.heartbeats_per_datagram));
-    row("on the wire", &|bill| format!("{}bit/s", scaled(bill.wire_bits_per_s)));
-    row("of the network", &|bill| format!("{:.1} %", bill.nic_share * 100.0));
-    row("reactors' time, cores", &|bill| format!("{:.2}", bill.busy_cores));
-    row("reactors", &|bill| words::count(bill.reactors));
-    row("memory", &|bill| bytes(bill.memory_bytes));
-    row("back after a kill", &|bill| words::duration(bill.restart_ns as u64));
-    row("a full receive buffer holds", &|bill| words::duration(bill.buffer_ns as u64));
-    row("heard of it later by", &|bill| words::duration(bill.delay_ns));
+    let bills = [direct, relayed];
+    let [nic] = alike([fleet.nic_bits as f64], &RATES);
+    row("datagrams a second", bills.map(|b| words::count(b.datagrams_per_s.ceil() as u64)));
+    row("heartbeats in each", bills.map(|b| format!("{:.1}", b.heartbeats_per_datagram)));
+    row("on the wire", alike(bills.map(|b| b.wire_bits_per_s), &RATES));
+    let share = bills.map(|b| format!("{:.1} %", b.nic_share * 100.0));
+    row(&format!("of a network of {nic} (--nic)"), share);
+    row("reactors' time, cores", bills.map(|b| format!("{:.2}", b.busy_cores)));
+    row("reactors", bills.map(|b| words::count(b.reactors)));
+    row("memory", alike(bills.map(|b| b.memory_bytes), &SIZES));
+    row("back after a kill", alike(bills.map(|b| b.restart_ns), &TIMES));
+    row("a full receive buffer holds", alike(bills.map(|b| b.buffer_ns), &TIMES));
+    row("heard of it later by", alike(bills.map(|b| b.delay_ns as f64), &TIMES));
     let mut text = format!(
         "{} every {}: {} heartbeats a second\n\n{}\n\n",
         words::plural(fleet.peers, "peer"),
@@ -146,18 +150,38 @@ fn text(answer: &Answer, terminal: Terminal) -> String {
     text
 }
 
-/// A number in thousands: `7.84 G`, `12.5 k`.
-fn scaled(value: f64) -> String {
-    let unit = [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)].into_iter().find(|u| value >= u.1);
-    let (unit, scale) = unit.unwrap_or(("", 1.0));
-    format!("{:.2} {unit}", value / scale)
-}
+/// A unit, and how much of the smallest it is.
+type Unit = (&'static str, f64);
 
-fn bytes(value: f64) -> String {
-    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20)].into_iter();
-    let mut unit = unit.map(|(unit, bits)| (unit, value / (1u64 << bits) as f64));
-    let (unit, value) = unit.find(|(_, value)| *value >= 1.0).unwrap_or(("KiB", value / 1024.0));
-    format!("{value:.1} {unit}")
+const RATES: [Unit; 5] =
+    [("Tbit/s", 1e12), ("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3), ("bit/s", 1.0)];
+const SIZES: [Unit; 4] = [
+    ("TiB", 1_099_511_627_776.0),
+    ("GiB", 1_073_741_824.0),
+    ("MiB", 1_048_576.0),
+    ("KiB", 1_024.0),
+];
+const TIMES: [Unit; 4] = [("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0)];
+
+/// The values of a row in one unit, that of the largest, to three of its digits: what stands side by
+/// side is compared.
+fn alike<const N: usize>(values: [f64; N], units: &[Unit]) -> [String; N] {
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let fits = units.iter().find(|(_, scale)| largest >= *scale).or(units.last());
+    let (unit, scale) = fits.copied().unwrap_or(("", 1.0));
+    let places = match largest / scale {
+        ..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    values.map(|value| {
+        let text = format!("{:.places$}", value / scale);
+        let text = match text.contains('.') {
+            true => text.trim_end_matches('0').trim_end_matches('.'),
+            false => &text,
+        };
+        format!("{text} {unit}")
+    })
 }
 
 /// A count with a decimal unit, `50k`, `2.5M`.
@@ -210,4 +234,19 @@ fn share(text: &str) -> Result<f64, String> {
 fn nanoseconds(text: &str) -> Result<f64, String> {
     value::number(text, 1.0, 1e6)
         .map_err(|problem| format!("{problem}; give nanoseconds, like 450"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_one_unit() {
+        assert_eq!(alike([7.84e9, 2.773e8], &RATES), ["7.84 Gbit/s", "0.28 Gbit/s"]);
+        assert_eq!(alike([0.0, 5e6], &TIMES), ["0 ms", "5 ms"]);
+        assert_eq!(alike([995e6, 1.3e9], &TIMES), ["0.99 s", "1.3 s"]);
+        assert_eq!(alike([301.4e6, 402e6], &TIMES), ["301 ms", "402 ms"]);
+        assert_eq!(alike([26.4 * 1_048_576.0], &SIZES), ["26.4 MiB"]);
+        assert_eq!(alike([0.0, 0.0], &TIMES), ["0 ns", "0 ns"]);
+    }
 }
