@@ -44,7 +44,9 @@ pub type More = (Alike, u64);
 impl Fold {
     /// Whether to show this one, and what has to be said before: how many of its kind were left out.
     pub fn show(&mut self, event: &Event, time_ns: i128) -> (bool, Option<More>) {
-        if event.incident.is_some() || event.flapping {
+        // That somebody has a peer forgotten is no incident's to tell.
+        let is_told = event.incident.is_some() && event.to != "forgotten";
+        if is_told || event.flapping {
             return (false, None);
         }
         let alike =
@@ -136,6 +138,8 @@ mod tests {
         let mut fold = Fold::default();
         assert_eq!(fold.show(&Event { incident: Some(3), ..event(1) }, 0), (false, None));
         assert_eq!(fold.show(&Event { flapping: true, ..event(1) }, 0), (false, None));
+        let forgotten = Event { incident: Some(3), to: "forgotten".into(), ..event(2) };
+        assert_eq!(fold.show(&forgotten, 0), (true, None), "by nobody else");
         assert!(fold.quiet().is_empty());
     }
 }
