@@ -12,6 +12,7 @@
 
 use super::ControlState;
 use super::conflicts::Conflicts;
+use super::events::Names;
 use super::expect::{Expectations, Expected};
 use super::flapping::Flapping;
 use super::groups::GroupTable;
@@ -113,12 +114,11 @@ impl Alarms {
         self.flapping = flapping.resume(by_ns);
     }
 
-    /// Takes a transition of a peer in the group of this name, and says how it is marked. Notes may
-    /// follow.
-    pub fn judge(&mut self, t: &Transition, group: &str, around: &Surroundings<'_>) -> Marks {
+    /// Takes a transition of a peer of these names, and says how it is marked. Notes may follow.
+    pub fn judge(&mut self, t: &Transition, names: &Names, around: &Surroundings<'_>) -> Marks {
         let silenced = self.is_silenced(t.peer, around.registry);
-        let group = around.groups.number(group).unwrap_or(0);
-        let flapping = self.observe(t);
+        let group = around.groups.number(names.group()).unwrap_or(0);
+        let flapping = self.observe(t, names);
         self.qos.observe(group, t);
         let marks = Marks { silenced, flapping, ..Marks::default() };
         self.assign(t, group, marks, None, around)
@@ -128,19 +128,20 @@ impl Alarms {
     pub fn judge_again(
         &mut self,
         t: &Transition,
-        group: &str,
+        names: &Names,
         marks: Marks,
         around: &Surroundings<'_>,
     ) -> Marks {
-        let group = around.groups.number(group).unwrap_or(0);
-        self.observe(t);
+        let group = around.groups.number(names.group()).unwrap_or(0);
+        self.observe(t, names);
         self.incidents.numbered(marks.incident);
         self.assign(t, group, marks, Some(marks.incident), around)
     }
 
     /// Takes a transition, and says whether its peer flaps.
-    fn observe(&mut self, t: &Transition) -> bool {
+    fn observe(&mut self, t: &Transition, names: &Names) -> bool {
         if t.to == PeerState::Forgotten {
+            self.incidents.forget(t.peer, names.name());
             let ended = self.conflicts.forget(t.peer, t.fired_ns);
             self.notes.extend(ended.map(Note::Conflict));
         }
@@ -275,6 +276,13 @@ impl Alarms {
     /// The notes since the last call, in order.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// The names of who a note is about, where the alarms alone know them still.
+    pub fn names_of(&self, note: &Note) -> Option<Names> {
+        let Note::Incident(told) = note else { return None };
+        let name = self.incidents.parent_name(told.figures.id)?;
+        Some(Names::new(Some(name), ""))
     }
 
     /// Whether a peer is under a silence.

@@ -72,7 +72,7 @@ pub enum Cause {
 pub enum Step {
     /// It began.
     Opened,
-    /// It has grown, and stopped growing for the moment; or a hold has ended.
+    /// It has grown, or become worse, and stopped for the moment; or a hold has ended.
     Updated,
     /// All its members are back, have left, or were forgotten.
     Closed,
@@ -122,8 +122,14 @@ pub struct Incident {
     pub figures: Figures,
     /// The first members, in the order in which they failed.
     pub first: Vec<PeerId>,
+    /// The name of the parent that it is about, once that is forgotten: nobody else knows it then.
+    #[serde(default)]
+    pub parent_name: Option<String>,
     /// The size that was last told.
     told: u32,
+    /// Members that were unreachable are down, which is not told yet.
+    #[serde(default)]
+    worse: bool,
     /// A hold ends then by itself, nanoseconds.
     held_until_ns: u64,
     /// Nothing joins a mass silence after this time, nanoseconds.
@@ -238,6 +244,8 @@ impl Incidents {
             if let Some(incident) = self.open.get_mut(&id).filter(|_| !was_reachable) {
                 incident.figures.unreachable -= 1;
                 incident.figures.down += 1;
+                incident.figures.grew_ns = incident.figures.grew_ns.max(at_ns);
+                incident.worse = true;
             }
             return Some(id);
         }
@@ -376,13 +384,31 @@ impl Incidents {
         Some(member.incident)
     }
 
+    /// A peer is about to be forgotten, and its name with it: nobody names it among the members any
+    /// more, and an incident about it keeps the name.
+    pub fn forget(&mut self, peer: PeerId, name: Option<&str>) {
+        let own = self.members.get(&peer).map(|member| member.incident);
+        if let Some(incident) = own.and_then(|id| self.open.get_mut(&id)) {
+            incident.first.retain(|first| *first != peer);
+        }
+        let about = self.by_cause.get(&Cause::Parent(peer));
+        if let Some(incident) = about.and_then(|id| self.open.get_mut(id)) {
+            incident.parent_name = name.map(String::from);
+        }
+    }
+
+    /// The name of the parent that an incident is about, if that is forgotten.
+    pub fn parent_name(&self, id: u32) -> Option<&str> {
+        self.get(id)?.parent_name.as_deref()
+    }
+
     /// Tells what has settled and closes what is over by the time alone.
     pub fn advance(&mut self, now_ns: u64) {
         let over = |i: &Incident| i.figures.held > 0 && i.held_until_ns <= now_ns;
         let over: Vec<u32> = self.open.iter().filter(|(_, i)| over(i)).map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.let_go(id, now_ns));
         let due = |incident: &Incident| {
-            let grown = incident.figures.members() > incident.told;
+            let grown = incident.figures.members() > incident.told || incident.worse;
             (grown && incident.figures.grew_ns + SETTLED_NS <= now_ns) || incident.is_over(now_ns)
         };
         let due: Vec<u32> = self.open.iter().filter(|(_, i)| due(i)).map(|(id, _)| *id).collect();
@@ -501,8 +527,15 @@ impl Incidents {
             size,
             part_of: 0,
         };
-        let incident =
-            Incident { figures, first: Vec::new(), told: 0, held_until_ns: 0, joins_until_ns: 0 };
+        let incident = Incident {
+            figures,
+            first: Vec::new(),
+            parent_name: None,
+            told: 0,
+            worse: false,
+            held_until_ns: 0,
+            joins_until_ns: 0,
+        };
         self.open.insert(self.last_id, incident);
         self.by_cause.insert(cause, self.last_id);
         Some(self.last_id)
@@ -532,6 +565,7 @@ impl Incidents {
     fn tell(&mut self, id: u32, step: Step, at_ns: u64) {
         let Some(incident) = self.open.get_mut(&id) else { return };
         incident.told = incident.figures.members().max(incident.told).max(1);
+        incident.worse = false;
         self.told.push(Told { at_ns, step, figures: incident.figures });
     }
 

@@ -290,11 +290,11 @@ fn go_through(
             let Entry { transition: t, marks, names, wall_offset_ns, .. } = entry;
             let around = state.surroundings();
             all.push(match marks.pending {
-                false => alarms.judge_again(t, names.group(), *marks, &around),
-                true => alarms.judge(t, names.group(), &around),
+                false => alarms.judge_again(t, names, *marks, &around),
+                true => alarms.judge(t, names, &around),
             });
             notes.extend(alarms.take_notes().into_iter().map(|note: Note| {
-                let names = state.names_of(&note);
+                let names = alarms.names_of(&note).unwrap_or_else(|| state.names_of(&note));
                 NoteEntry { note, seq, wall_offset_ns: *wall_offset_ns, names }
             }));
             after = seq;

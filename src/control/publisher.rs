@@ -18,11 +18,11 @@
 //! The 100 ms are for the heartbeat rate.
 
 use super::ControlState;
-use super::alarms::Marks;
+use super::alarms::{Alarms, Marks};
 use super::assign::Assignments;
 use super::events::{Entry, Names};
 use super::kept::{self, AlarmsFile};
-use super::notes::{Note, NoteEntry};
+use super::notes::NoteEntry;
 use super::rate::Rate;
 use super::registry;
 use super::silences::Silences;
@@ -319,29 +319,29 @@ impl Publisher {
             self;
         let mut alarms = state.alarms();
         let mut seq = state.events.newest();
-        let mut take = |seq: u64, made: Vec<Note>, behind: Option<&Entry>| {
-            notes.extend(made.into_iter().map(|note| {
-                // Who is forgotten has its name in its last transition alone.
+        let mut take = |seq: u64, alarms: &mut Alarms, behind: Option<&Entry>| {
+            notes.extend(alarms.take_notes().into_iter().map(|note| {
+                // Who is forgotten has its name in its last transition, and in its incident.
                 let own = behind.filter(|entry| note.peer() == Some(entry.transition.peer));
-                let names = own.map_or_else(|| state.names_of(&note), |entry| entry.names.clone());
+                let own = own.map(|entry| entry.names.clone()).or_else(|| alarms.names_of(&note));
+                let names = own.unwrap_or_else(|| state.names_of(&note));
                 NoteEntry { note, seq, wall_offset_ns, names }
             }));
         };
         for notice in notices {
             alarms.notice(notice, &state.groups);
         }
-        take(seq, alarms.take_notes(), None);
+        take(seq, &mut alarms, None);
         for entry in batch {
-            let group = entry.names.group();
-            entry.marks = alarms.judge(&entry.transition, group, &state.surroundings());
+            entry.marks = alarms.judge(&entry.transition, &entry.names, &state.surroundings());
             seq += 1;
-            take(seq, alarms.take_notes(), Some(entry));
+            take(seq, &mut alarms, Some(entry));
         }
         let now_ns = clock::monotonic_ns();
         alarms.unsilenced(unsilenced, now_ns, &state.surroundings());
         unsilenced.clear();
         alarms.advance(now_ns);
-        take(seq, alarms.take_notes(), None);
+        take(seq, &mut alarms, None);
         if alarms.silences.version() != silences.version() {
             *silences = alarms.silences.clone();
             assignments.forget_silences();

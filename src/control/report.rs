@@ -69,7 +69,10 @@ impl ControlState {
             Cause::Group(group)
             | Cause::StillDown(group)
             | Cause::MassSilence(Scope::Group(group)) => Names::new(None, &self.groups.name(group)),
-            Cause::Parent(parent) => self.names_of_peer(Some(parent)),
+            Cause::Parent(parent) => match &incident.parent_name {
+                Some(name) => Names::new(Some(name), ""),
+                None => self.names_of_peer(Some(parent)),
+            },
             Cause::MassSilence(Scope::Fleet) => Names::default(),
         };
         let name = |&peer: &PeerId| {

@@ -135,6 +135,18 @@ fn children_are_of_their_parents_incident_and_listed_by_it() {
     let detail = monitor.state.detail(&monitor.state.find("web-1").unwrap());
     assert_eq!(detail.parent.map(|parent| parent.name).as_deref(), Some("switch-1"));
     assert_eq!(detail.incident, Some(incident.id));
+
+    // Forgotten, it leaves its name to its incident, and to what is told of that later.
+    monitor.report_transition(switch, PeerState::Down, PeerState::Forgotten);
+    monitor.publish();
+    let incident = &monitor.state.incidents(false).open[0];
+    assert_eq!((incident.parent.as_deref(), incident.unreachable), (Some("switch-1"), 4));
+    assert_eq!(incident.first, ["web-0", "web-1", "web-2", "web-3"]);
+    for i in 0..4 {
+        monitor.report_transition(web(i), PeerState::Unreachable, PeerState::Up);
+    }
+    monitor.publish();
+    assert_eq!(told(&monitor).last().map(String::as_str), Some("closed #1 parent switch-1"));
 }
 
 #[test]

@@ -66,6 +66,31 @@ fn forty_thousand_lines_are_three() {
 }
 
 #[test]
+fn a_forgotten_parent_leaves_its_name_and_its_children_are_told_anew() {
+    let mut incidents = Incidents::default();
+    let switch = PeerId(9);
+    (1..=3).for_each(|i| _ = incidents.unreachable(PeerId(i), (switch, true), 3, 10 * S));
+    incidents.advance(13 * S);
+    assert_eq!(steps(&mut incidents), [(1, Step::Opened, 2), (1, Step::Updated, 4)]);
+    incidents.forget(switch, Some("switch-1"));
+    back(&mut incidents, 9, 0, 20 * S);
+    assert_eq!(incidents.parent_name(1), Some("switch-1"));
+    assert_eq!(incidents.get(1).unwrap().first, [1, 2, 3].map(PeerId));
+    incidents.advance(23 * S);
+    assert_eq!(steps(&mut incidents), [], "nobody is worse off yet");
+    (1..=3).for_each(|i| down(&mut incidents, failure(i, 0, 3, 30 * S)));
+    let figures = incidents.get(1).unwrap().figures;
+    assert_eq!((figures.down, figures.unreachable, figures.most), (3, 0, 4));
+    incidents.advance(31 * S);
+    assert_eq!(steps(&mut incidents), [], "it may go on");
+    (0..5).for_each(|i| incidents.advance(32 * S + i * S));
+    assert_eq!(steps(&mut incidents), [(1, Step::Updated, 3)], "once");
+    (1..=3).for_each(|i| back(&mut incidents, i, 0, 40 * S));
+    assert_eq!(steps(&mut incidents), [(1, Step::Closed, 0)]);
+    assert_eq!(incidents.parent_name(1), Some("switch-1"));
+}
+
+#[test]
 fn two_of_two_is_one_and_one_after_the_other_is_none() {
     let mut incidents = Incidents::default();
     assert_eq!(incidents.down(failure(1, 1, 2, 10 * S)), None);
