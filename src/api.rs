@@ -4,8 +4,10 @@
 //! Times are RFC 3339 in UTC with nanoseconds (`2026-11-23T10:00:00.123456789Z`); durations are
 //! integers with their unit last (`lateness_ns`). Peer ids are 16 hex digits.
 
+mod histograms;
 mod notes;
 
+pub use histograms::{HistogramSummary, Histograms};
 pub use notes::{BlindNote, ConflictNote, FlappingNote, IncidentNote, MissingNote, Note, NoteHead};
 
 use serde::{Deserialize, Serialize};
@@ -542,55 +544,20 @@ pub struct QosReport {
     pub groups_total: u64,
 }
 
-/// `GET /api/v1/histograms`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Histograms {
-    /// What the values are counted from: `start`, or `interval` since the last reset.
-    pub since: String,
-    /// When that was.
-    pub since_time: String,
-    /// The histograms, by name (`lateness_ns`, `detection_time_ns`, …).
-    pub histograms: BTreeMap<String, HistogramSummary>,
-}
-
-/// One histogram in figures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HistogramSummary {
-    /// What it measures, in a sentence.
-    pub help: String,
-    /// Values recorded.
-    pub count: u64,
-    /// Lower bound of the bucket of the smallest value, which is at most 1 % larger.
-    pub min: u64,
-    /// Mean of the values.
-    pub mean: f64,
-    /// Median.
-    pub p50: u64,
-    /// 90th percentile.
-    pub p90: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// 99.9th percentile.
-    pub p999: u64,
-    /// 99.99th percentile.
-    pub p9999: u64,
-    /// 99.999th percentile.
-    pub p99999: u64,
-    /// Largest value.
-    pub max: u64,
-    /// Every non-empty bucket, `[highest equivalent value, count]`, ascending; only with `?buckets=1`.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub buckets: Vec<(u64, u64)>,
-}
-
 /// `DELETE /api/v1/peers/{name}`: the removal was handed to the peer's reactor; a transition to
 /// `forgotten` follows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removal {
     /// The peer's name; its id in hex while the name is unknown.
     pub name: String,
     /// 16 hex digits.
     pub id: String,
+    /// Peers that have it for a parent, and lose it.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub children: u64,
+    /// Those of them that are unreachable, which means down without a parent.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub unreachable: u64,
 }
 
 /// The body of every error answer.

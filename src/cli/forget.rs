@@ -1,7 +1,7 @@
 //! `systole forget`: peers that will not come back, removed before their time.
 
 use super::client::{Client, MonitorArgs};
-use super::{Failure, terminal};
+use super::{Failure, terminal, words};
 use crate::api::Removal;
 
 const EXAMPLES: &str = "\
@@ -13,7 +13,8 @@ Examples:
 
 const AFTER: &str = "\
 Everything known of a peer is dropped: its past, its key, its place. A transition to `forgotten` \
-follows. One that beats again is a newcomer; to keep its alarms quiet use `systole silence`. Exit \
+follows. Who was behind it (its children) has no parent then: those that are unreachable are called down. \
+One that beats again is a newcomer; to keep its alarms quiet use `systole silence`. Exit \
 codes: 0 done; 3 a peer is unknown (those before it are removed), or no monitor answers.";
 
 /// What was given as flags.
@@ -43,10 +44,50 @@ pub fn forget(args: ForgetArgs) -> Result<u8, Failure> {
             true => terminal::print(&terminal::json_line(&removal)?)?,
             false => terminal::print(&said(&removal))?,
         }
+        warning(&removal).iter().for_each(|text| terminal::say(text));
     }
     Ok(0)
 }
 
 fn said(removal: &Removal) -> String {
     format!("{} is forgotten; if it beats again it is a newcomer", removal.name)
+}
+
+/// What becomes of those behind it.
+fn warning(removal: &Removal) -> Option<String> {
+    let children = (removal.children > 0).then(|| words::plural(removal.children, "peer"))?;
+    let unreachable = match removal.unreachable {
+        0 => String::new(),
+        n => format!("; {} of them unreachable, to be called down unless heard", words::count(n)),
+    };
+    let was = if removal.children == 1 { "was" } else { "were" };
+    Some(format!(
+        "systole: {children} {was} behind {}, and lost a parent{unreachable}",
+        removal.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_forgets_a_parent_is_told_of_its_children() {
+        let warning = |children, unreachable| {
+            let name = "rack-1".into();
+            warning(&Removal { name, children, unreachable, ..Removal::default() })
+        };
+        assert_eq!(warning(0, 0), None);
+        assert_eq!(
+            warning(1, 0).as_deref(),
+            Some("systole: 1 peer was behind rack-1, and lost a parent")
+        );
+        assert_eq!(
+            warning(30, 28).as_deref(),
+            Some(
+                "systole: 30 peers were behind rack-1, and lost a parent; 28 of them unreachable, to \
+                 be called down unless heard"
+            )
+        );
+    }
 }

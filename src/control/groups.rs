@@ -153,6 +153,12 @@ impl GroupTable {
         if slot.parent & LEARNT == 0 { None } else { self.engine.parent(number_of(slot.parent)) }
     }
 
+    /// Whether somebody with this slot is behind a peer; `None` for a peer that is nobody's parent.
+    pub fn children_of(&self, parent: PeerId) -> Option<impl Fn(&SlotData) -> bool> {
+        let number = *self.parents.lock().expect(UNPOISONED).get(&parent)?;
+        Some(move |slot: &SlotData| number_of(slot.parent) == number)
+    }
+
     /// For how long the brake holds a scope's suspects at most, nanoseconds.
     pub fn hold_ns(&self, scope: Scope) -> u64 {
         let rule = match scope {

@@ -165,6 +165,17 @@ impl ControlState {
         detail
     }
 
+    /// How many peers have this one for a parent, and how many of them are unreachable now. Goes through
+    /// all peers if it was ever anybody's parent.
+    pub fn children(&self, parent: PeerId) -> (u64, u64) {
+        let Some(is_child) = self.groups.children_of(parent) else { return (0, 0) };
+        let views = self.reactors().iter().map(|reactor| &reactor.view);
+        let slots = views.flat_map(|view| (0..view.high_water()).filter_map(|at| view.read(at)));
+        slots.filter(is_child).fold((0, 0), |(all, unreachable), child| {
+            (all + 1, unreachable + u64::from(child.state == PeerState::Unreachable))
+        })
+    }
+
     /// Asks a peer's reactor to remove it. False when the reactor has too much to do already.
     pub fn remove(&self, found: &Found<'_>) -> bool {
         let asked = found.handle.commands.push(Command::Remove { peer: found.slot.peer }).is_ok();

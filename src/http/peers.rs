@@ -92,16 +92,19 @@ pub(super) async fn remove(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<Removal>), ApiError> {
     let name = readable(name)?;
-    let state = &monitor.state;
-    let found = find(state, &name)?;
-    // Before it is asked for: the reactor may be quicker than we are.
-    let known = state.registry.with(found.slot.peer, |p| p.map(|p| p.name.to_owned()));
-    if !state.remove(&found) {
-        return Err(ApiError::unavailable("the peer's reactor is busy: try again in a moment"));
-    }
-    let id = found.slot.peer.to_string();
-    let removal = Removal { name: known.unwrap_or_else(|| id.clone()), id };
-    Ok((StatusCode::ACCEPTED, Json(removal)))
+    aside(&monitor, move |state| {
+        let found = find(state, &name)?;
+        // Before it is asked for: the reactor may be quicker than we are.
+        let known = state.registry.with(found.slot.peer, |p| p.map(|p| p.name.to_owned()));
+        let (children, unreachable) = state.children(found.slot.peer);
+        if !state.remove(&found) {
+            return Err(ApiError::unavailable("the peer's reactor is busy: try again in a moment"));
+        }
+        let id = found.slot.peer.to_string();
+        let name = known.unwrap_or_else(|| id.clone());
+        Ok((StatusCode::ACCEPTED, Json(Removal { name, id, children, unreachable })))
+    })
+    .await
 }
 
 fn readable(name: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {

@@ -279,7 +279,8 @@ fn a_removal_is_handed_to_the_reactor_that_owns_the_peer() {
     assert_eq!(status, 202, "{body}");
     let peer = PeerId::of("web-3");
     let removal: Removal = serde_json::from_str(&body).unwrap();
-    assert_eq!(removal, Removal { name: "web-3".into(), id: peer.to_string() });
+    let id = peer.to_string();
+    assert_eq!(removal, Removal { name: "web-3".into(), id, ..Removal::default() });
     let commands = site.monitor.owner(peer).handle.commands.clone();
     let mut asked = std::iter::from_fn(|| commands.pop());
     assert!(asked.any(|command| command == Command::Remove { peer }));

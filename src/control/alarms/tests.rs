@@ -116,6 +116,11 @@ fn children_are_of_their_parents_incident_and_listed_by_it() {
     };
     let mut monitor = fleet(ControlConfig { rules: vec![rule], ..config() });
     let switch = PeerId::of("switch-1");
+    monitor.add("late", "", &[("parent", "switch-1")], PeerState::Unreachable);
+    monitor.publish();
+    monitor.obey();
+    assert_eq!(monitor.state.children(switch), (41, 1));
+    assert_eq!(monitor.state.children(web(1)), (0, 0));
     monitor.report_transition(switch, PeerState::Suspect, PeerState::Down);
     for i in 0..4 {
         monitor.report(web(i), {
