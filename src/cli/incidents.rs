@@ -4,6 +4,7 @@ use super::client::{Client, MonitorArgs};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, notes, words};
 use crate::api::{Incident, Incidents, PeerConflict};
+use crate::control::incidents::FIRST;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,7 +60,8 @@ fn text(all: &Incidents, terminal: Terminal) -> String {
         let mut text = terminal.paint(severity, &head);
         text.push_str(&format!("\n    since {began}, {about}"));
         if !incident.first.is_empty() {
-            let more = if incident.most as usize > incident.first.len() { ", …" } else { "" };
+            // Fewer may be named because some were forgotten; of more no more are ever named.
+            let more = if incident.most as usize > FIRST { ", …" } else { "" };
             text.push_str(&format!("\n    {}{more}", incident.first.join(", ")));
         }
         text
@@ -91,7 +93,7 @@ mod tests {
             began: "2026-11-23T10:02:03.123456000Z".into(),
             lasted_ns: 126_000_000_000,
             down: 2,
-            most: 4,
+            most: 40,
             size: 50,
             first: vec!["web-1".into(), "web-2".into()],
             ..Incident::default()
@@ -119,13 +121,17 @@ mod tests {
         assert_eq!(
             text(&all, Terminal::PLAIN),
             "#3 web: 2 down of 50
-    since 10:02:03.123456, for 2m 6s, 4 at most
+    since 10:02:03.123456, for 2m 6s, 40 at most
     web-1, web-2, …
 #2 web: nobody missing of 50
-    since 10:02:03.123456, lasted 2m 6s, 4 at most
+    since 10:02:03.123456, lasted 2m 6s, 40 at most
 db-1 has 3 senders, incarnations 9, 9 and 7
     since 10:02:05.123456, seen last 10:03:05.123456"
         );
+        let all_named = Incident { most: 4, ..all.open[0].clone() };
+        let all_named =
+            Incidents { open: vec![all_named], time: time.clone(), ..Incidents::default() };
+        assert!(text(&all_named, Terminal::PLAIN).ends_with("web-1, web-2"));
         let none = Incidents { time, ..Incidents::default() };
         assert_eq!(text(&none, Terminal::PLAIN), "No incident is open.");
     }
