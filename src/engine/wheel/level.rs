@@ -7,11 +7,11 @@
 use super::queue::{Batch, Blocks, Entry, Queue};
 
 /// Levels of a wheel.
-pub(super) const LEVELS: usize = 8;
+pub(super) const LEVELS: usize = 12;
 /// A level's slots are 2^BITS times as wide as those of the level below.
-pub(super) const BITS: u32 = 6;
+pub(super) const BITS: u32 = 4;
 /// Slots of a level: as many as a word has bits.
-pub(super) const SLOTS: u64 = 1 << BITS;
+pub(super) const SLOTS: u64 = u64::BITS as u64;
 
 /// One level of the wheel.
 pub(super) struct Level {

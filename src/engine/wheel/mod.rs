@@ -1,29 +1,35 @@
 //! The timing wheel: which timer is due next, at a cost that does not depend on how many there are.
 //!
-//! Think of eight clocks side by side, each with 64 marks on its dial. The first one's hand moves
-//! a mark every microsecond, the second one's every 64 µs, and so on. A timer hangs at a mark of
-//! the *fastest* clock whose dial still reaches to its deadline. When a hand comes to a mark, the
-//! timers there are taken down and hung on faster clocks (a *cascade*), until the first clock's
-//! hand finds them at their very microsecond.
+//! Think of twelve clocks side by side, each with 64 marks on its dial. The first one's hand moves
+//! a mark every microsecond, the second one's every 16 µs, the third one's every 256 µs, and so on. A
+//! timer hangs at a mark of the *fastest* clock whose dial still reaches to its deadline. When a hand
+//! comes to a mark, the timers there are taken down and hung on faster clocks (a *cascade*), until the
+//! first clock's hand finds them at their very microsecond.
 //!
 //! ```text
 //!            width of a slot    reach                    occupied (one word a level)
 //!  level 0      1 µs            63 µs       c▽           0010…0001
-//!  level 1     64 µs             4 ms       │ c▽         0000…0100   ▽ slot of `elapsed`
-//!  level 2      4.1 ms         258 ms       │ │          0000…0000
-//!  level 3    262 ms          16.5 s        ▼ ▼          1100…1111
-//!  level 4     16.8 s         17.6 min   ┌───────┐   ┌──────────────┐   ┌──────────────┐
-//!  level 5     17.9 min       18.8 h     │ queue ├──▶│ 17  4 90 8 … │──▶│ 66  2 …      │
-//!  level 6     19.1 h         50.1 days  └───────┘   └──────────────┘   └──────────────┘
-//!  level 7     50.9 days       8.8 years              blocks of 31 timers: `queue.rs`
+//!  level 1     16 µs             1 ms       │ c▽         0000…0100   ▽ slot of `elapsed`
+//!  level 2    256 µs            16 ms       │ │          0000…0000
+//!  level 3    4.1 ms           258 ms       ▼ ▼          1100…1111
+//!  level 4     66 ms           4.1 s     ┌───────┐   ┌──────────────┐   ┌──────────────┐
+//!  level 5    1.0 s            1.1 min   │ queue ├──▶│ 17  4 90 8 … │──▶│ 66  2 …      │
+//!  level 6     17 s             18 min   └───────┘   └──────────────┘   └──────────────┘
+//!  …                                      blocks of 31 timers: `queue.rs`
+//!  level 11   204 days        35 years
 //! ```
 //!
-//! **Every level is a ring.** At level `l` the slots are numbered from time 0, `tick >> 6·l`; a
+//! **Every level is a ring.** At level `l` the slots are numbered from time 0, `tick >> 4·l`; a
 //! timer belongs to the lowest level at which its slot is at most 63 slots ahead of the slot of
 //! `elapsed`, the tick up to which the wheel has worked. So a timer of three seconds is always put
-//! on level 3. (The usual rule, the highest bit in which tick and `elapsed` differ, lets nearly a
-//! whole fleet pile up in one slot before each boundary of a higher level: every 16.8 s a million
-//! peers would be cascaded at one blow.)
+//! on level 4. (The usual rule, the highest bit in which tick and `elapsed` differ, lets nearly a
+//! whole fleet pile up in one slot before each boundary of a higher level: a million peers would be
+//! cascaded at one blow.)
+//!
+//! **The dials overlap**: each has four times the marks that would do. So a timer hangs 4 to 63 slots
+//! ahead of `elapsed`, and is met shortly before its deadline. With slots 64 times as wide as those of
+//! the level below, as is usual, it may hang in the very next one: a timeout of 2.1 s was met up to 0.4 s
+//! early, before the heartbeat that was due in that time, and one of 21 s after 4 s.
 //!
 //! **The wheel is lazy.** A heartbeat does not touch it. When a timer is visited, the wheel asks
 //! the record for its real deadline ([`Timers::deadline_us`]) and goes by the answer. A healthy
@@ -36,7 +42,7 @@
 //! when it is used up, all are swept out at once.
 //!
 //! **Invariants.** Between two calls:
-//! 1. a timer in slot number `s` of level `l` has `s - (elapsed >> 6·l)` in 1 ..= 63, or in
+//! 1. a timer in slot number `s` of level `l` has `s - (elapsed >> 4·l)` in 1 ..= 63, or in
 //!    0 ..= 63 at level 0. So a slot holds one rotation only, and what is due stands at level 0;
 //! 2. an armed record has one entry that counts, any other none;
 //! 3. a bit of `occupied` is set exactly if its queue has an entry;
@@ -82,7 +88,7 @@ const NIL: u32 = u32::MAX;
 
 /// Levels below this one are not worth weeding ahead of time: their slots are at most 4.1 ms wide,
 /// so what is cascaded at one blow is a small share of the fleet.
-const WEEDED_FROM: usize = 3;
+const WEEDED_FROM: usize = 4;
 
 /// Queues of all levels.
 const QUEUES: u32 = LEVELS as u32 * SLOTS as u32;
@@ -90,7 +96,7 @@ const QUEUES: u32 = LEVELS as u32 * SLOTS as u32;
 /// So many entries ahead of the one that fires, a record is asked for.
 const AHEAD: usize = 8;
 
-/// The wheel: eight levels of 64 queues, one microsecond a tick.
+/// The wheel: twelve levels of 64 queues, one microsecond a tick.
 pub struct Wheel {
     /// All ticks before this one are done with; this one may have timers left to fire.
     elapsed: u64,
@@ -110,10 +116,8 @@ pub struct Wheel {
 /// A walk through the queue of a level's next slot; [`Wheel::weed`] says when it begins.
 #[derive(Clone, Copy)]
 struct Walk {
-    /// The slot, and which of the walks through it this is, from 1.
     slot: u64,
-    number: u32,
-    /// Entries that are still to be visited; what stays in the slot goes behind them.
+    /// Entries that are still to be visited.
     rest: u32,
 }
 
@@ -130,7 +134,7 @@ impl Wheel {
             entries: 0,
             turns: vec![0; capacity as usize],
             armed: 0,
-            walks: [Walk { slot: 0, number: 0, rest: 0 }; LEVELS],
+            walks: [Walk { slot: 0, rest: 0 }; LEVELS],
         }
     }
 
@@ -261,28 +265,18 @@ impl Wheel {
     }
 
     /// Visits up to `visits` timers of the slots that will be cascaded next, and hangs each where its
-    /// deadline says: those that have moved at their true places, and of the others those one level or
-    /// more down that a lower level reaches by now. Returns how many it visited.
+    /// deadline says: those that have moved at their true places, the others on the level below, which
+    /// reaches them by now. Returns how many it visited.
     ///
     /// Never needed, for `pop` does the same when the time comes, but then all at once: a slot of
-    /// level 3 holds a tenth of a fleet with three-second timeouts, and half of one with timeouts of
-    /// half a second. The owner calls this in its spare time.
+    /// level 4 holds a thirtieth of a fleet with three-second timeouts, and an eighth of one with timeouts
+    /// of half a second. The owner calls this in its spare time.
     ///
-    /// ```text
-    ///  the slot before        1/2    3/4 7/8 ┊  the slot that is walked through
-    ///  elapsed runs here ├─────┼──────┼───┼─┼┊├────────────────────┬─────┬──┬─┬┤
-    ///  walk                    1      2   3 4…   within reach after 1     2  3 4…
-    /// ```
-    ///
-    /// A slot is walked through when half of the time to its start is over, when half of the rest is,
-    /// and so on: six times. The first walk finds all that have moved out of it, which is everybody in a
-    /// fleet with timeouts of more than two slots. The later ones find who has moved since, and leave
-    /// the last 64th of the slot for the cascade. Without sinking, 50,000 peers whose deadlines are
-    /// 0.45 s ahead were cascaded 29,000 at a time.
-    ///
-    /// A walk that was not finished in its time goes on before the next one begins. To get through in
-    /// time, a million peers with three-second timeouts that all joined within a second need about
-    /// one visit a microsecond: 256 every 100 µs were enough, 64 were not.
+    /// A slot is walked through once, from when `elapsed` has passed a quarter of the one before it. No timer
+    /// is hung there any more then, for the level below reaches nearly four times as far as the slot is
+    /// wide. Later is better, since who has beaten by then is not met again so soon, but it takes its time:
+    /// a million peers with three-second timeouts that all joined within a second need 1.3 visits a
+    /// microsecond, and twice as many if all of them are silent: 256 every 100 µs are enough.
     pub fn weed(&mut self, timers: &impl Timers, visits: u32) -> u32 {
         let mut left = visits;
         for level in WEEDED_FROM..LEVELS {
@@ -291,7 +285,7 @@ impl Wheel {
                 if left == 0 {
                     return visits;
                 }
-                let Walk { slot, rest, .. } = self.walks[level];
+                let Walk { slot, rest } = self.walks[level];
                 let batch = self.levels[level].take(&mut self.blocks, slot, rest.min(left));
                 let taken = batch.entries().len() as u32;
                 // Nothing when all has been taken otherwise.
@@ -303,16 +297,13 @@ impl Wheel {
         visits - left
     }
 
-    /// Begins the next walk through the next slot of a level, if it is time and none is under way.
+    /// Begins the walk through the next slot of a level, if it is time and it has not begun.
     fn begin_walk(&mut self, level: usize) {
-        let slot = self.levels[level].slot_of(self.elapsed) + 1;
-        // How often the time to the slot's start has halved: the leading ones of the ticks that the
-        // slot before is old.
-        let age = self.elapsed << (u64::BITS - level as u32 * level::BITS);
-        let number = age.leading_ones().min(level::BITS);
-        let walk = &mut self.walks[level];
-        if walk.rest == 0 && number > 0 && (walk.slot, walk.number) != (slot, number) {
-            *walk = Walk { slot, number, rest: self.levels[level].queue(slot).len() };
+        let ring = &self.levels[level];
+        let slot = ring.slot_of(self.elapsed) + 1;
+        let width = ring.start_of(1);
+        if self.walks[level].slot != slot && self.elapsed % width >= width / 4 {
+            self.walks[level] = Walk { slot, rest: ring.queue(slot).len() };
         }
     }
 
@@ -424,8 +415,8 @@ impl Wheel {
         }
     }
 
-    /// Start of the farthest slot: 63 slots ahead at the top level, at least 62 · 2^42 µs (8.6
-    /// years) and less than 2^48 µs from `elapsed`.
+    /// Start of the farthest slot: 63 slots ahead at the top level, at least 62 · 2^44 µs (34
+    /// years) and less than 2^50 µs from `elapsed`.
     #[inline]
     fn horizon_us(&self) -> u64 {
         let top = &self.levels[LEVELS - 1];
@@ -444,7 +435,8 @@ fn most_entries(capacity: u32) -> u32 {
 #[inline]
 fn level_of(elapsed: u64, tick: u64) -> usize {
     debug_assert!(tick >= elapsed);
-    let level = ((tick - elapsed) | (SLOTS - 1)).ilog2() / level::BITS;
+    let beyond = ((tick - elapsed) | (SLOTS - 1)).ilog2() - (SLOTS - 1).ilog2();
+    let level = beyond.div_ceil(level::BITS);
     // The distance decides but for one case: one slot less a tick, begun in the middle of a slot,
     // ends 64 slots ahead.
     let shift = level * level::BITS;

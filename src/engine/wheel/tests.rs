@@ -89,7 +89,9 @@ fn random_runs_agree_with_the_oracle() {
 #[test]
 fn the_level_is_the_lowest_that_reaches() {
     let brute = |elapsed: u64, tick: u64| {
-        let reaches = |level: &usize| (tick >> (6 * level)) - (elapsed >> (6 * level)) < SLOTS;
+        let reaches = |level: &usize| {
+            (tick >> (BITS as usize * level)) - (elapsed >> (BITS as usize * level)) < SLOTS
+        };
         (0..LEVELS).find(reaches).expect("within the horizon")
     };
     for seed in seeds(2_000) {
@@ -110,7 +112,7 @@ fn the_level_is_the_lowest_that_reaches() {
 #[test]
 fn fires_at_its_tick_beside_every_boundary() {
     let mut starts = vec![0];
-    for power in (6..=60).step_by(6) {
+    for power in (BITS..=60).step_by(BITS as usize) {
         starts.extend([-2i64, -1, 0, 1].map(|offset| (1u64 << power).wrapping_add_signed(offset)));
     }
     let mut distances = BTreeSet::new();
@@ -380,7 +382,6 @@ fn healthy_peers_are_visited_about_once_in_a_timeout() {
 
 #[test]
 fn weeding_ahead_spreads_the_visits_and_adds_few() {
-    // In slots of 262 ms and of 16.8 s: 1.2, 1.7, 2.5, 8 and 11.6; 1.3, 1.9 and 5.4.
     for (interval_us, timeout_us) in [
         (150_000, 318_500),
         (200_000, 455_000),
@@ -414,24 +415,31 @@ fn weeding_counts_its_visits_and_ends() {
         model.check_structure();
         visited
     };
-    // Most will have moved by half of the time; the level below reaches these by 15/16 of it.
-    for (now, walk) in [(131_072, 1), (196_608, 2), (229_376, 3), (245_760, 4)] {
-        assert_eq!(weeded_at(now - 1), 0, "before walk {walk}");
-        assert_eq!(weeded_at(now), 100, "walk {walk}");
-    }
-    assert_eq!(weeded_at(262_143), 0);
+    // A quarter of slot 6 of level 4; theirs is the next.
+    let quarter = (6 << 16) + (1 << 14);
+    assert_eq!(weeded_at(quarter - 1), 0);
+    assert_eq!(weeded_at(quarter), 100);
+    assert_eq!(weeded_at(quarter + 1), 0);
+    assert_eq!(weeded_at((7 << 16) - 1), 0, "they hang on a level below");
     assert_eq!(model.drain(600_000).len(), 100);
 }
 
 #[test]
-fn what_moves_within_its_slot_is_hung_up_behind_the_walk() {
-    let mut model = Model::new(0, 100);
-    (0..100).for_each(|index| model.arm(index, 300_000 + u64::from(index)));
-    model.drain(140_000);
-    (0..100).for_each(|index| model.postpone(index, 520_000 + u64::from(index)));
-    assert_eq!(model.wheel.weed(&model.records, 70), 70);
-    model.check_structure();
-    assert_eq!(model.wheel.weed(&model.records, 1_000), 30);
-    model.check_structure();
-    assert_eq!(model.drain(600_000).len(), 100);
+fn a_walk_goes_on_where_it_was_left_and_a_cascade_ends_it() {
+    for finished in [false, true] {
+        let mut model = Model::new(0, 100);
+        (0..100).for_each(|index| model.arm(index, 300_000 + u64::from(index)));
+        model.drain((3 << 16) + (1 << 14));
+        (0..50).for_each(|index| model.postpone(index, 320_000 + u64::from(index)));
+        assert_eq!(model.wheel.weed(&model.records, 70), 70);
+        model.check_structure();
+        if finished {
+            assert_eq!(model.wheel.weed(&model.records, 1_000), 30);
+            model.check_structure();
+        }
+        assert_eq!(model.drain(4 << 16), [0; 0]);
+        assert_eq!(model.wheel.weed(&model.records, 1_000), 0);
+        model.check_structure();
+        assert_eq!(model.drain(600_000).len(), 100);
+    }
 }
