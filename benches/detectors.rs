@@ -22,7 +22,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let measured = arguments.iter().any(|argument| argument == "--bench");
     let directory = arguments.iter().find(|argument| !argument.starts_with("--"));
-    let (peers, beats, seeds) = if measured { (32, 4_000, 3) } else { (5, 60, 1) };
+    let (peers, beats, seeds) = if measured { (64, 16_000, 3) } else { (5, 60, 1) };
     for temper in Temper::ALL {
         println!("{}: mean T_D in intervals, best of each detector", temper.name());
         let mut worst = [0.0f64; RATES.len()];
