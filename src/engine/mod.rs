@@ -6,6 +6,7 @@ pub mod detector;
 pub mod groups;
 mod index;
 pub mod journal;
+mod looks;
 pub mod notice;
 mod peers;
 pub mod policy;

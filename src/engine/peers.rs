@@ -13,6 +13,7 @@
 //! held the answer is always a time ahead of the horizon, at which it is asked again.
 
 use super::groups::{Groups, Standing};
+use super::looks;
 use super::policy::Deadlines;
 use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
@@ -121,8 +122,13 @@ impl Peers {
         let policy = self.groups.policy(slot.group());
         let Deadlines { suspect_ns, down_ns } =
             policy.deadlines(&slot.arrivals(), slot.interval_us());
-        let is_usual = last_seen_ns.saturating_add(down_ns) > self.horizon_ns;
-        is_usual.then(|| last_seen_ns.saturating_add(suspect_ns))
+        if last_seen_ns.saturating_add(down_ns) <= self.horizon_ns {
+            return None;
+        }
+        let look_ns = last_seen_ns.saturating_add(looks::farthest_ns(policy, slot.interval_us()));
+        let deadline_ns = last_seen_ns.saturating_add(suspect_ns);
+        // Silent for so long already, it will not be heard as usual.
+        Some(if look_ns > self.horizon_ns { deadline_ns.min(look_ns) } else { deadline_ns })
     }
 
     /// What the silence of the peer in this slot comes to at the horizon.

@@ -343,6 +343,12 @@ impl Slot {
         self.tags.load(Ordering::Relaxed) & COMPARED == up
     }
 
+    /// Whether its detector has learnt enough, and learns by small steps.
+    #[inline]
+    pub(super) fn has_learnt(&self) -> bool {
+        self.tag(tag::SAMPLES) > Arrivals::WARM
+    }
+
     /// Whether it states this interval, for those of up to 35 minutes; others it may deny.
     #[inline]
     pub(super) fn states_interval(&self, interval_us: u64) -> bool {

@@ -444,16 +444,24 @@ fn a_learnt_deadline_is_met_exactly() {
             let (mut now_ns, mut last_ns) = (START, START);
             let mut learnt = Arrivals::NONE;
             bench.observe(&[beat(1, 1, 0)], START);
-            for sequence in 1..200 {
+            let mut pauses = 0;
+            for sequence in 1..400 {
                 let context = format!("seed {seed} {word} {sequence}");
-                // Mostly punctual, now and then in a bunch or late.
+                let due = policy.deadlines(&learnt, 100_000);
+                // Mostly punctual, now and then in a bunch or late; and sometimes as late as can be without
+                // being down, again and again, so that a large deadline is unlearnt afterwards.
+                if rng.one_in(150) {
+                    pauses = rng.below(10);
+                }
                 let gap_ns = match rng.below(12) {
+                    _ if pauses > 0 => due.down_ns / 100 * 93,
                     0 => rng.below(2 * MS),
                     1 => 100 * MS + rng.below(400 * MS),
+                    2..5 => 50 * MS + rng.below(3 * MS),
                     _ => 95 * MS + rng.below(10 * MS),
                 };
+                pauses = u64::saturating_sub(pauses, 1);
                 let arrives_ns = now_ns + gap_ns;
-                let due = policy.deadlines(&learnt, 100_000);
                 let [suspect_ns, down_ns] = [due.suspect_ns, due.down_ns].map(|d| last_ns + d);
                 let mut told = Vec::new();
                 while let Some(next_ns) = bench.shard.next_deadline_ns(now_ns)

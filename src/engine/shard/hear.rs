@@ -14,6 +14,7 @@ use super::{Cause, Outlet, Shard, mass_silence};
 use crate::engine::conflict::Found;
 use crate::engine::detector::Arrivals;
 use crate::engine::groups::Standing;
+use crate::engine::looks;
 use crate::engine::notice::Notice;
 use crate::engine::sequence::{Order, Position};
 use crate::engine::slot::{Slot, SlotData, SlotWriter};
@@ -67,8 +68,8 @@ impl Shard {
         let elapsed_ns = arrived_ns.saturating_sub(last_seen_ns);
         let continues = last_seen_ns >= self.peers.sight.clear_since_ns();
         let learns = policy.detector.learns();
-        // One in a bunch may bring the deadline nearer, which the timer must be told.
-        if learns && (!continues || elapsed_ns < interval_us.saturating_mul(500)) {
+        // Whether any other brings the deadline nearer is worked out, so that the timer is told.
+        if learns && !(continues && slot.has_learnt() && looks::moves_on(elapsed_ns, interval_us)) {
             return false;
         }
         let heartbeats = slot.heartbeats().wrapping_add(1);
@@ -167,13 +168,10 @@ impl Shard {
         } else {
             arrivals.resume();
         }
-        // A heartbeat moves the deadline on by about an interval, and what is learnt from it brings
-        // the deadline nearer by a fraction of one. Only for heartbeats in a bunch that may be more,
-        // and then the timer does not find out by itself.
-        let half_ns = policy.interval_us(beat.interval_us).saturating_mul(500);
-        let bunched = elapsed_ns < half_ns || !continues;
+        // What is learnt may bring the deadline nearer by more than the heartbeat moves it on, and the
+        // timer does not find that out by itself.
         let nearer = interval_changed
-            || bunched && policy.detector.learns() && {
+            || policy.detector.learns() && {
                 let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
                 let was = policy.deadlines(&before, beat.interval_us).suspect_ns;
                 after.saturating_add(elapsed_ns) < was

@@ -131,13 +131,17 @@ fn the_short_cut_and_the_long_way_come_to_the_same() {
 #[test]
 fn only_the_usual_goes_the_short_way() {
     let now_ns = START + 100 * MS;
-    let known = || {
+    let after = |samples| {
         let mut bench = Bench::with(groups(), 8, START);
         bench.sink.way = Way::Direct;
         bench.observe(&[beat(1, 5, 7)], START);
         bench.shard.assign(PeerId(1), 1, 0, START);
+        let table = &bench.shard.peers.table;
+        let slot = table.slot(table.find(PeerId(1)).unwrap());
+        slot.write().set_arrivals(&Arrivals { samples, ..Arrivals::NONE });
         bench
     };
+    let known = || after(Arrivals::WARM + 1);
     let is_short = |bench: &Bench, beat: &Heartbeat, way, now_ns| {
         let table = &bench.shard.peers.table;
         bench.shard.heard_as_usual(table.guess(table.prefetch(beat.peer)), beat, way, now_ns)
@@ -165,9 +169,14 @@ fn only_the_usual_goes_the_short_way() {
         ("through a relay", Way::Relay(3), now_ns),
         ("no way said", Way::Unsaid, now_ns),
         ("in a bunch", Way::Direct, START + 10 * MS),
+        ("late by two intervals", Way::Direct, START + 301 * MS),
     ] {
         assert!(!is_short(&known(), &usual, way, now_ns), "{what}");
     }
+    assert!(
+        !is_short(&after(Arrivals::WARM), &usual, Way::Direct, now_ns),
+        "learns by large steps"
+    );
     let mut bench = known();
     bench.shard.deaf(START - MS, START + MS, &mut bench.sink);
     assert!(
