@@ -131,6 +131,8 @@ impl Shard {
             // A line may be as old as the key.
             order = Order::Stale;
         }
+        // The text form has no incarnation: whoever has one now is a sender of its own.
+        let restarted = order == Order::Restart || beat.sequenced && !slot.sequenced();
         let missing = match order {
             Order::Newer { missing } => missing,
             Order::Restart => 0,
@@ -222,7 +224,7 @@ impl Shard {
             }
             return true;
         }
-        self.heard_out_of_turn(index, beat.kind, order, now_ns, outlet);
+        self.heard_out_of_turn(index, beat.kind, restarted, now_ns, outlet);
         true
     }
 
@@ -264,7 +266,7 @@ impl Shard {
         &mut self,
         index: u32,
         kind: Kind,
-        order: Order,
+        restarted: bool,
         now_ns: u64,
         outlet: &mut impl Outlet,
     ) {
@@ -293,7 +295,7 @@ impl Shard {
                 self.arm(index);
             }
             _ => {
-                let reason = if order == Order::Restart { Reason::Restart } else { Reason::Beat };
+                let reason = if restarted { Reason::Restart } else { Reason::Beat };
                 self.change(index, Cause::of(reason), now_ns, outlet);
             }
         }

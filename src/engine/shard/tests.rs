@@ -344,6 +344,8 @@ impl Oracle {
                 if !restart && b.sequence <= known.newest {
                     return;
                 }
+            } else {
+                restart = true;
             }
             known.sequenced = true;
             known.incarnation = b.incarnation;
