@@ -119,13 +119,12 @@ impl Peers {
         if !slot.is_plainly_up() || last_seen_ns < clear_ns {
             return None;
         }
-        let policy = self.groups.policy(slot.group());
-        let Deadlines { suspect_ns, down_ns } =
-            policy.deadlines(&slot.arrivals(), slot.interval_us());
+        let (policy, stated_us) = (self.groups.policy(slot.group()), slot.interval_us());
+        let Deadlines { suspect_ns, down_ns } = policy.deadlines(&slot.arrivals(), stated_us);
         if last_seen_ns.saturating_add(down_ns) <= self.horizon_ns {
             return None;
         }
-        let look_ns = last_seen_ns.saturating_add(looks::farthest_ns(policy, slot.interval_us()));
+        let look_ns = last_seen_ns.saturating_add(looks::farthest_ns(policy, stated_us));
         let deadline_ns = last_seen_ns.saturating_add(suspect_ns);
         // Silent for so long already, it will not be heard as usual.
         Some(if look_ns > self.horizon_ns { deadline_ns.min(look_ns) } else { deadline_ns })
