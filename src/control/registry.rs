@@ -120,8 +120,6 @@ impl Registry {
         let mut begin = 0;
         let mut of_part = Vec::new();
         for (part, end) in self.parts.iter().zip(ends) {
-            // They lie anywhere: those of the next part are asked for while this one's are read.
-            sorted[end..].iter().take(end - begin).for_each(|at| records.prefetch(*at));
             of_part.clear();
             of_part.extend(sorted[begin..end].iter().filter_map(|at| records.at(*at)));
             begin = end;

@@ -14,7 +14,6 @@
 //! the disk is full names are not kept, and the log says so once.
 
 use super::dir::StateError;
-use crate::engine::prefetch::prefetch;
 use crate::wire::{OwnedProfile, PeerId};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -211,12 +210,6 @@ impl Records {
             at += len;
             Some((at - len, record))
         })
-    }
-
-    /// Asks for the memory of the one that begins there.
-    pub fn prefetch(&self, at: usize) {
-        prefetch(self.bytes.as_ptr().wrapping_add(at));
-        prefetch(self.bytes.as_ptr().wrapping_add(at + PREFIX));
     }
 
     /// The one that begins there.
