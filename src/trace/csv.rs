@@ -93,45 +93,29 @@ pub enum CsvError {
     Read(#[from] std::io::Error),
 }
 
-/// What a column holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Peer,
-    Seq,
-    Arrived,
-    Sent,
-    Incarnation,
-    Interval,
-    Other,
-}
-
-/// What the columns hold, in their order.
+/// Where the columns are that we understand.
 struct Columns {
-    kinds: Vec<Kind>,
+    /// How many there are, the others too.
+    count: usize,
+    /// In the order of [`KNOWN`](Self::KNOWN). The first three are there.
+    places: [Option<usize>; 6],
+    /// Where the others are.
+    others: Vec<usize>,
 }
 
 impl Columns {
-    /// The columns that we look for; the first three must be there.
-    const KNOWN: [(&'static str, Kind); 6] = [
-        ("peer", Kind::Peer),
-        ("seq", Kind::Seq),
-        ("arrived_ns", Kind::Arrived),
-        ("sent_ns", Kind::Sent),
-        ("incarnation", Kind::Incarnation),
-        ("interval_ns", Kind::Interval),
-    ];
+    const KNOWN: [&str; 6] = ["peer", "seq", "arrived_ns", "sent_ns", "incarnation", "interval_ns"];
 
     fn of(header: &[Cow<'_, [u8]>], line: u64) -> Result<Columns, CsvError> {
-        let mut kinds = vec![Kind::Other; header.len()];
-        for (place, (column, kind)) in Columns::KNOWN.into_iter().enumerate() {
-            let is_it = |field: &Cow<'_, [u8]>| field.eq_ignore_ascii_case(column.as_bytes());
-            match header.iter().position(is_it) {
-                Some(at) => kinds[at] = kind,
-                None if place < 3 => return Err(CsvError::Column { line, column }),
-                None => {}
-            }
+        let place = |column: &str| {
+            header.iter().position(|field| field.eq_ignore_ascii_case(column.as_bytes()))
+        };
+        let places = Columns::KNOWN.map(place);
+        if let Some(missing) = places[..3].iter().position(Option::is_none) {
+            return Err(CsvError::Column { line, column: Columns::KNOWN[missing] });
         }
-        Ok(Columns { kinds })
+        let others = (0..header.len()).filter(|place| !places.contains(&Some(*place))).collect();
+        Ok(Columns { count: header.len(), places, others })
     }
 }
 
@@ -213,7 +197,7 @@ impl<S: Sink> Lines<'_, S> {
     fn whole<'t>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8], CsvError> {
         while !self.stopped {
             // More columns than are looked at need not be counted.
-            let columns = self.columns.as_ref().filter(|columns| columns.kinds.len() < MAX_COLUMNS);
+            let columns = self.columns.as_ref().filter(|columns| columns.count < MAX_COLUMNS);
             if let Some((row, len)) = columns.and_then(|columns| fast::row(columns, text)) {
                 self.line += 1;
                 self.hand_on(&row);
@@ -265,12 +249,12 @@ impl<S: Sink> Lines<'_, S> {
 impl Columns {
     /// What the fields of a line say.
     fn row<'a>(&self, fields: &[Cow<'a, [u8]>], line: u64) -> Result<Row<'a>, CsvError> {
-        if fields.len() != self.kinds.len() {
-            return Err(CsvError::Values { line, found: fields.len(), expected: self.kinds.len() });
+        if fields.len() != self.count {
+            return Err(CsvError::Values { line, found: fields.len(), expected: self.count });
         }
         let number = |place: usize| {
-            let (column, kind) = Columns::KNOWN[place];
-            let Some(at) = self.kinds.iter().position(|own| *own == kind) else { return Ok(0) };
+            let column = Columns::KNOWN[place];
+            let Some(at) = self.places[place] else { return Ok(0) };
             if place >= 3 && fields[at].is_empty() {
                 return Ok(0);
             }
@@ -281,7 +265,7 @@ impl Columns {
             })
         };
         let narrow = |place: usize| {
-            let (value, column) = (number(place)?, Columns::KNOWN[place].0);
+            let (value, column) = (number(place)?, Columns::KNOWN[place]);
             u32::try_from(value).map_err(|_| CsvError::Wide { line, column, value })
         };
         let arrival = Arrival {
@@ -292,8 +276,7 @@ impl Columns {
             interval: stated_interval(number(5)?),
             ..Arrival::default()
         };
-        let own = self.kinds.iter().position(|kind| *kind == Kind::Peer);
-        let name = own.map_or(Cow::Borrowed(&[][..]), |at| fields[at].clone());
+        let name = self.places[0].map_or(Cow::Borrowed(&[][..]), |at| fields[at].clone());
         if name.is_empty() {
             return Err(CsvError::Nobody { line });
         }
@@ -312,7 +295,7 @@ fn find(byte: u8, text: &[u8]) -> Option<usize> {
 
 /// Bytes of the longest line.
 const MAX_LINE: usize = 65_536;
-/// Columns that are looked at; what is beyond is passed over.
+/// Columns that are looked at; what is beyond is passed over. A power of two.
 const MAX_COLUMNS: usize = 16;
 
 /// Splits a line at its commas, without the blanks around values. `None` when a quote is not closed.
@@ -497,7 +480,7 @@ mod tests {
                         let pick = pool.start + rng.below(pool.len() as u64) as usize;
                         line.insert_str(place, PIECES[pick]);
                     }
-                    let text = format!("{line}\n{:64}", "");
+                    let text = format!("{line}\n{:128}", "");
                     let Some((row, len)) = fast::row(&columns, text.as_bytes()) else { continue };
                     quick += 1;
                     let mut fields = [const { Cow::Borrowed(&[] as &[u8]) }; MAX_COLUMNS];

@@ -49,7 +49,7 @@ pub fn replay(trace: &Trace, policy: &Policy, interval_us: impl Fn(usize) -> u64
 /// Replays one peer. `interval_us` is the interval of its heartbeats that state none; 0 leaves it to
 /// the policy's default.
 pub fn replay_peer(peer: &PeerTrace, policy: &Policy, interval_us: u64) -> Quality {
-    let mut course = Course::new(interval_us);
+    let mut course = Course::new(interval_us, policy);
     peer.arrivals.iter().for_each(|arrival| course.take(arrival, policy));
     course.quality
 }
@@ -97,7 +97,7 @@ struct Courses<'a> {
 impl Sink for Courses<'_> {
     fn peer(&mut self, id: PeerId, name: String) {
         self.trace.peer(id, name);
-        self.courses.push((0, Course::new(self.interval_us)));
+        self.courses.push((0, Course::new(self.interval_us, self.policy)));
     }
 
     #[inline]
@@ -124,13 +124,15 @@ struct Course {
     /// That of heartbeats that state none, microseconds.
     unstated_us: u64,
     maintenance: bool,
-    /// The last heartbeat that counted, and the deadlines that it left behind. None: no silence is
-    /// judged, as the peer is not known or has left.
-    last: Option<(u64, Deadlines)>,
+    /// When the last heartbeat that counted arrived. None: no silence is judged, as the peer is not
+    /// known or has left.
+    last_ns: Option<u64>,
+    /// The deadlines that it left behind.
+    deadlines: Deadlines,
 }
 
 impl Course {
-    fn new(unstated_us: u64) -> Course {
+    fn new(unstated_us: u64, policy: &Policy) -> Course {
         Course {
             quality: Quality::default(),
             follower: Follower::default(),
@@ -138,13 +140,14 @@ impl Course {
             interval: (0, unstated_us),
             unstated_us,
             maintenance: false,
-            last: None,
+            last_ns: None,
+            deadlines: policy.deadlines(&Arrivals::NONE, unstated_us),
         }
     }
 
     #[inline(always)]
     fn take(&mut self, arrival: &Arrival, policy: &Policy) {
-        let Course { quality, learnt, .. } = self;
+        let Course { quality, learnt, deadlines, .. } = self;
         quality.arrivals += 1;
         let order = self.follower.take(arrival);
         let steps = match order {
@@ -154,7 +157,7 @@ impl Course {
             }
             Order::Restart => {
                 quality.restarts += 1;
-                self.last = None;
+                self.last_ns = None;
                 0
             }
             Order::Duplicate | Order::Late | Order::Stale => return,
@@ -166,7 +169,7 @@ impl Course {
             let us = if stated_us == 0 { self.unstated_us } else { stated_us };
             self.interval = (arrival.interval, us);
         }
-        if let Some((last_ns, deadlines)) = self.last.take() {
+        if let Some(last_ns) = self.last_ns {
             let elapsed_ns = arrival.arrived_ns - last_ns;
             quality.observed_ns += u128::from(elapsed_ns);
             quality.suspicions += u64::from(elapsed_ns > deadlines.suspect_ns);
@@ -189,8 +192,11 @@ impl Course {
             learnt.resume();
         }
         self.maintenance = arrival.maintenance;
-        let deadlines = policy.deadlines(learnt, self.interval.1);
+        // Those of a detector that does not learn change with the interval only.
+        if interval_changed || policy.detector.learns() {
+            *deadlines = policy.deadlines(learnt, self.interval.1);
+        }
         quality.detection.push(deadlines.down_ns);
-        self.last = (!arrival.bye).then_some((arrival.arrived_ns, deadlines));
+        self.last_ns = (!arrival.bye).then_some(arrival.arrived_ns);
     }
 }

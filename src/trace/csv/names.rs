@@ -4,7 +4,8 @@
 
 /// Numbers by name.
 pub(super) struct Names {
-    /// A power of two of them, at most half of them taken.
+    /// A power of two of them, at most a quarter of them taken: whether the first look finds a name is
+    /// then nearly always foretold.
     places: Vec<Place>,
     names: Vec<Box<[u8]>>,
 }
@@ -90,7 +91,7 @@ impl Names {
         self.names.push(name.into());
         let number = self.names.len();
         self.places[at] = Place { key, number: number as u32 };
-        if number * 2 > self.places.len() {
+        if number * 4 > self.places.len() {
             let old = std::mem::take(&mut self.places);
             self.places = vec![Place::default(); old.len() * 2];
             let mask = self.places.len() - 1;
