@@ -14,8 +14,11 @@ use std::collections::HashSet;
 
 /// Most expectations that are looked at in one go.
 const STRIDE: usize = 8_192;
-/// Whoever looks less often than this did not run, nanoseconds.
-const UNSEEN_NS: u64 = 1_000_000_000;
+/// How often they are looked at, nanoseconds, or a little less often.
+pub const LOOK_NS: u64 = 1_000_000_000;
+/// Whoever looks less often than this did not run, nanoseconds. Well above [`LOOK_NS`], which no thread
+/// keeps exactly.
+const UNSEEN_NS: u64 = 2 * LOOK_NS;
 
 /// What is expected.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub struct Change {
 struct Item {
     expected: Expectation,
     id: PeerId,
-    /// Since when it is unmet, by the clock of [`Expectations::check`]; `None` while it is met.
+    /// Since when it is unmet, as [`Expectations::seen_ns`]; `None` while it is met.
     unmet_ns: Option<u64>,
     missing: bool,
     known: u32,
@@ -69,9 +72,10 @@ pub struct Expectations {
     items: Vec<Item>,
     next: usize,
     missing: usize,
-    /// When it was looked last, and for how long nobody did, altogether.
+    /// When it was looked last.
     looked_ns: u64,
-    unseen_ns: u64,
+    /// By a clock that stands still while nobody looks, nanoseconds.
+    seen_ns: u64,
 }
 
 /// An expectation and how it stands.
@@ -93,7 +97,7 @@ impl Expectations {
                 Expected::Peer(name) => PeerId::of(name),
                 Expected::Group { .. } => PeerId(0),
             };
-            Item { expected, id, unmet_ns: Some(now_ns), missing: false, known: 0 }
+            Item { expected, id, unmet_ns: Some(0), missing: false, known: 0 }
         };
         let items = expectations.into_iter().map(item).collect();
         Expectations { items, looked_ns: now_ns, ..Expectations::default() }
@@ -108,11 +112,11 @@ impl Expectations {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         let since_ns = now_ns.saturating_sub(std::mem::replace(&mut self.looked_ns, now_ns));
-        if since_ns > UNSEEN_NS {
-            self.unseen_ns += since_ns;
+        let ran = since_ns <= UNSEEN_NS;
+        if ran {
+            self.seen_ns += since_ns;
         }
-        // By a clock that stood still while nobody looked.
-        let seen_ns = now_ns.saturating_sub(self.unseen_ns);
+        let seen_ns = self.seen_ns;
         for _ in 0..self.items.len().min(STRIDE) {
             let index = self.next;
             self.next = (self.next + 1) % self.items.len();
@@ -140,6 +144,10 @@ impl Expectations {
                 }
                 changes.push(Change { index: index as u32, at_ns: now_ns, missing, known });
             }
+        }
+        if !ran {
+            // One who always looks late must come to an end, too.
+            self.seen_ns += LOOK_NS;
         }
         changes
     }
@@ -239,8 +247,22 @@ mod tests {
             |at_ms: u64| !expect.check(at_ms * S / 1_000, |_| false, |_| 0).is_empty();
         assert!(!missing(1_000) && !missing(2_000));
         assert!(!missing(9_000), "stopped for seven seconds");
-        assert!(!missing(9_900));
-        assert!(missing(10_000), "and one more, of which we saw all");
+        assert!(missing(9_100), "and what may have come by then is known by now");
+        let mut expect = Expectations::new(vec![peer("a", 3)], 0);
+        let mut missing = |at_s: u64| !expect.check(at_s * S, |_| false, |_| 0).is_empty();
+        assert!(!missing(60) && !missing(120) && !missing(180), "a second each");
+        assert!(missing(240));
+    }
+
+    #[test]
+    fn a_look_may_be_a_little_late() {
+        for late_ms in [1, 60, 900] {
+            let mut expect = Expectations::new(vec![peer("a", 60)], 100 * S);
+            let at_ns = |look: u64| 100 * S + look * (S + late_ms * S / 1_000);
+            let missing = |look: &u64| !expect.check(at_ns(*look), |_| false, |_| 0).is_empty();
+            let look = (1..100).find(missing).expect("it is told");
+            assert!((60 * S..62 * S).contains(&(at_ns(look) - 100 * S)), "{look} of {late_ms} ms");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! how long the living were watched, and whom the monitor knows.
 
 use super::ControlState;
+use super::expect;
 use super::groups::Place;
 use crate::clock;
 use crate::engine::detector::{Arrivals, Detector};
@@ -26,7 +27,7 @@ use std::time::Duration;
 /// Slots looked at in one step.
 const STRIDE: u32 = 65_536;
 /// From one step to the next.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_nanos(expect::LOOK_NS);
 
 /// What was counted of a group.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
