@@ -80,7 +80,7 @@ struct Answer {
 /// Prints what a fleet would cost.
 ///
 /// # Errors
-/// stdout is closed.
+/// stdout is closed, or the fleet is more than a monitor holds.
 pub fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let fleet = Fleet {
         peers: args.peers,
@@ -104,7 +104,7 @@ pub fn plan(args: &PlanArgs) -> Result<u8, Failure> {
         true => terminal::print_json(&answer)?,
         false => terminal::print(&text(&answer, Terminal::detect()))?,
     }
-    Ok(0)
+    Ok(u8::from(args.peers > bill::MOST_PEERS))
 }
 
 fn text(answer: &Answer, terminal: Terminal) -> String {
@@ -143,11 +143,33 @@ fn text(answer: &Answer, terminal: Terminal) -> String {
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "What gives way first: {}; with relays {}.\n\n\
-         systole serve --max-peers {} --reactors {}    (with relays: --reactors {})",
-        direct.bottleneck, relayed.bottleneck, direct.max_peers, direct.reactors, relayed.reactors
+        "When the fleet grows, there give way\n  directly: {}\n  by relays: {}\n\n\
+         systole serve --max-peers {} --reactors {}{}    (with relays: --reactors {})",
+        limits(direct),
+        limits(relayed),
+        direct.max_peers,
+        direct.reactors,
+        if fleet.tagged { " --keys FILE --auth required" } else { "" },
+        relayed.reactors
     );
     text
+}
+
+/// What gives way, in its order.
+fn limits(bill: &Bill) -> String {
+    let limit = |(what, times): &(String, f64)| match *times {
+        ..1.0 => format!("{what} already, by {} times too little", figure(1.0 / times)),
+        _ => format!("{what} at {} times", figure(*times)),
+    };
+    bill.limits.iter().map(limit).collect::<Vec<_>>().join(", ")
+}
+
+/// Two digits, or all before the point.
+fn figure(number: f64) -> String {
+    match number {
+        ..10.0 => format!("{number:.1}"),
+        _ => words::count(number.round() as u64),
+    }
 }
 
 /// A unit, and how much of the smallest it is.
@@ -161,7 +183,15 @@ const SIZES: [Unit; 4] = [
     ("MiB", 1_048_576.0),
     ("KiB", 1_024.0),
 ];
-const TIMES: [Unit; 4] = [("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0)];
+const TIMES: [Unit; 7] = [
+    ("d", 86_400e9),
+    ("h", 3_600e9),
+    ("min", 60e9),
+    ("s", 1e9),
+    ("ms", 1e6),
+    ("µs", 1e3),
+    ("ns", 1.0),
+];
 
 /// The values of a row in one unit, that of the largest, to three of its digits: what stands side by
 /// side is compared.

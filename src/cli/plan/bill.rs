@@ -1,16 +1,24 @@
 //! From a fleet and unit costs to what it takes.
+//!
+//! HELLOs are counted, as the agent sends them: every 16 beats or 30 s, whichever is sooner. A relay passes
+//! each on at most once a minute, in a datagram of its own.
 
 use super::costs::{Costs, at};
 use serde::Serialize;
 
-/// Bytes of a BEAT, a tag, a PACK without entries and with one interval code, and an entry of a PACK of
+/// Bytes of a BEAT, what a HELLO has more beside the name, a tag, a PACK without entries and with one interval code, and an entry of a PACK of
 /// senders that were started within 19 days.
 const BEAT: f64 = 32.0;
+const HELLO_MORE: f64 = 5.0;
 const TAG: f64 = 16.0;
 const PACK: f64 = 40.0;
 const ENTRY: f64 = 17.0;
 /// Heartbeats that fit a PACK.
 const FULL: f64 = 83.0;
+/// From one HELLO to the next: beats and nanoseconds, whichever is sooner, and nanoseconds through a relay.
+const HELLO_BEATS: f64 = 16.0;
+const HELLO_NS: f64 = 30e9;
+const HELLO_RELAYED_NS: f64 = 60e9;
 /// IPv4 and UDP.
 const PACKET: f64 = 28.0;
 /// Ethernet: preamble, header, checksum and gap (IEEE 802.3).
@@ -78,8 +86,8 @@ pub struct Bill {
     pub delay_ns: u64,
     /// `--max-peers` with a quarter to spare.
     pub max_peers: u64,
-    /// What gives way first when the fleet grows, and at how many times its size.
-    pub bottleneck: String,
+    /// What gives way when the fleet grows, and at how many times its size; the first comes first.
+    pub limits: Vec<(String, f64)>,
 }
 
 impl Bill {
@@ -91,17 +99,21 @@ impl Bill {
             Way::Direct => 0,
             Way::Relayed => fleet.peers.div_ceil(fleet.children.max(1)),
         };
-        let (per_datagram, payload, tag_ns) = match way {
-            Way::Direct => (1.0, BEAT + tag, costs.tag_ns),
+        let bits = |payload: f64| (FRAME + (PACKET + payload + tag).max(LEAST_PAYLOAD)) * 8.0;
+        let hello = BEAT + HELLO_MORE + f64::from(fleet.name_bytes);
+        let hello_ns = hello_ns(fleet.interval_ns as f64, way);
+        let hellos_per_s = fleet.peers as f64 * 1e9 / hello_ns;
+        let beats_per_s = heartbeats_per_s - hellos_per_s;
+        let (together, payload, tag_ns) = match way {
+            Way::Direct => (1.0, BEAT, costs.tag_ns),
             Way::Relayed => {
-                let per_s = heartbeats_per_s / relays.max(1) as f64;
+                let per_s = beats_per_s / relays.max(1) as f64;
                 let together = per_datagram(per_s, fleet.relay_delay_ns as f64 / 1e9);
-                (together, PACK + tag + ENTRY * together, costs.tag_entry_ns)
+                (together, PACK + ENTRY * together, costs.tag_entry_ns)
             }
         };
-        let datagrams_per_s = heartbeats_per_s / per_datagram;
-        let frame = FRAME + (PACKET + payload).max(LEAST_PAYLOAD);
-        let wire_bits_per_s = datagrams_per_s * frame * 8.0;
+        let datagrams_per_s = hellos_per_s + beats_per_s / together;
+        let wire_bits_per_s = hellos_per_s * bits(hello) + beats_per_s / together * bits(payload);
         let tag_ns = if fleet.tagged { tag_ns } else { 0.0 };
         let busy_of = |reactors: f64| {
             let heartbeat_ns = at(&costs.heartbeat_ns, fleet.peers as f64 / reactors) + tag_ns;
@@ -121,17 +133,17 @@ impl Bill {
             relays,
             heartbeats_per_s,
             datagrams_per_s,
-            heartbeats_per_datagram: per_datagram,
+            heartbeats_per_datagram: heartbeats_per_s / datagrams_per_s,
             wire_bits_per_s,
             nic_share,
             busy_cores,
             reactors,
             memory_bytes,
-            restart_ns: fleet.peers as f64 * costs.restart_ns,
+            restart_ns: costs.start_ns + fleet.peers as f64 * costs.restart_ns,
             buffer_ns: queued / datagrams_per_s * 1e9,
             delay_ns: if way == Way::Relayed { fleet.relay_delay_ns } else { 0 },
             max_peers,
-            bottleneck: bottleneck(busy_cores / fleet.load, nic_share),
+            limits: limits(fleet, max_peers, (reactors, busy_cores), nic_share),
         }
     }
 }
@@ -148,16 +160,28 @@ pub const MOST_PEERS: u64 = 1 << 27;
 /// Most reactors that a monitor can have.
 const MOST_REACTORS: f64 = 256.0;
 
-fn bottleneck(reactors: f64, nic_share: f64) -> String {
-    let (network, cores) = (1.0 / nic_share, MOST_REACTORS / reactors);
-    let times = |times: f64| match times >= 1.0 {
-        true => format!("at {times:.1} times the fleet"),
-        false => format!("already, with {:.1} times too much", 1.0 / times),
-    };
-    match network < cores {
-        true => format!("the network, {}", times(network)),
-        false => format!("{MOST_REACTORS} reactors, {}", times(cores)),
+/// From one HELLO of a peer that reaches the monitor to the next.
+fn hello_ns(interval_ns: f64, way: Way) -> f64 {
+    let sent_ns = (HELLO_BEATS * interval_ns).min(HELLO_NS).max(interval_ns);
+    match way {
+        Way::Direct => sent_ns,
+        Way::Relayed => (HELLO_RELAYED_NS / sent_ns).ceil() * sent_ns,
     }
+}
+
+fn limits(
+    fleet: &Fleet,
+    max_peers: u64,
+    (reactors, busy_cores): (u64, f64),
+    nic_share: f64,
+) -> Vec<(String, f64)> {
+    let mut limits = vec![
+        (format!("--max-peers {max_peers}"), max_peers as f64 / fleet.peers as f64),
+        (format!("cores (--reactors {reactors})"), reactors as f64 / busy_cores),
+        ("the network".into(), 1.0 / nic_share),
+    ];
+    limits.sort_by(|a, b| a.1.total_cmp(&b.1));
+    limits
 }
 
 #[cfg(test)]
@@ -184,8 +208,8 @@ mod tests {
         let costs = Costs::measured();
         let bill = Bill::of(&FLEET, &costs, Way::Direct);
         close(bill.datagrams_per_s, 1e6);
-        // 32 + 28 + 38 bytes.
-        close(bill.wire_bits_per_s, 98.0 * 8.0 * 1e6);
+        // 32 + 28 + 38 bytes, and 21 more in each sixteenth.
+        close(bill.wire_bits_per_s, (98.0 + 21.0 / 16.0) * 8.0 * 1e6);
         let n = bill.reactors as f64;
         let datagram_ns = at(&costs.datagram_ns, 1e6 / n);
         close(bill.busy_cores, (datagram_ns + at(&costs.heartbeat_ns, 1e6 / n)) / 1e3);
@@ -204,11 +228,37 @@ mod tests {
     #[test]
     fn a_relay_gathers_what_comes_within_its_delay() {
         let bill = Bill::of(&FLEET, &Costs::measured(), Way::Relayed);
-        // A thousand a second: one opens the datagram, five follow in 5 ms.
-        close(bill.heartbeats_per_datagram, 6.0);
-        close(bill.wire_bits_per_s, 1e6 / 6.0 * (38.0 + 28.0 + 40.0 + 102.0) * 8.0);
+        // A HELLO of each every 64 s. Of the others 984 a second at a relay: one opens the datagram, 4.92
+        // follow in 5 ms.
+        let (hellos, beats) = (1e6 / 64.0, 1e6 * 63.0 / 64.0);
+        let together = 1.0 + 984.375 * 0.005;
+        close(bill.datagrams_per_s, hellos + beats / together);
+        let bytes = beats / together * (38.0 + 28.0 + 40.0 + 17.0 * together)
+            + hellos * (38.0 + 28.0 + 53.0);
+        close(bill.wire_bits_per_s, bytes * 8.0);
         let large = Fleet { children: 100_000, ..FLEET };
-        close(Bill::of(&large, &Costs::measured(), Way::Relayed).heartbeats_per_datagram, FULL);
+        let bill = Bill::of(&large, &Costs::measured(), Way::Relayed);
+        close(bill.datagrams_per_s, hellos + beats / FULL);
+    }
+
+    #[test]
+    fn a_hello_comes_every_sixteen_beats_or_thirty_seconds() {
+        let table =
+            [(0.1, 1.6, 60.8), (1.0, 16.0, 64.0), (10.0, 30.0, 60.0), (300.0, 300.0, 300.0)];
+        for (interval_s, direct_s, relayed_s) in table {
+            close(hello_ns(interval_s * 1e9, Way::Direct), direct_s * 1e9);
+            close(hello_ns(interval_s * 1e9, Way::Relayed), relayed_s * 1e9);
+        }
+    }
+
+    #[test]
+    fn limits_come_in_the_order_in_which_they_are_reached() {
+        let bill = Bill::of(&FLEET, &Costs::measured(), Way::Direct);
+        let of = |limit: usize| bill.limits[limit].0.as_str();
+        assert_eq!([of(0), of(1)], ["--max-peers 1250000", "cores (--reactors 2)"]);
+        let slow = Fleet { nic_bits: 100_000_000, ..FLEET };
+        let bill = Bill::of(&slow, &Costs::measured(), Way::Direct);
+        assert!(bill.limits[0].0 == "the network" && bill.limits[0].1 < 1.0, "{:?}", bill.limits);
     }
 
     #[test]

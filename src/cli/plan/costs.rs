@@ -16,10 +16,12 @@ pub struct Costs {
     pub tag_entry_ns: f64,
     /// What a peer takes beside its name, bytes: slot, index, registry.
     pub peer_bytes: f64,
-    /// What the process takes without peers, bytes.
+    /// What the process takes without peers, bytes: itself, and its history of events when that is full.
     pub base_bytes: f64,
     /// To take over a peer after a kill, nanoseconds.
     pub restart_ns: f64,
+    /// To start, and to take over a history that is full, nanoseconds.
+    pub start_ns: f64,
     /// What the kernel accounts a small datagram with, bytes of the receive buffer.
     pub queued_bytes: f64,
     /// The receive buffer of a reactor as it is granted by default, bytes.
@@ -34,9 +36,10 @@ impl Costs {
             heartbeat_ns: [(5e4, 9.5), (1e6, 29.0)],
             tag_ns: 44.0,
             tag_entry_ns: 15.0,
-            peer_bytes: 260.0,
-            base_bytes: 13.0 * 1024.0 * 1024.0,
-            restart_ns: 510.0,
+            peer_bytes: 226.0,
+            base_bytes: 36.0 * 1024.0 * 1024.0,
+            restart_ns: 330.0,
+            start_ns: 50e6,
             queued_bytes: 800.0,
             buffer_bytes: 128.0 * 1024.0 * 1024.0,
         }
