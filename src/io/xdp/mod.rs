@@ -20,7 +20,7 @@
 mod attach;
 mod bpf;
 mod interface;
-mod packet;
+pub mod packet;
 mod program;
 mod queue;
 mod ring;

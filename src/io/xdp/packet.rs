@@ -15,7 +15,7 @@
 
 /// Why there is no datagram in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Malformed {
+pub enum Malformed {
     /// It ends within a header.
     Short,
     /// It is none of those that the program takes.
@@ -28,11 +28,11 @@ pub(super) enum Malformed {
 
 /// A datagram where it lies in its frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Datagram<'a> {
+pub struct Datagram<'a> {
     /// What was sent.
-    pub(super) payload: &'a [u8],
+    pub payload: &'a [u8],
     /// Who sent it: the four bytes of an IPv4 address, or the first eight of an IPv6 one.
-    pub(super) sender: &'a [u8],
+    pub sender: &'a [u8],
 }
 
 const ETHERNET_BYTES: usize = 14;
@@ -47,7 +47,7 @@ const UDP: u8 = libc::IPPROTO_UDP as u8;
 /// # Errors
 /// [`Malformed`], with nothing handed on.
 #[inline]
-pub(super) fn parse(frame: &[u8], check_udp: bool) -> Result<Datagram<'_>, Malformed> {
+pub fn parse(frame: &[u8], check_udp: bool) -> Result<Datagram<'_>, Malformed> {
     let (ether_type, packet) = match word(frame, 12)? {
         0x8100 | 0x88A8 => (word(frame, 16)?, &frame[ETHERNET_BYTES + TAG_BYTES..]),
         ether_type => (ether_type, &frame[ETHERNET_BYTES..]),
