@@ -228,6 +228,13 @@ impl Peers {
         verdict(Some(PeerState::Down), down_ns, waited_for)
     }
 
+    /// Whether a peer that is about to be called down was held by a brake until its time was over: no
+    /// other brake holds it anew.
+    pub(super) fn was_held(&self, slot: &Slot, verdict: &Verdict) -> bool {
+        let own_ns = verdict.deadline_ns.saturating_sub(verdict.extended_ns);
+        self.groups.let_down_ns(slot.standing(), self.horizon_ns) > own_ns
+    }
+
     /// When an unreachable peer is judged by itself again.
     #[cold]
     fn unreachable(&self, slot: &Slot) -> Verdict {
@@ -304,36 +311,70 @@ impl Peers {
                 Parent::Gone { heard_ns: record.last_seen_ns }
             }
             PeerState::Unknown | PeerState::Forgotten => Parent::None,
-            PeerState::Up | PeerState::Suspect => self.beating_parent(&record),
+            PeerState::Up | PeerState::Suspect => self.beating_parent(&record, slot.peer()),
         }
     }
 
-    /// A parent that is not down: beating, or about to be called down itself? It is in doubt no
-    /// longer than a moment behind its own deadline, so that two peers that name each other as
-    /// parents do not wait for one another for ever.
-    fn beating_parent(&self, record: &SlotData) -> Parent {
-        let policy = self.groups.policy(record.group);
-        let silence = Silence {
-            last_seen_ns: record.last_seen_ns,
-            interval_ns: policy.interval_us(record.interval_us).saturating_mul(1_000),
-            grace_ns: policy.grace_ns,
-            deadlines: policy.deadlines(&record.arrivals, record.interval_us),
-        };
+    /// A parent that is not down: beating, or about to be called down itself?
+    fn beating_parent(&self, record: &SlotData, child: PeerId) -> Parent {
+        let silence = self.silence_of(record);
         let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
         let overdue_ns = record.last_seen_ns.saturating_add(due_ns);
-        // Held itself, it is called down when its hold ends, and not before all that it is granted.
-        let planned = record.silenced || record.status == Status::Maintenance;
-        let standing = Standing { group: record.group, planned };
-        let let_down_ns = self.groups.let_down_ns(standing, self.horizon_ns);
-        let down_ns = self.sight.judge_held(&silence, let_down_ns).down_ns.max(let_down_ns);
-        let decided_ns = down_ns.saturating_add(PARENT_SLACK_NS);
-        if self.horizon_ns <= overdue_ns || self.horizon_ns > decided_ns {
+        let decided_ns = match self.horizon_ns <= overdue_ns {
+            true => 0,
+            false => self.decided_ns(record, &silence, child, MOST_FOREBEARS),
+        };
+        if self.horizon_ns > decided_ns {
             let (since_ns, heard_ns) = (record.since_ns, record.last_seen_ns);
             return Parent::Alive { since_ns, heard_ns, overdue_ns };
         }
         let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);
         let again_ns = again_ns.min(decided_ns.saturating_add(1));
         Parent::InDoubt { heard_ns: record.last_seen_ns, again_ns }
+    }
+
+    /// By when a silent parent is called down, if it is: a moment behind its own deadline, or behind the
+    /// time by which its own parent is decided, for which it waits. Of fixed times only, so that peers that
+    /// name each other as parents do not wait for one another for ever; and without the `child` that asks.
+    fn decided_ns(
+        &self,
+        record: &SlotData,
+        silence: &Silence,
+        child: PeerId,
+        generations: u32,
+    ) -> u64 {
+        // Held itself, it is called down when its hold ends, and not before all that it is granted.
+        let planned = record.silenced || record.status == Status::Maintenance;
+        let standing = Standing { group: record.group, planned };
+        let let_down_ns = self.groups.let_down_ns(standing, self.horizon_ns);
+        let mut down_ns = self.sight.judge_held(silence, let_down_ns).down_ns.max(let_down_ns);
+        let parent = self.groups.parent(number_of(record.parent));
+        let parent = parent.filter(|id| generations > 0 && *id != child);
+        if let Some(parent) = parent.and_then(|id| self.find_anywhere(id)) {
+            let silence = self.silence_of(&parent);
+            let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
+            let is_late = parent.last_seen_ns.saturating_add(due_ns) < self.horizon_ns;
+            down_ns = down_ns.max(match parent.state {
+                PeerState::Up | PeerState::Suspect if is_late => {
+                    self.decided_ns(&parent, &silence, child, generations - 1)
+                }
+                // Who waited for it has yet to see that.
+                PeerState::Down | PeerState::Unreachable | PeerState::Left => parent.since_ns,
+                _ => 0,
+            });
+        }
+        down_ns.saturating_add(PARENT_SLACK_NS)
+    }
+
+    /// What bears on the deadlines of a peer of any shard.
+    fn silence_of(&self, record: &SlotData) -> Silence {
+        let policy = self.groups.policy(record.group);
+        Silence {
+            last_seen_ns: record.last_seen_ns,
+            interval_ns: policy.interval_us(record.interval_us).saturating_mul(1_000),
+            grace_ns: policy.grace_ns,
+            deadlines: policy.deadlines(&record.arrivals, record.interval_us),
+        }
     }
 
     /// A peer's record, in whichever shard it is.

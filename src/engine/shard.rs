@@ -372,7 +372,7 @@ impl Shard {
             return self.change(index, Cause::of(reason), now_ns, outlet);
         }
         let mut verdict = self.peers.verdict(slot);
-        if verdict.to == Some(PeerState::Down) {
+        if verdict.to == Some(PeerState::Down) && !self.peers.was_held(slot, &verdict) {
             let held = |scope, census: Census| {
                 outlet.notice(mass_silence(scope, true, now_ns, census));
                 self.shared.counters.add(Counter::MassSilences, 1);

@@ -3,6 +3,8 @@
 use super::guards::{DOWN_NS, MS, START, beats, braked, family, run};
 use super::tests::{Bench, beat};
 use super::*;
+use crate::engine::brake::BrakeSettings;
+use crate::testing::{Rng, seeds};
 use PeerState::*;
 use std::collections::HashSet;
 
@@ -89,4 +91,51 @@ fn the_children_of_a_parent_that_is_held_with_them_are_unreachable_with_it() {
     let down: Vec<u64> = told.iter().filter(|t| t.to == Down).map(|t| t.peer.0).collect();
     assert_eq!(down, [100], "{} of 100", told.len());
     assert_eq!(told.len(), 100);
+}
+
+#[test]
+fn who_was_held_by_the_fleets_brake_is_not_held_anew_by_its_groups() {
+    let mut bench = braked(50);
+    let brake = BrakeSettings { share: 0.5, least: 50, hold_ns: HOLD_NS };
+    bench.observe(&beats(1..=300, 1), START);
+    for group in 1..=3 {
+        bench.shard.shared.groups.set_brake(group, brake);
+        let own = u64::from(group - 1) * 100 + 1..=u64::from(group) * 100;
+        own.for_each(|peer| bench.shard.assign(PeerId(peer), group, 0, START));
+    }
+    let over_ns = START + DOWN_NS + HOLD_NS;
+    assert_eq!(run(&mut bench, START, over_ns - MS, &[Down]), []);
+    let told = run(&mut bench, over_ns, over_ns + 10 * MS, &[Down]);
+    assert_eq!(told.len(), 300);
+    assert!(told.iter().all(|t| t.deadline_ns == over_ns && t.extended_by.has(Extensions::MASS)));
+}
+
+/// Peer 1 is behind 2, that behind 3, and so on; all beat once a second.
+#[test]
+fn a_child_waits_for_whom_its_parent_waits_for() {
+    const PEERS: u64 = 5;
+    let second = |peer, sequence| Heartbeat { interval_us: 1_000_000, ..beat(peer, 1, sequence) };
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let mut bench = Bench::new(64, START);
+        for peer in 1..=PEERS {
+            bench.observe(&[second(peer, 1)], START);
+        }
+        for peer in 1..PEERS {
+            let parent = bench.shard.shared.groups.parent_number(PeerId(peer + 1)).unwrap();
+            bench.shard.assign(PeerId(peer), 0, parent, START);
+        }
+        // All die at one instant, each somewhere in its interval.
+        let mut last: Vec<_> = (1..=PEERS).map(|peer| (rng.below(999) * MS, peer)).collect();
+        last.sort_unstable();
+        for (after_ns, peer) in last {
+            bench.observe(&[second(peer, 2)], START + after_ns);
+        }
+        let told = run(&mut bench, START + 1_000 * MS, START + 6_000 * MS, &[Down, Unreachable]);
+        let mut fates: Vec<_> = told.iter().map(|t| (t.peer.0, t.to)).collect();
+        fates.sort_by_key(|fate| fate.0);
+        let expected =
+            (1..=PEERS).map(|peer| (peer, if peer == PEERS { Down } else { Unreachable }));
+        assert_eq!(fates, expected.collect::<Vec<_>>(), "seed {seed}");
+    }
 }
