@@ -33,6 +33,9 @@ use serde::{Deserialize, Serialize};
 /// makes many, and no verdict that anybody sees is later for them. Nanoseconds.
 const TOLD_NS: u64 = 100_000_000;
 
+/// So far up it is asked who is quiet.
+const MOST_FOREBEARS: u32 = 8;
+
 /// What a transition is marked with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Marks {
@@ -170,9 +173,9 @@ impl Alarms {
                 detection_ns: t.fired_ns.saturating_sub(t.last_seen_ns),
                 told,
             }),
-            PeerState::Unreachable if raises && told != Some(0) => {
-                self.unreachable(t.peer, group, t.fired_ns, around)
-            }
+            PeerState::Unreachable if raises && told != Some(0) => told
+                .and_then(|id| self.incidents.unreachable_again(t.peer, id, t.fired_ns))
+                .or_else(|| self.unreachable(t.peer, group, t.fired_ns, around)),
             PeerState::Up | PeerState::Left | PeerState::Forgotten => {
                 self.incidents.back(t.peer, group, t.fired_ns)
             }
@@ -189,29 +192,57 @@ impl Alarms {
         at_ns: u64,
         around: &Surroundings<'_>,
     ) -> Option<u32> {
-        let named = around.registry.with(peer, |p| around.groups.parent_of(&p?).map(PeerId::of));
-        let learnt = || around.groups.learnt_parent(&around.control.slot_of(peer)?);
-        let parent = named.or_else(learnt)?;
-        // Work on a switch is planned for the switch, not for everything behind it.
-        if self.is_silenced(parent, around.registry) {
+        let parent = parent_of(peer, around)?;
+        if self.is_quiet_above(parent, around) {
             return None;
         }
+        let failed = match around.control.slot_of(parent).map(|slot| slot.state) {
+            Some(PeerState::Down) => Some(true),
+            Some(PeerState::Unreachable) => Some(false),
+            _ => None,
+        };
         let size = around.tallies.size(group);
-        let state = around.control.slot_of(parent).map(|slot| slot.state);
-        let failed = state != Some(PeerState::Left);
         self.incidents.unreachable(peer, (parent, failed), size, at_ns)
     }
 
-    /// These peers are silenced no more. Whoever went down meanwhile has alarmed nobody, and does now.
-    pub fn unsilenced(&mut self, all: &[SlotData], now_ns: u64, around: &Surroundings<'_>) {
+    /// Whether this parent, or one further up behind which it is unreachable itself, is to alarm nobody:
+    /// work on a switch is planned for the switch, not for everything behind it.
+    fn is_quiet_above(&self, parent: PeerId, around: &Surroundings<'_>) -> bool {
+        let mut above = Some(parent);
+        for _ in 0..MOST_FOREBEARS {
+            let Some(parent) = above else { return false };
+            let slot = around.control.slot_of(parent);
+            if self.is_quiet(parent, slot.as_ref(), around) {
+                return true;
+            }
+            let unreachable = slot.is_some_and(|slot| slot.state == PeerState::Unreachable);
+            above = if unreachable { parent_of(parent, around) } else { None };
+        }
+        false
+    }
+
+    /// Whether the failure of a peer is to alarm nobody.
+    fn is_quiet(&self, peer: PeerId, slot: Option<&SlotData>, around: &Surroundings<'_>) -> bool {
+        slot.is_some_and(|slot| slot.status == Status::Maintenance)
+            || self.flapping.is_flapping(peer)
+            || self.is_silenced(peer, around.registry)
+    }
+
+    /// These peers, or those that they are behind, may have been quiet until now. Whoever went down meanwhile
+    /// has alarmed nobody, and does now.
+    pub fn unquiet(&mut self, all: &[SlotData], now_ns: u64, around: &Surroundings<'_>) {
         let mut still_down = Vec::new();
         for slot in all {
-            let quiet = slot.status == Status::Maintenance || self.flapping.is_flapping(slot.peer);
+            if self.incidents.of(slot.peer).is_some()
+                || self.is_quiet(slot.peer, Some(slot), around)
+            {
+                continue;
+            }
             match slot.state {
-                PeerState::Unreachable if !quiet => {
+                PeerState::Unreachable => {
                     self.unreachable(slot.peer, slot.group, now_ns, around);
                 }
-                PeerState::Down if !quiet => still_down.push(StillDown {
+                PeerState::Down => still_down.push(StillDown {
                     peer: slot.peer,
                     group: slot.group,
                     size: around.tallies.size(slot.group),
@@ -246,15 +277,20 @@ impl Alarms {
         }
     }
 
-    /// What time alone brings about.
-    pub fn advance(&mut self, now_ns: u64) {
+    /// What time alone brings about. Returns whether somebody who is down has ceased to flap, so that whoever
+    /// is behind it may have to be told.
+    pub fn advance(&mut self, now_ns: u64, around: &Surroundings<'_>) -> bool {
         let quiet = self.flapping.advance(now_ns);
+        let slots = quiet.iter().filter_map(|change| around.control.slot_of(change.peer));
+        let failed: Vec<_> = slots.filter(|slot| slot.state != PeerState::Up).collect();
         self.notes.extend(quiet.into_iter().map(Note::Flapping));
+        self.unquiet(&failed, now_ns, around);
         let ended = self.conflicts.advance(now_ns);
         self.notes.extend(ended.into_iter().map(Note::Conflict));
         self.silences.advance(now_ns);
-        self.incidents.advance(now_ns);
+        self.incidents.advance(now_ns, |scope| around.groups.suspect(scope));
         self.collect();
+        !failed.is_empty()
     }
 
     /// Looks who is missing.
@@ -296,6 +332,13 @@ impl Alarms {
     fn collect(&mut self) {
         self.notes.extend(self.incidents.take_told().into_iter().map(Note::Incident));
     }
+}
+
+/// A peer's parent: the one that is named, else the relay that it was learnt from.
+fn parent_of(peer: PeerId, around: &Surroundings<'_>) -> Option<PeerId> {
+    let named = around.registry.with(peer, |p| around.groups.parent_of(&p?).map(PeerId::of));
+    let learnt = || around.groups.learnt_parent(&around.control.slot_of(peer)?);
+    named.or_else(learnt)
 }
 
 #[cfg(test)]

@@ -159,6 +159,17 @@ impl GroupTable {
         Some(move |slot: &SlotData| number_of(slot.parent) == number)
     }
 
+    /// How many of a scope are suspect.
+    pub fn suspect(&self, scope: Scope) -> u32 {
+        self.engine.census(scope).suspect
+    }
+
+    /// Goes on with a hold of an earlier process that ends then, if there is still reason for one. False if
+    /// there is none.
+    pub fn resume_hold(&self, scope: Scope, until_ns: u64) -> bool {
+        self.engine.resume_hold(scope, until_ns.saturating_sub(self.hold_ns(scope)))
+    }
+
     /// For how long the brake holds a scope's suspects at most, nanoseconds.
     pub fn hold_ns(&self, scope: Scope) -> u64 {
         let rule = match scope {

@@ -8,8 +8,8 @@
 //!
 //! Four causes, none with two open incidents: a **group** whose peers go down together, a
 //! **parent** whose children are unreachable behind it, a **mass silence** that is held, and a planned
-//! silence that is over while peers of a group are **still down**, be they ever so few, since nobody was
-//! alarmed when they went. A peer is a member of one incident at most, that of the parent before that
+//! silence that is over (or a time of flapping) while peers of a group are **still down**, be they ever so
+//! few, since nobody was alarmed when they went. A peer is a member of one incident at most, that of the parent before that
 //! of the group; whoever goes down after a mass silence was let go belongs to it still.
 //!
 //! **How many are a crowd?** As many as chance would not bring together. Suppose that every peer
@@ -30,12 +30,14 @@
 //! [`MOST_CLOSED`] closed; members are as many as there are peers, [`FIRST`] shown of each.
 
 mod mass_silence;
+mod still_down;
 
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
 pub use mass_silence::MassSilence;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+pub use still_down::StillDown;
 
 /// Most incidents open at once.
 pub const MOST_OPEN: usize = 4_096;
@@ -63,7 +65,8 @@ pub enum Cause {
     Parent(PeerId),
     /// So many fell silent at once that they are held as suspect.
     MassSilence(Scope),
-    /// Peers of a group, by its number, were still down when their planned silence was over.
+    /// Peers of a group, by its number, were still down when their planned silence was over, or when they
+    /// had ceased to flap.
     StillDown(u16),
 }
 
@@ -165,19 +168,6 @@ pub struct Failure {
     pub told: Option<u32>,
 }
 
-/// A peer is down and was silenced until now.
-#[derive(Clone, Copy, Debug)]
-pub struct StillDown {
-    /// Who.
-    pub peer: PeerId,
-    /// Its group's number; 0 is the group of those without one.
-    pub group: u16,
-    /// Peers in that group.
-    pub size: u32,
-    /// Since when it is down, monotonic nanoseconds.
-    pub since_ns: u64,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(into = "(u32, bool)", from = "(u32, bool)")]
 struct Member {
@@ -204,6 +194,9 @@ pub struct Incidents {
     #[serde(skip)]
     by_cause: HashMap<Cause, u32>,
     members: HashMap<PeerId, Member>,
+    /// The groups' brakes that are on, whether or not there is an incident of them.
+    #[serde(default)]
+    held_groups: BTreeMap<u16, MassSilence>,
     /// Each group's last downs that belong to no incident, oldest first.
     recent: HashMap<u16, VecDeque<(u64, PeerId)>>,
     closed: VecDeque<Incident>,
@@ -295,34 +288,13 @@ impl Incidents {
         Some(id)
     }
 
-    /// Silences are over, and these peers are down. Whoever is part of an incident already stays there.
-    pub fn still_down(&mut self, all: &[StillDown], at_ns: u64) {
-        let mut opened = Vec::new();
-        for &StillDown { peer, group, size, since_ns } in all {
-            if self.members.contains_key(&peer) {
-                continue;
-            }
-            let cause = Cause::StillDown(group);
-            let known = [Cause::Parent(peer), cause].iter().find_map(|c| self.by_cause.get(c));
-            let id = match known {
-                Some(&id) => id,
-                None => {
-                    let Some(id) = self.open(cause, since_ns, at_ns, size) else { continue };
-                    opened.push(id);
-                    id
-                }
-            };
-            self.join(id, peer, true, at_ns);
-        }
-        opened.into_iter().for_each(|id| self.tell_opened(id, at_ns));
-    }
-
-    /// A peer is silent behind its parent, which has `failed` itself, or has left. Returns the incident
-    /// that it belongs to, as does the parent if it has failed.
+    /// A peer is silent behind its parent. Of that it is said whether it is reachable itself and down, or
+    /// unreachable; `None` if it has not failed. Returns the incident that the peer belongs to, as does the
+    /// parent if it has failed.
     pub fn unreachable(
         &mut self,
         peer: PeerId,
-        (parent, failed): (PeerId, bool),
+        (parent, failed): (PeerId, Option<bool>),
         size: u32,
         at_ns: u64,
     ) -> Option<u32> {
@@ -344,11 +316,21 @@ impl Incidents {
         let id = self.open(Cause::Parent(parent), at_ns, at_ns, size)?;
         // It was the one that failed, whatever its group's failures counted until now.
         self.recent.values_mut().for_each(|downs| downs.retain(|(_, down)| *down != parent));
-        if failed {
-            self.join(id, parent, true, at_ns);
+        if let Some(reachable) = failed {
+            self.join(id, parent, reachable, at_ns);
         }
         self.join(id, peer, false, at_ns);
         self.tell_opened(id, at_ns);
+        Some(id)
+    }
+
+    /// A peer is unreachable of which an earlier process has told that it belongs to this incident, if that
+    /// is open: whoever its parent is by now.
+    pub fn unreachable_again(&mut self, peer: PeerId, id: u32, at_ns: u64) -> Option<u32> {
+        if !self.open.contains_key(&id) || self.members.contains_key(&peer) {
+            return None;
+        }
+        self.join(id, peer, false, at_ns);
         Some(id)
     }
 
@@ -402,8 +384,10 @@ impl Incidents {
         self.get(id)?.parent_name.as_deref()
     }
 
-    /// Tells what has settled and closes what is over by the time alone.
-    pub fn advance(&mut self, now_ns: u64) {
+    /// Tells what has settled and closes what is over by the time alone. `suspect` says how many of a scope
+    /// are so now.
+    pub fn advance(&mut self, now_ns: u64, suspect: impl Fn(Scope) -> u32) {
+        self.count_held(suspect);
         let over = |i: &Incident| i.figures.held > 0 && i.held_until_ns <= now_ns;
         let over: Vec<u32> = self.open.iter().filter(|(_, i)| over(i)).map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.let_go(id, now_ns));
@@ -458,6 +442,9 @@ impl Incidents {
         }
         for (then, _) in self.recent.values_mut().flatten() {
             *then = then.saturating_add_signed(by_ns);
+        }
+        for silence in self.held_groups.values_mut() {
+            silence.at_ns = silence.at_ns.saturating_add_signed(by_ns);
         }
         self.by_cause = open.iter().map(|(id, incident)| (incident.figures.cause, *id)).collect();
         let last = open.keys().next_back().copied().unwrap_or(0);

@@ -244,6 +244,10 @@ pub(super) fn resume(state: &ControlState) -> Option<AlarmsFile> {
         }
     }
     let marks = go_through(state, &mut alarms, judged + 1..=newest);
+    // Else each start of the monitor would begin the hold anew.
+    for (scope, until_ns) in alarms.incidents.holds().filter(|(_, until_ns)| *until_ns > now_ns) {
+        state.groups.resume_hold(scope, until_ns);
+    }
     drop(alarms);
     // Nobody has seen them without: HTTP comes later.
     if pending > 0 {

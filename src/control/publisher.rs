@@ -90,8 +90,8 @@ pub(super) struct Publisher {
     /// Where the walk that tells them stands, and whether it has found anything to tell; `None` when
     /// it is over.
     silencing: Option<(usize, u32, bool)>,
-    /// Who is silenced no more, until that is judged: as they were then.
-    unsilenced: Vec<SlotData>,
+    /// Who may be quiet no more, until that is judged: as they were then.
+    unquiet: Vec<SlotData>,
     /// Where the alarms are kept.
     alarms_file: Option<AlarmsFile>,
     /// Alarms of an earlier process are still to be compared with the slots.
@@ -114,7 +114,7 @@ impl Publisher {
             nameless: None,
             silences,
             silencing: any.then_some((0, 0, false)),
-            unsilenced: Vec::new(),
+            unquiet: Vec::new(),
             published: continuation.published,
             alarms_file: None,
             unreconciled: false,
@@ -201,7 +201,7 @@ impl Publisher {
                         self.learn(peer, profile);
                         self.assignments.place(&state, peer);
                         let slot = self.assignments.silence(&state, &self.silences, peer);
-                        self.unsilenced.extend(slot.filter(|slot| slot.silenced));
+                        self.unquiet.extend(slot.filter(|slot| slot.silenced));
                     }
                     Report::Notice(notice) => notices.push(notice),
                     Report::Transition(transition) => {
@@ -223,7 +223,7 @@ impl Publisher {
         }
         // Who reads the transition after a kill should find the name, too.
         self.names.iter_mut().for_each(NamesFile::flush);
-        let noticed = !notices.is_empty() || !self.unsilenced.is_empty();
+        let noticed = !notices.is_empty() || !self.unquiet.is_empty();
         self.judge(notices, wall_offset_ns);
         let (changed, told) = (noticed || !self.batch.is_empty(), !self.notes.is_empty());
         self.publish();
@@ -292,9 +292,11 @@ impl Publisher {
         let peers = (from..upto).filter_map(|index| reactor.view.read(index));
         let mut told = told;
         for slot in peers {
+            // Its parent may be silenced no more.
+            self.unquiet.extend(Some(slot).filter(|slot| slot.state == PeerState::Unreachable));
             if let Some(slot) = self.assignments.silence(&self.state, &self.silences, slot.peer) {
                 told = true;
-                self.unsilenced.extend(Some(slot).filter(|slot| slot.silenced));
+                self.unquiet.extend(Some(slot).filter(|slot| slot.silenced));
             }
         }
         self.assignments.send(&self.state);
@@ -315,8 +317,7 @@ impl Publisher {
 
     /// Marks the transitions of this round, and notes what is to be said of them.
     fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
-        let Publisher { state, batch, notes, silences, silencing, assignments, unsilenced, .. } =
-            self;
+        let Publisher { state, batch, notes, silences, silencing, assignments, unquiet, .. } = self;
         let mut alarms = state.alarms();
         let mut seq = state.events.newest();
         let mut take = |seq: u64, alarms: &mut Alarms, behind: Option<&Entry>| {
@@ -338,11 +339,11 @@ impl Publisher {
             take(seq, &mut alarms, Some(entry));
         }
         let now_ns = clock::monotonic_ns();
-        alarms.unsilenced(unsilenced, now_ns, &state.surroundings());
-        unsilenced.clear();
-        alarms.advance(now_ns);
+        alarms.unquiet(unquiet, now_ns, &state.surroundings());
+        unquiet.clear();
+        let ceased = alarms.advance(now_ns, &state.surroundings());
         take(seq, &mut alarms, None);
-        if alarms.silences.version() != silences.version() {
+        if ceased || alarms.silences.version() != silences.version() {
             *silences = alarms.silences.clone();
             assignments.forget_silences();
             *silencing = Some((0, 0, false));

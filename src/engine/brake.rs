@@ -160,6 +160,18 @@ impl Brake {
         if swap.is_ok() { Held::Now } else { Held::Already }
     }
 
+    /// Goes on with a hold that began then, before this process; unless too few are suspect.
+    pub(super) fn resume(&self, since_ns: u64) -> bool {
+        let Census { living, suspect, .. } = self.census();
+        if self.is_few(living, suspect) {
+            return false;
+        }
+        let earlier = |held_ns| (held_ns == 0 || held_ns > since_ns).then_some(since_ns.max(1));
+        // An error says that it has been on for longer.
+        let _ = self.held_since_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+        true
+    }
+
     /// Counts a change of state. True when it releases the brake before its time because
     /// heartbeats return.
     pub(super) fn moved(&self, from: PeerState, to: PeerState, now_ns: u64) -> bool {
@@ -176,8 +188,7 @@ impl Brake {
 
     fn release_if_few(&self, now_ns: u64) -> bool {
         let Census { living, suspect, held_since_ns } = self.census();
-        let many = (self.least.load(Ordering::Relaxed) as f32).max(self.share() * living as f32);
-        if held_since_ns == 0 || suspect as f32 >= many / 2.0 {
+        if held_since_ns == 0 || !self.is_few(living, suspect) {
             return false;
         }
         let early = self.held_until_ns(now_ns).is_some();
@@ -193,6 +204,12 @@ impl Brake {
             Ordering::Relaxed,
         );
         early && swap.is_ok()
+    }
+
+    /// Fewer are suspect than half of what puts it on.
+    fn is_few(&self, living: u32, suspect: u32) -> bool {
+        let many = (self.least.load(Ordering::Relaxed) as f32).max(self.share() * living as f32);
+        (suspect as f32) < many / 2.0
     }
 
     fn share(&self) -> f32 {

@@ -113,6 +113,12 @@ impl Groups {
         self.brake(scope).census()
     }
 
+    /// Goes on with a hold that an earlier process began then, unless too few are suspect for one. Whether it
+    /// is on.
+    pub fn resume_hold(&self, scope: Scope, since_ns: u64) -> bool {
+        self.brake(scope).resume(since_ns)
+    }
+
     /// The number of a parent, the same for the same peer; `None` when 16,383 are known already.
     /// The control plane's only: one thread.
     pub fn parent_number(&self, peer: PeerId) -> Option<u32> {

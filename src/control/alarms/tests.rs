@@ -313,6 +313,81 @@ fn a_silenced_switch_keeps_its_children_out_of_incidents() {
     assert_eq!(told(&monitor), ["child: unreachable"]);
 }
 
+fn becomes(monitor: &mut FakeMonitor, peer: PeerId, from: PeerState, to: PeerState) {
+    let table = &mut monitor.owner(peer).table;
+    let index = table.find(peer).unwrap();
+    table.slot(index).write().set_state(to);
+    monitor.report_transition(peer, from, to);
+    monitor.publish();
+}
+
+/// A host behind a switch behind a core.
+fn chain(monitor: &mut FakeMonitor) -> [PeerId; 3] {
+    monitor.add("core", "net", &[], PeerState::Up);
+    monitor.add("edge", "net", &[("parent", "core")], PeerState::Up);
+    monitor.add("host", "web", &[("parent", "edge")], PeerState::Up);
+    ["core", "edge", "host"].map(PeerId::of)
+}
+
+#[test]
+fn a_silenced_core_keeps_all_behind_it_quiet_and_alarms_with_them_when_it_is_over() {
+    let mut monitor = fleet(config());
+    let [core, edge, host] = chain(&mut monitor);
+    let new = api::NewSilence { selector: "core".into(), for_ns: 1 << 40, reason: String::new() };
+    let silence = monitor.state.silence(new).unwrap();
+    for (peer, to) in
+        [(core, PeerState::Down), (edge, PeerState::Unreachable), (host, PeerState::Unreachable)]
+    {
+        becomes(&mut monitor, peer, PeerState::Suspect, to);
+    }
+    assert!(monitor.state.incidents(true).open.is_empty(), "{:#?}", told(&monitor));
+    for _ in 0..4 {
+        monitor.publish();
+        monitor.obey();
+    }
+    monitor.state.end_silence(silence.id).unwrap();
+    for _ in 0..4 {
+        monitor.publish();
+        monitor.obey();
+    }
+    let open = monitor.state.incidents(true).open;
+    let figures: Vec<_> = open.iter().map(|one| (one.down, one.unreachable)).collect();
+    assert_eq!(figures, [(1, 2)], "{:#?}", told(&monitor));
+}
+
+#[test]
+fn who_ceases_to_flap_while_it_is_down_alarms_then_with_all_behind_it() {
+    let mut monitor = fleet(config());
+    let [core, edge, host] = chain(&mut monitor);
+    for round in 0..9 {
+        let (from, to) = match round % 2 {
+            0 => (PeerState::Suspect, PeerState::Down),
+            _ => (PeerState::Down, PeerState::Up),
+        };
+        becomes(&mut monitor, core, from, to);
+    }
+    becomes(&mut monitor, edge, PeerState::Suspect, PeerState::Unreachable);
+    becomes(&mut monitor, host, PeerState::Suspect, PeerState::Unreachable);
+    let opened =
+        |monitor: &FakeMonitor| told(monitor).iter().any(|line| line.starts_with("opened"));
+    let flapped_before = told(&monitor).iter().filter(|line| line.starts_with("opened")).count();
+    assert_eq!(flapped_before, 0, "it flapped before its children were late");
+    assert!(!opened(&monitor));
+    let now_ns = crate::clock::monotonic_ns();
+    let around = monitor.state.surroundings();
+    let ceased = (1..60)
+        .any(|minute| monitor.state.alarms().advance(now_ns + minute * 60_000_000_000, &around));
+    assert!(ceased, "somebody who is down has ceased to flap");
+    let open = monitor.state.incidents(true).open;
+    assert_eq!((open[0].kind.as_str(), open[0].down), ("still_down", 1));
+    // The publisher goes through all then; so do we.
+    let all = [edge, host].map(|peer| slot(&monitor, peer));
+    monitor.state.alarms().unquiet(&all, now_ns, &around);
+    let open = monitor.state.incidents(true).open;
+    let figures: Vec<_> = open.iter().map(|one| (one.down, one.unreachable)).collect();
+    assert_eq!(figures, [(1, 2)]);
+}
+
 #[test]
 fn a_mass_silence_is_an_incident_and_what_follows_belongs_to_it() {
     let mut monitor = fleet(config());
@@ -387,7 +462,8 @@ fn a_conflict_is_told_when_it_begins_and_when_it_ends_and_shown_in_between() {
     assert_eq!(ended.collect::<Vec<_>>(), ["web-2 conflicts: false"]);
     assert_eq!(monitor.state.summary().alarms.in_conflict, 1);
     let mut alarms = monitor.state.alarms();
-    (1..140).for_each(|s| alarms.advance(now_ns + s * 1_000_000_000));
+    let around = monitor.state.surroundings();
+    (1..140).for_each(|s| _ = alarms.advance(now_ns + s * 1_000_000_000, &around));
     assert!(matches!(alarms.take_notes()[..], [Note::Conflict(change)] if !change.began));
     drop(alarms);
     assert_eq!((monitor.state.summary().alarms.in_conflict, of(1)), (0, None));

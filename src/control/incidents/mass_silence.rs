@@ -3,9 +3,10 @@
 use super::{Cause, Incident, Incidents, Member, Step, WINDOW_NS};
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
+use serde::{Deserialize, Serialize};
 
 /// The brake went on, or was released.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct MassSilence {
     /// Of whom.
     pub scope: Scope,
@@ -19,38 +20,77 @@ pub struct MassSilence {
     pub at_ns: u64,
 }
 
+impl MassSilence {
+    /// When the hold ends by itself; the beginning of one that has been released.
+    fn until_ns(&self) -> u64 {
+        self.at_ns.saturating_add(self.hold_ns.unwrap_or(0))
+    }
+}
+
 impl Incidents {
     /// The brake holds a scope's suspects for so long at most, or (without) lets them go because
     /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news,
-    /// and what was told of them becomes part of it.
+    /// and what was told of them becomes part of it; those that are held beyond it are told then.
     pub fn mass_silence(&mut self, silence: MassSilence) -> Option<u32> {
-        let MassSilence { scope, hold_ns, silent, living, at_ns } = silence;
-        let cause = Cause::MassSilence(scope);
-        let known = self.by_cause.get(&cause).copied();
-        let fleet = self.by_cause.get(&Cause::MassSilence(Scope::Fleet));
-        let Some(hold_ns) = hold_ns else {
-            self.let_go(known?, at_ns);
+        let MassSilence { scope, hold_ns, .. } = silence;
+        let known = self.by_cause.get(&Cause::MassSilence(scope)).copied();
+        if let Scope::Group(group) = scope {
+            match hold_ns {
+                Some(_) => self.held_groups.insert(group, silence),
+                None => self.held_groups.remove(&group),
+            };
+        }
+        if hold_ns.is_none() {
+            self.let_go(known?, silence.at_ns);
             return known;
-        };
-        if known.is_none() && fleet.is_some() {
+        }
+        if known.is_none() && self.fleet_is_held() {
             return None;
         }
-        let is_news = known.is_none();
-        let id = match known {
-            Some(id) => id,
-            None => self.open(cause, at_ns, at_ns, living)?,
-        };
+        self.hold(silence, silence.at_ns)
+    }
+
+    fn fleet_is_held(&self) -> bool {
+        let fleet = self.by_cause.get(&Cause::MassSilence(Scope::Fleet));
+        fleet.is_some_and(|id| self.open[id].figures.held > 0)
+    }
+
+    /// Tells of a hold, at `now_ns`.
+    fn hold(&mut self, silence: MassSilence, now_ns: u64) -> Option<u32> {
+        let MassSilence { scope, silent, living, at_ns, .. } = silence;
+        let cause = Cause::MassSilence(scope);
+        let is_news = !self.by_cause.contains_key(&cause);
+        let id = self.open(cause, at_ns, now_ns, living)?;
         let incident = self.open.get_mut(&id)?;
         incident.figures.held = silent.max(1);
         incident.figures.most = incident.figures.most.max(silent);
-        incident.held_until_ns = at_ns.saturating_add(hold_ns);
+        incident.held_until_ns = silence.until_ns();
         // Whoever is judged all the same is part of it.
         incident.joins_until_ns = u64::MAX;
         if is_news && scope == Scope::Fleet {
-            self.take_in_groups(id, at_ns);
+            self.take_in_groups(id, now_ns);
         }
-        self.tell_opened(id, at_ns);
+        self.tell_opened(id, now_ns);
         Some(id)
+    }
+
+    /// The brakes that are on, by what was told: of whom, and until when.
+    pub fn holds(&self) -> impl Iterator<Item = (Scope, u64)> {
+        let groups = self.held_groups.values().map(|silence| (silence.scope, silence.until_ns()));
+        let told = self.open.values().filter(|incident| incident.figures.held > 0);
+        groups.chain(told.filter_map(|incident| match incident.figures.cause {
+            Cause::MassSilence(scope) => Some((scope, incident.held_until_ns)),
+            _ => None,
+        }))
+    }
+
+    /// How many are held by now.
+    pub(super) fn count_held(&mut self, suspect: impl Fn(Scope) -> u32) {
+        for incident in self.open.values_mut().filter(|incident| incident.figures.held > 0) {
+            if let Cause::MassSilence(scope) = incident.figures.cause {
+                incident.figures.held = suspect(scope).max(1);
+            }
+        }
     }
 
     /// The fleet's mass silence takes those of groups in: their members are its own, and they are closed.
@@ -75,13 +115,23 @@ impl Incidents {
         }
     }
 
-    /// A hold has ended. Whoever is judged now was part of it.
+    /// A hold has ended. Whoever is judged now was part of it. Groups that are held beyond the fleet's hold
+    /// have incidents of their own from now on.
     pub(super) fn let_go(&mut self, id: u32, at_ns: u64) {
         let Some(incident) = self.open.get_mut(&id) else { return };
-        if incident.figures.held > 0 {
-            incident.figures.held = 0;
-            incident.joins_until_ns = at_ns + WINDOW_NS;
-            self.tell(id, Step::Updated, at_ns);
+        if incident.figures.held == 0 {
+            return;
+        }
+        incident.figures.held = 0;
+        incident.joins_until_ns = at_ns + WINDOW_NS;
+        let of_fleet = incident.figures.cause == Cause::MassSilence(Scope::Fleet);
+        self.tell(id, Step::Updated, at_ns);
+        self.held_groups.retain(|_, silence| silence.until_ns() > at_ns);
+        if of_fleet {
+            // Others are let go while this one can still be joined.
+            let beyond = |silence: &&MassSilence| silence.until_ns() > at_ns + WINDOW_NS;
+            let held: Vec<_> = self.held_groups.values().filter(beyond).copied().collect();
+            held.into_iter().for_each(|silence| _ = self.hold(silence, at_ns));
         }
     }
 }

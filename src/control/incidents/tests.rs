@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::testing::{Random, seeds};
+use std::collections::HashSet;
 
 const S: u64 = 1_000_000_000;
 
@@ -54,7 +55,7 @@ fn forty_thousand_lines_are_three() {
     for i in 0..40_000 {
         incidents.down(failure(i, 1, 40_000, 100 * S + i * 10_000));
     }
-    (0..100).for_each(|i| incidents.advance(101 * S + i * S / 10));
+    (0..100).for_each(|i| incidents.advance(101 * S + i * S / 10, |_| 0));
     assert_eq!(steps(&mut incidents), [(1, Step::Opened, 19), (1, Step::Updated, 40_000)]);
     let incident = incidents.get(1).unwrap();
     assert_eq!((incident.first.len(), incident.first[0]), (FIRST, PeerId(0)));
@@ -69,21 +70,21 @@ fn forty_thousand_lines_are_three() {
 fn a_forgotten_parent_leaves_its_name_and_its_children_are_told_anew() {
     let mut incidents = Incidents::default();
     let switch = PeerId(9);
-    (1..=3).for_each(|i| _ = incidents.unreachable(PeerId(i), (switch, true), 3, 10 * S));
-    incidents.advance(13 * S);
+    (1..=3).for_each(|i| _ = incidents.unreachable(PeerId(i), (switch, Some(true)), 3, 10 * S));
+    incidents.advance(13 * S, |_| 0);
     assert_eq!(steps(&mut incidents), [(1, Step::Opened, 2), (1, Step::Updated, 4)]);
     incidents.forget(switch, Some("switch-1"));
     back(&mut incidents, 9, 0, 20 * S);
     assert_eq!(incidents.parent_name(1), Some("switch-1"));
     assert_eq!(incidents.get(1).unwrap().first, [1, 2, 3].map(PeerId));
-    incidents.advance(23 * S);
+    incidents.advance(23 * S, |_| 0);
     assert_eq!(steps(&mut incidents), [], "nobody is worse off yet");
     (1..=3).for_each(|i| down(&mut incidents, failure(i, 0, 3, 30 * S)));
     let figures = incidents.get(1).unwrap().figures;
     assert_eq!((figures.down, figures.unreachable, figures.most), (3, 0, 4));
-    incidents.advance(31 * S);
+    incidents.advance(31 * S, |_| 0);
     assert_eq!(steps(&mut incidents), [], "it may go on");
-    (0..5).for_each(|i| incidents.advance(32 * S + i * S));
+    (0..5).for_each(|i| incidents.advance(32 * S + i * S, |_| 0));
     assert_eq!(steps(&mut incidents), [(1, Step::Updated, 3)], "once");
     (1..=3).for_each(|i| back(&mut incidents, i, 0, 40 * S));
     assert_eq!(steps(&mut incidents), [(1, Step::Closed, 0)]);
@@ -132,9 +133,12 @@ fn children_belong_to_their_parents_incident() {
     let (switch, size) = (PeerId(1), 100);
     assert_eq!(incidents.down(failure(1, 9, 5, 10 * S)), None, "one switch is no crowd");
     for child in 10..50 {
-        assert_eq!(incidents.unreachable(PeerId(child), (switch, true), size, 11 * S), Some(1));
+        assert_eq!(
+            incidents.unreachable(PeerId(child), (switch, Some(true)), size, 11 * S),
+            Some(1)
+        );
     }
-    incidents.advance(20 * S);
+    incidents.advance(20 * S, |_| 0);
     assert_eq!(steps(&mut incidents), [(1, Step::Opened, 2), (1, Step::Updated, 41)]);
     let figures = incidents.get(1).unwrap().figures;
     assert_eq!((figures.cause, figures.down, figures.unreachable), (Cause::Parent(switch), 1, 40));
@@ -158,7 +162,10 @@ fn children_that_were_found_before_their_parent_move_to_its_incident() {
     assert_eq!(steps(&mut incidents), [(1, Step::Opened, 3)]);
     assert_eq!(incidents.down(failure(1, 9, 50, 14 * S)), None);
     for child in 10..15 {
-        assert_eq!(incidents.unreachable(PeerId(child), (PeerId(1), true), 5, 15 * S), Some(2));
+        assert_eq!(
+            incidents.unreachable(PeerId(child), (PeerId(1), Some(true)), 5, 15 * S),
+            Some(2)
+        );
     }
     let told = steps(&mut incidents);
     assert_eq!(told, [(2, Step::Opened, 2), (1, Step::Closed, 0)]);
@@ -175,7 +182,7 @@ fn children_that_were_found_before_their_parent_move_to_its_incident() {
 fn children_of_a_parent_that_failed_with_its_group_join_that() {
     let mut incidents = Incidents::default();
     (0..3).for_each(|i| down(&mut incidents, failure(i, 9, 5, 10 * S)));
-    assert_eq!(incidents.unreachable(PeerId(10), (PeerId(1), true), 50, 11 * S), Some(1));
+    assert_eq!(incidents.unreachable(PeerId(10), (PeerId(1), Some(true)), 50, 11 * S), Some(1));
     assert_eq!(incidents.open_ones().len(), 1);
 }
 
@@ -193,8 +200,8 @@ fn a_mass_silence_is_one_incident_to_its_end() {
     (0..600).for_each(|i| {
         assert_eq!(incidents.down(failure(i, i as u16 % 7, 90, 20 * S + i)), Some(1));
     });
-    incidents.advance(25 * S);
-    incidents.advance(40 * S);
+    incidents.advance(25 * S, |_| 0);
+    incidents.advance(40 * S, |_| 0);
     assert_eq!(incidents.open_ones().len(), 1);
     assert_eq!(incidents.down(failure(900, 1, 90, 60 * S)), None, "too late to be of it");
     (0..600).for_each(|i| back(&mut incidents, i, i as u16 % 7, 70 * S));
@@ -206,9 +213,9 @@ fn a_mass_silence_is_one_incident_to_its_end() {
     // And one that ends well closes by the time alone.
     assert_eq!(held(&mut incidents, true, 600, 100 * S), Some(2));
     assert_eq!(held(&mut incidents, false, 3, 110 * S), Some(2));
-    incidents.advance(119 * S);
+    incidents.advance(119 * S, |_| 0);
     assert!(incidents.get(2).is_some_and(|i| i.figures.closed_ns == 0));
-    incidents.advance(121 * S);
+    incidents.advance(121 * S, |_| 0);
     assert!(incidents.get(2).is_some_and(|i| i.figures.closed_ns == 121 * S));
     assert_eq!(held(&mut incidents, false, 0, 130 * S), None, "a release of nothing");
 
@@ -222,9 +229,9 @@ fn a_mass_silence_is_one_incident_to_its_end() {
         at_ns: 201 * S,
     };
     assert_eq!(incidents.mass_silence(group), None, "the fleet's says it all");
-    incidents.advance(259 * S);
-    assert_eq!(incidents.get(3).unwrap().figures.held, 600);
-    incidents.advance(260 * S);
+    incidents.advance(259 * S, |_| 580);
+    assert_eq!(incidents.get(3).unwrap().figures.held, 580, "some have left");
+    incidents.advance(260 * S, |_| 0);
     assert_eq!(incidents.get(3).unwrap().figures.held, 0);
     assert_eq!(incidents.down(failure(1, 4, 90, 260 * S)), Some(3));
 }
@@ -252,6 +259,39 @@ fn the_fleets_mass_silence_takes_those_of_its_groups_in() {
     assert_eq!(incidents.get(3).unwrap().figures.down, 0);
 }
 
+/// The fleet is let go, and one of three groups that were held with it is held on.
+#[test]
+fn a_group_that_is_held_beyond_the_fleet_is_told() {
+    for by_time in [false, true] {
+        let mut incidents = Incidents::default();
+        let hold = |incidents: &mut Incidents, scope, hold_s: Option<u64>, at_ns| {
+            let hold_ns = hold_s.map(|s| s * S);
+            incidents.mass_silence(MassSilence { scope, hold_ns, silent: 90, living: 100, at_ns })
+        };
+        assert_eq!(hold(&mut incidents, Scope::Group(1), Some(60), 9 * S), Some(1));
+        assert_eq!(hold(&mut incidents, Scope::Fleet, Some(30), 10 * S), Some(2));
+        assert_eq!(hold(&mut incidents, Scope::Group(2), Some(60), 11 * S), None);
+        assert_eq!(hold(&mut incidents, Scope::Group(3), Some(30), 11 * S), None);
+        assert_eq!(hold(&mut incidents, Scope::Group(2), None, 20 * S), None, "let go with them");
+        let mut incidents = incidents.resume(0);
+        let over_ns = if by_time { 40 * S } else { 35 * S };
+        match by_time {
+            true => incidents.advance(over_ns, |_| 70),
+            false => _ = hold(&mut incidents, Scope::Fleet, None, over_ns),
+        }
+        let held: HashSet<_> = incidents.holds().map(|(scope, _)| scope).collect();
+        assert_eq!(held, HashSet::from([Scope::Group(1), Scope::Group(3)]));
+        incidents.advance(over_ns + S, |scope| if scope == Scope::Group(1) { 70 } else { 0 });
+        let open: Vec<_> =
+            incidents.open_ones().map(|i| (i.figures.cause, i.figures.held)).collect();
+        let expected = [(Scope::Fleet, 0), (Scope::Group(1), 70)];
+        assert_eq!(open, expected.map(|(scope, held)| (Cause::MassSilence(scope), held)));
+        assert_eq!(incidents.down(failure(7, 1, 100, over_ns + 20 * S)), Some(3));
+        // Whose hold ends with that of the fleet, or soon after, was part of it.
+        assert_eq!(incidents.down(failure(8, 3, 100, over_ns + 6 * S)), Some(2));
+    }
+}
+
 #[test]
 fn what_has_no_room_is_counted_and_memory_stays_bounded() {
     let mut incidents = Incidents::default();
@@ -263,7 +303,7 @@ fn what_has_no_room_is_counted_and_memory_stays_bounded() {
     assert_eq!(incidents.open_ones().len(), MOST_OPEN);
     assert!(incidents.refused() > 0);
     assert!(incidents.recent.values().all(|downs| downs.len() <= MOST_THRESHOLD as usize));
-    incidents.advance(10 * S + DAY_NS as u64);
+    incidents.advance(10 * S + DAY_NS as u64, |_| 0);
     assert!(incidents.recent.is_empty());
     for id in 1..=MOST_OPEN as u32 {
         let members: Vec<PeerId> =
@@ -324,7 +364,7 @@ fn it_agrees_with_a_world_of_plain_lists() {
                         continue;
                     }
                     is[peer as usize] = Is::Unreachable;
-                    let joined = incidents.unreachable(id, (parent, true), 20, now_ns);
+                    let joined = incidents.unreachable(id, (parent, Some(true)), 20, now_ns);
                     assert!(joined.is_some(), "{context}");
                     assert_eq!(joined, incidents.of(parent), "{context}");
                     single.retain(|(.., peer)| incidents.of(*peer).is_none());
@@ -341,7 +381,7 @@ fn it_agrees_with_a_world_of_plain_lists() {
                     let was = incidents.of(id);
                     assert_eq!(incidents.back(id, group(peer), now_ns), was, "{context}");
                 }
-                _ => incidents.advance(now_ns),
+                _ => incidents.advance(now_ns, |_| 600),
             }
             for told in incidents.take_told() {
                 opened += u32::from(told.step == Step::Opened);
