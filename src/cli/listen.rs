@@ -2,14 +2,15 @@
 //! by the monitor that had them before.
 //!
 //! Inherited sockets (systemd's socket activation, sd_listen_fds(3)) are taken for the addresses that
-//! they are bound to; what is listened on besides is bound. Their queues outlive the monitor, so what
-//! arrives while there is none is read by the next.
+//! they are bound to, and one that is for none of ours is said; what is listened on besides is bound.
+//! Their queues outlive the monitor, so what arrives while there is none is read by the next.
 
 use super::{Failure, rival, state};
 use crate::config::Settings;
 use crate::io::sockets::{self, BindError, Group};
 use listenfd::ListenFd;
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -31,22 +32,19 @@ impl Listening {
     /// # Errors
     /// Exit code 2: an address is taken, or cannot be had.
     pub fn open(settings: &Settings, reactors: usize) -> Result<Listening, Failure> {
-        let (mut inherited, http) = inherited()?;
+        let Inherited { mut udp, http } = Inherited::take()?;
+        // Whoever hands sockets down says by them where to listen, unless we were told.
+        let told = !settings.udp_is_default || udp.is_empty();
+        let wanted = if told { settings.udp.clone() } else { udp.keys().copied().collect() };
+        let found: Vec<_> =
+            wanted.into_iter().map(|address| (address, udp.remove(&address))).collect();
+        // Said before anything is bound: it may be why something cannot be.
+        udp.into_keys().for_each(say_unused);
         let mut groups = Vec::new();
-        if settings.udp_is_default && !inherited.is_empty() {
-            // Whoever hands sockets down says by them where to listen.
-            for socket in inherited {
-                groups.push(join(socket, settings, reactors)?);
-            }
-        } else {
-            for &address in &settings.udp {
-                let is_it = |socket: &UdpSocket| socket.local_addr().is_ok_and(|at| at == address);
-                match inherited.iter().position(is_it) {
-                    Some(at) => {
-                        groups.push(join(inherited.swap_remove(at), settings, reactors)?);
-                    }
-                    None => groups.extend(bind_udp(address, settings, reactors)?),
-                }
+        for (address, sockets) in found {
+            match sockets {
+                Some(sockets) => groups.extend(join(address, sockets, settings, reactors)?),
+                None => groups.extend(bind_udp(address, settings, reactors)?),
             }
         }
         if groups.is_empty() {
@@ -85,34 +83,81 @@ impl Listening {
     }
 }
 
-/// The sockets that who started us has passed down: UDP ones, and the one for HTTP.
-fn inherited() -> Result<(Vec<UdpSocket>, Option<TcpListener>), Failure> {
-    let mut passed = ListenFd::from_env();
-    let (mut udp, mut http) = (Vec::new(), None);
-    for nth in 0..passed.len() {
-        if let Ok(Some(socket)) = passed.take_udp_socket(nth) {
-            // The transports ask for MSG_DONTWAIT themselves.
-            let _ = socket.set_nonblocking(false);
-            udp.push(socket);
-        } else if let Ok(Some(listener)) = passed.take_tcp_listener(nth) {
-            http = Some(listener);
-        } else {
-            let says = format!(
-                "inherited socket {nth} is neither UDP nor a TCP listener: correct the sockets of \
-                 the service (systemd: ListenDatagram=, ListenStream=)"
-            );
-            return Err(Failure::usage(says));
-        }
-    }
-    if !udp.is_empty() || http.is_some() {
-        info!(udp = udp.len(), http = http.is_some(), "sockets are inherited");
-    }
-    Ok((udp, http))
+/// The sockets that who started us has passed down.
+struct Inherited {
+    /// For heartbeats, by the address that they are bound to; one address may have several.
+    udp: BTreeMap<SocketAddr, Vec<UdpSocket>>,
+    http: Option<TcpListener>,
 }
 
-fn join(socket: UdpSocket, settings: &Settings, reactors: usize) -> Result<Group, Failure> {
-    sockets::join(socket, reactors, settings.receive_buffer_bytes)
-        .map_err(|error| Failure::usage(error.to_string()))
+impl Inherited {
+    fn take() -> Result<Inherited, Failure> {
+        let mut passed = ListenFd::from_env();
+        let (mut udp, mut http) = (BTreeMap::<_, Vec<_>>::new(), None);
+        for nth in 0..passed.len() {
+            if let Ok(Some(socket)) = passed.take_udp_socket(nth) {
+                // The transports ask for MSG_DONTWAIT themselves.
+                let _ = socket.set_nonblocking(false);
+                udp.entry(address_of(nth, socket.local_addr())?).or_default().push(socket);
+            } else if let Ok(Some(listener)) = passed.take_tcp_listener(nth) {
+                let address = address_of(nth, listener.local_addr())?;
+                match http {
+                    None => http = Some(listener),
+                    Some(_) => say_unused(address),
+                }
+            } else {
+                let says = format!(
+                    "inherited socket {nth} is neither UDP nor a TCP listener: correct the sockets \
+                     of the service (systemd: ListenDatagram=, ListenStream=)"
+                );
+                return Err(Failure::usage(says));
+            }
+        }
+        let sockets: usize = udp.values().map(Vec::len).sum();
+        if sockets > 0 || http.is_some() {
+            info!(udp = sockets, http = http.is_some(), "sockets are inherited");
+        }
+        Ok(Inherited { udp, http })
+    }
+}
+
+fn address_of(nth: usize, address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
+    address
+        .map_err(|error| Failure::failed(format!("the address of inherited socket {nth}: {error}")))
+}
+
+/// Who started us keeps the socket open, so the kernel takes what is sent there, and nobody gets it.
+fn say_unused(address: SocketAddr) {
+    warn!(
+        %address,
+        "an inherited socket is not used, and what is sent there is lost: listen there (--udp), or \
+         take it from the sockets of the service (systemd: ListenDatagram=, ListenStream=)"
+    );
+}
+
+/// Groups of inherited sockets of one address; where they are too few, more are bound.
+fn join(
+    address: SocketAddr,
+    mut sockets: Vec<UdpSocket>,
+    settings: &Settings,
+    reactors: usize,
+) -> Result<Vec<Group>, Failure> {
+    let passed = sockets.len();
+    let mut groups = Vec::new();
+    while !sockets.is_empty() {
+        let rest = sockets.split_off(reactors.min(sockets.len()));
+        let group = sockets::join(sockets, reactors, settings.receive_buffer_bytes);
+        groups.push(group.map_err(|error| match error {
+            BindError::Taken { .. } => Failure::usage(format!(
+                "{address} is inherited from another user, so that no more sockets can be bound to it, \
+                 and each of the {reactors} reactors needs one: pass that many (systemd: \
+                 ListenDatagram= as often, and ReusePort=yes), or give --reactors {passed}"
+            )),
+            error => Failure::usage(error.to_string()),
+        })?);
+        sockets = rest;
+    }
+    Ok(groups)
 }
 
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -136,25 +136,38 @@ pub fn bind_group(
     assert!(reactors > 0, "a group needs a reactor");
     let first = socket(address)?;
     sys::bind(first.as_raw_fd(), &address).map_err(|e| BindError::of(address, "bind", e))?;
-    join(first, reactors, receive_buffer)
+    join(vec![first], reactors, receive_buffer)
 }
 
-/// Makes a group of a socket that is bound already, by ourselves or by whoever started us.
+/// Makes a group of sockets that are bound already to one address, by ourselves or by whoever started
+/// us: at least one, and no more than there are reactors.
 ///
 /// # Errors
-/// See [`BindError`].
-pub fn join(first: UdpSocket, reactors: usize, receive_buffer: usize) -> Result<Group, BindError> {
+/// See [`BindError`]. What was bound by another user cannot be shared with sockets of ours: then the
+/// address counts as taken.
+///
+/// # Panics
+/// When there is no socket.
+pub fn join(
+    mut sockets: Vec<UdpSocket>,
+    reactors: usize,
+    receive_buffer: usize,
+) -> Result<Group, BindError> {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let bound = first.local_addr().map_err(|e| BindError::of(nowhere, "getsockname", e))?;
+    let bound = sockets[0].local_addr().map_err(|e| BindError::of(nowhere, "getsockname", e))?;
     let address = bound;
     let fail = |call| move |source| BindError::of(address, call, source);
-    let mut granted = ask_for_buffer(&first, receive_buffer).map_err(fail("SO_RCVBUF"))?;
-    let mut sockets = vec![first];
+    let mut granted = usize::MAX;
+    for socket in &sockets {
+        granted = granted.min(ask_for_buffer(socket, receive_buffer).map_err(fail("SO_RCVBUF"))?);
+    }
 
     let mut unsteered = None;
     if reactors > 1 {
-        share(&sockets[0]).map_err(fail("SO_REUSEPORT"))?;
-        for _ in 1..reactors {
+        for socket in &sockets {
+            share(socket).map_err(fail("SO_REUSEPORT"))?;
+        }
+        for _ in sockets.len()..reactors {
             let next = socket(address)?;
             granted =
                 granted.min(ask_for_buffer(&next, receive_buffer).map_err(fail("SO_RCVBUF"))?);

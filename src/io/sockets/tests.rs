@@ -19,6 +19,24 @@ fn a_group_shares_one_resolved_port() {
 }
 
 #[test]
+fn several_sockets_of_one_address_are_completed_to_one_for_each_reactor() {
+    let bound = bind_group(any_port("127.0.0.1"), 2, 65_536).expect("bind");
+    let of = |sockets: &[UdpSocket]| sockets.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
+    for reactors in [2, 3] {
+        let copies = bound.sockets.iter().map(|socket| socket.try_clone().expect("a copy"));
+        let copies: Vec<_> = copies.collect();
+        let given = of(&copies);
+        let group = join(copies, reactors, 65_536).expect("they are of one user");
+        assert_eq!((group.address, group.sockets.len()), (bound.address, reactors));
+        assert_eq!(of(&group.sockets)[..2], given);
+        assert!(group.unsteered.is_none());
+        for socket in &group.sockets {
+            assert_eq!(socket.local_addr().expect("bound"), bound.address);
+        }
+    }
+}
+
+#[test]
 fn a_second_monitor_of_the_same_user_is_told_that_the_port_is_taken() {
     for ours in [1, 2, 3] {
         let group = bind_group(any_port("127.0.0.1"), ours, 65_536).expect("bind");
