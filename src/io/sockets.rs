@@ -242,10 +242,15 @@ fn share(socket: &UdpSocket) -> io::Result<()> {
 fn ask_for_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<usize> {
     // The kernel doubles the figure in a C int.
     let bytes = bytes.min(libc::c_int::MAX as usize / 2) as libc::c_int;
-    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
+    let granted =
+        || get_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF).map(|doubled| doubled / 2);
+    // Without privilege what whoever started us has granted could only be made less.
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err()
+        && granted()? < bytes
+    {
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
     }
-    Ok(get_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)? as usize / 2)
+    Ok(granted()? as usize)
 }
 
 fn family(address: &SocketAddr) -> &'static str {

@@ -148,6 +148,17 @@ fn with_privilege_the_buffer_is_what_was_asked_for() {
 }
 
 #[test]
+fn a_large_buffer_that_was_inherited_stays_without_privilege() {
+    const LARGE: usize = 32 << 20;
+    let given = bind_group(any_port("127.0.0.1"), 1, LARGE).expect("bind");
+    let had = given.receive_buffer.granted;
+    without_capabilities(move || {
+        let group = join(given.sockets, 1, had).expect("join");
+        assert_eq!(group.receive_buffer, ReceiveBuffer { asked: had, granted: had });
+    });
+}
+
+#[test]
 fn reactors_get_a_socket_of_each_group() {
     let a = bind_group(any_port("127.0.0.1"), 3, 65_536).expect("bind");
     let b = bind_group(any_port("127.0.0.1"), 3, 65_536).expect("bind");
