@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The file cannot be read.
-    #[error("cannot read the keys in {path}: {cause}; `systole keygen FILE` makes such a file", path = path.display())]
+    #[error("cannot read the keys in {path}: {cause}; {}", remedy(cause), path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -111,6 +111,15 @@ struct WrittenKey {
     id: u64,
     secret: String,
     groups: Option<Vec<String>>,
+}
+
+fn remedy(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "let the group of who runs this read it (`chgrp`, `chmod 640`), and nobody else"
+        }
+        _ => "`systole keygen FILE` makes such a file",
+    }
 }
 
 /// The keys in a file, in its order; at least one, no id twice.
@@ -272,6 +281,15 @@ mod tests {
         ] {
             let got = parsed(text).expect_err(text);
             assert!(got.starts_with(expected), "{got}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_to_be_made_anew() {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        for (kind, says) in [(NotFound, "keygen"), (PermissionDenied, "chmod 640")] {
+            let error = KeysError::Unreadable { path: "keys".into(), cause: kind.into() };
+            assert!(error.to_string().contains(says), "{error}");
         }
     }
 
