@@ -190,6 +190,12 @@ pub struct PeerSummary {
     /// Id of the key that it is bound to; absent when it has not authenticated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<u8>,
+    /// Whether it flaps.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub flapping: bool,
+    /// Whether it is under a silence.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub silenced: bool,
 }
 
 /// `GET /api/v1/peers/{name}`: everything known of one peer.
@@ -232,9 +238,6 @@ pub struct PeerDetail {
     /// The parent that it or its group names, else the relay that its beats come through.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<Parent>,
-    /// Whether it flaps.
-    #[serde(default)]
-    pub flapping: bool,
     /// Its second sender, if it has one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub conflict: Option<Conflict>,

@@ -422,7 +422,7 @@ fn circumstances(peer: &PeerDetail, now: Timestamp) -> Vec<(&'static str, String
     if let Some(id) = peer.incident {
         rows.push(("incident", format!("#{id} (systole incidents)")));
     }
-    if peer.flapping {
+    if peer.summary.flapping {
         rows.push(("flapping", "yes: its changes are told once, and raise no incident".into()));
     }
     if let Some(conflict) = &peer.conflict {

@@ -5,6 +5,7 @@
 //! whatever comes and goes meanwhile. No lock outlasts the look at one peer.
 
 use super::ControlState;
+use super::alarms::Alarms;
 use super::present::{self, Now};
 use crate::api::{PeerDetail, PeerPage, PeerSummary};
 use crate::engine::slot::SlotData;
@@ -32,12 +33,23 @@ pub struct Filter {
     pub labels: Vec<(String, Option<String>)>,
     /// Only members of this open incident.
     pub incident: Option<u32>,
+    /// Only those that flap, or only those that do not.
+    pub flapping: Option<bool>,
+    /// Only those under a silence, or only those under none.
+    pub silenced: Option<bool>,
 }
 
 impl Filter {
-    /// Whether a peer in this state can match at all; the cheap question, asked first.
-    fn wants_state(&self, state: PeerState) -> bool {
-        self.state.is_none_or(|wanted| wanted == state)
+    /// Whether a peer with this slot can match at all; the cheap question, asked first.
+    fn wants_slot(&self, slot: &SlotData) -> bool {
+        self.state.is_none_or(|wanted| wanted == slot.state)
+            && self.silenced.is_none_or(|wanted| wanted == slot.silenced)
+    }
+
+    /// Whether what the alarms know of a peer matches.
+    fn wants_alarms(&self, peer: PeerId, alarms: &Alarms) -> bool {
+        self.incident.is_none_or(|wanted| alarms.incidents.of(peer) == Some(wanted))
+            && self.flapping.is_none_or(|wanted| alarms.flapping.is_flapping(peer) == wanted)
     }
 
     /// Whether a peer with this profile matches. One without a profile has no name, no group and
@@ -123,16 +135,19 @@ impl ControlState {
         filter: &Filter,
         now: &Now,
     ) -> Option<PeerSummary> {
-        let slot = handle.view.read(index).filter(|slot| filter.wants_state(slot.state))?;
-        if filter.incident.is_some() && self.alarms().incidents.of(slot.peer) != filter.incident {
+        let slot = handle.view.read(index).filter(|slot| filter.wants_slot(slot))?;
+        let asks_alarms = filter.incident.is_some() || filter.flapping.is_some();
+        if asks_alarms && !filter.wants_alarms(slot.peer, &self.alarms()) {
             return None;
         }
-        self.registry.with(slot.peer, |profile| {
+        let mut summary = self.registry.with(slot.peer, |profile| {
             let profile = profile.as_ref();
             filter
                 .wants_profile(profile)
                 .then(|| present::peer_summary(&self.config, now, &slot, profile))
-        })
+        })?;
+        summary.flapping = self.alarms().flapping.is_flapping(slot.peer);
+        Some(summary)
     }
 
     /// Finds a peer by its name, or, when none has that name, by its id in 16 hex digits.

@@ -171,7 +171,7 @@ pub fn incident(now: &Now, figures: &incidents::Figures, names: &Names) -> api::
     }
 }
 
-/// A peer as a listing shows it.
+/// A peer as a listing shows it; whether it flaps is the alarms' to add.
 pub fn peer_summary(
     config: &ControlConfig,
     now: &Now,
@@ -190,6 +190,8 @@ pub fn peer_summary(
         interval_ns: config.groups.policy(slot.group).interval_us(slot.interval_us) * 1_000,
         since: now.stamp(slot.since_ns),
         key: (slot.key_id != 0).then_some(slot.key_id),
+        flapping: false,
+        silenced: slot.silenced,
     }
 }
 
@@ -223,7 +225,6 @@ pub fn peer_detail(
         stale: slot.stale.into(),
         reactor,
         parent: None,
-        flapping: false,
         conflict: None,
         silence: None,
         incident: None,

@@ -206,7 +206,7 @@ impl ControlState {
         let alarms = self.alarms();
         let silence = silence_of.as_ref().and_then(|p| alarms.silences.of(&p.profile()));
         detail.silence = silence.map(|silence| silence_in_words(now, silence));
-        detail.flapping = alarms.flapping.is_flapping(slot.peer);
+        detail.summary.flapping = alarms.flapping.is_flapping(slot.peer);
         detail.conflict = alarms.conflicts.of(slot.peer).map(|one| in_words(now, one));
         detail.incident = alarms.incidents.of(slot.peer);
         let alive_ns = match slot.state {

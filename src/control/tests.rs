@@ -50,7 +50,7 @@ fn a_listing_shows_exactly_the_peers_that_match_whatever_the_page_size() {
             if random.below(2) == 0 {
                 labels.push(("rack".to_owned(), Some("r2".to_owned())));
             }
-            let filter = Filter { state, group, prefix, labels, incident: None };
+            let filter = Filter { state, group, prefix, labels, ..Filter::default() };
             let expected: BTreeSet<&String> = model
                 .iter()
                 .filter(|(name, (group, rack, state))| {

@@ -2,7 +2,7 @@
 
 use super::Monitor;
 use super::error::ApiError;
-use super::query::{Pairs, bad_value, number, unknown_key};
+use super::query::{Pairs, bad_value, number, switch, unknown_key};
 use crate::api::{PeerDetail, PeerPage, Removal};
 use crate::control::peers::{Cursor, Filter, Found};
 use crate::control::{ControlState, LISTED};
@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: u64 = 1_000;
-const KEYS: &str = "state, group, prefix, label, incident, limit, cursor";
+const KEYS: &str = "state, group, prefix, label, incident, flapping, silenced, limit, cursor";
 
 /// What a listing was asked for.
 #[derive(Debug, PartialEq)]
@@ -45,6 +45,8 @@ impl ListQuery {
                     let wrong = || bad_value(&key, &value, "no incident has such a number");
                     query.filter.incident = Some(id.ok_or_else(wrong)?);
                 }
+                "flapping" => query.filter.flapping = Some(switch(&key, &value)?),
+                "silenced" => query.filter.silenced = Some(switch(&key, &value)?),
                 "limit" => match number(&key, &value)? {
                     limit @ 1..=MAX_LIMIT => query.limit = limit as usize,
                     _ => return Err(bad_value(&key, &value, "must be 1 to 1000")),
@@ -148,6 +150,8 @@ mod tests {
             ("label", "canary"),
             ("label", "note=a=b"),
             ("incident", "7"),
+            ("flapping", "1"),
+            ("silenced", "0"),
             ("limit", "1000"),
             ("cursor", "1-65536"),
         ])
@@ -163,6 +167,8 @@ mod tests {
                 label("note", Some("a=b")),
             ],
             incident: Some(7),
+            flapping: Some(true),
+            silenced: Some(false),
         };
         assert_eq!(query, ListQuery { filter, cursor: "1-65536".parse().unwrap(), limit: 1_000 });
     }
@@ -179,6 +185,7 @@ mod tests {
             ("cursor", "-"),
             ("cursor", "1-4294967296"),
             ("page", "2"),
+            ("flapping", "yes"),
             ("incident", "x"),
             ("incident", "4294967296"),
         ] {

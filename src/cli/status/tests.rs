@@ -19,6 +19,7 @@ pub fn peer(state: &str) -> PeerDetail {
         interval_ns: 1_000_000_000,
         since: "2026-11-23T10:00:00.523456000Z".into(),
         key: None,
+        ..PeerSummary::default()
     };
     PeerDetail {
         summary,
@@ -251,7 +252,7 @@ fn what_else_is_known_of_a_peer_is_told() {
         since: Some("2026-11-23T10:02:01.523456000Z".into()),
     });
     peer.incident = Some(3);
-    peer.flapping = true;
+    peer.summary.flapping = true;
     peer.conflict = Some(Conflict {
         began: "2026-11-23T10:01:01.523456000Z".into(),
         seen: "2026-11-23T10:02:01.523456000Z".into(),

@@ -5,6 +5,7 @@ use crate::api;
 use crate::clock;
 use crate::control::expect::{Expectation, Expected};
 use crate::control::groups::Rule;
+use crate::control::peers::Filter;
 use crate::control::testing::{FakeMonitor, config, profile, transition};
 use crate::control::{ControlConfig, present};
 use crate::engine::brake::BrakeSettings;
@@ -133,8 +134,7 @@ fn children_are_of_their_parents_incident_and_listed_by_it() {
     let [incident] = &incidents.open[..] else { panic!("{incidents:?}") };
     assert_eq!((incident.kind.as_str(), incident.parent.as_deref()), ("parent", Some("switch-1")));
     assert_eq!((incident.down, incident.unreachable), (1, 4));
-    let filter =
-        crate::control::peers::Filter { incident: Some(incident.id), ..Default::default() };
+    let filter = Filter { incident: Some(incident.id), ..Filter::default() };
     let listed = monitor.state.page(&filter, Default::default(), 100).peers;
     assert_eq!(listed.len(), 5);
     let detail = monitor.state.detail(&monitor.state.find("web-1").unwrap());
@@ -193,6 +193,13 @@ fn planned_work_maintenance_and_flapping_raise_no_incident() {
     assert!(!told.iter().any(|line| line.contains('#')), "{told:#?}");
     assert_eq!(told.iter().filter(|line| *line == "web-20 flaps: true").count(), 1);
     assert_eq!(monitor.state.summary().alarms.flapping, 1);
+    let listed = |flapping| {
+        let filter = Filter { flapping: Some(flapping), ..Filter::default() };
+        monitor.state.page(&filter, Default::default(), 100).peers
+    };
+    assert!(matches!(&listed(true)[..], [one] if one.name == "web-20" && one.flapping));
+    assert_eq!(listed(false).len(), 40);
+    assert!(listed(false).iter().all(|peer| !peer.flapping));
 }
 
 #[test]
@@ -223,6 +230,9 @@ fn the_reactors_know_who_is_silenced_from_its_beginning_to_its_end() {
     monitor.state.end_silence(group.id).unwrap();
     assert_eq!(settle(&mut monitor), (1, false));
     assert!(slot(&monitor, web(7)).silenced);
+    let filter = Filter { silenced: Some(true), ..Filter::default() };
+    let listed = monitor.state.page(&filter, Default::default(), 100).peers;
+    assert!(matches!(&listed[..], [one] if one.name == "web-7" && one.silenced));
     monitor.state.end_silence(one.id).unwrap();
     assert_eq!(settle(&mut monitor), (0, false));
 }
