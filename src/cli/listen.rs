@@ -15,8 +15,8 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// How long to wait for the sockets of a killed process, milliseconds.
-const LET_GO_MS: u32 = 5_000;
+/// How long to wait for the sockets of a killed process.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// Everything that the monitor listens on.
 pub struct Listening {
@@ -185,17 +185,10 @@ fn bind_udp(
     settings: &Settings,
     reactors: usize,
 ) -> Result<Option<Group>, Failure> {
-    let bind = || sockets::bind_group(address, reactors, settings.receive_buffer_bytes);
-    let mut bound = bind();
-    // The kernel takes some milliseconds to let go of a killed process's sockets.
     // Without state nobody says that there was one, and whoever starts a second by mistake waits too.
-    let mut patience = if state::is_there(settings) { LET_GO_MS } else { LET_GO_MS / 10 };
-    while patience > 0 && matches!(bound, Err(BindError::Taken { .. })) {
-        std::thread::sleep(Duration::from_millis(1));
-        bound = bind();
-        patience -= 1;
-    }
-    match bound {
+    let patience = if state::is_there(settings) { LET_GO } else { LET_GO / 10 };
+    let buffer = settings.receive_buffer_bytes;
+    match sockets::bind_group_within(patience, address, reactors, buffer) {
         Ok(group) => Ok(Some(group)),
         Err(error @ BindError::FamilyUnavailable { .. }) if settings.udp_is_default => {
             warn!(%address, "not listening there: {error}");

@@ -50,6 +50,8 @@ SIGHUP read the keys again. SIGTERM (exit code 0) and Ctrl-C (130) send what is 
 
 /// A monitor's trouble is over after so long without a refusal; longer than a way there and back.
 const CALM: Duration = Duration::from_secs(2);
+/// How long to wait for the sockets of a relay that was killed.
+const LET_GO: Duration = Duration::from_millis(500);
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
@@ -355,7 +357,7 @@ fn listen(
     let by_default = addresses.is_empty();
     let mut bound = (Vec::new(), Vec::new());
     for &address in if by_default { &all[..] } else { addresses } {
-        match sockets::bind_group(address, 1, receive_buffer) {
+        match sockets::bind_group_within(LET_GO, address, 1, receive_buffer) {
             Ok(group) => {
                 let granted = group.receive_buffer.granted;
                 if granted < receive_buffer {

@@ -23,6 +23,7 @@ use super::sys::{self, check, get_option, set_option};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Why an address cannot be listened on. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +138,28 @@ pub fn bind_group(
     let first = socket(address)?;
     sys::bind(first.as_raw_fd(), &address).map_err(|e| BindError::of(address, "bind", e))?;
     join(vec![first], reactors, receive_buffer)
+}
+
+/// As [`bind_group`]; an address that is taken is tried again for so long, since the kernel takes some
+/// milliseconds to let go of a killed process's sockets.
+///
+/// # Errors
+/// As there.
+pub fn bind_group_within(
+    patience: Duration,
+    address: SocketAddr,
+    reactors: usize,
+    receive_buffer: usize,
+) -> Result<Group, BindError> {
+    let began = Instant::now();
+    loop {
+        match bind_group(address, reactors, receive_buffer) {
+            Err(BindError::Taken { .. }) if began.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Makes a group of sockets that are bound already to one address, by ourselves or by whoever started
