@@ -183,6 +183,29 @@ fn tune_names_the_setting_that_meets_the_demand_and_exits_by_it() {
 }
 
 #[test]
+fn tune_never_writes_over_what_it_reads_or_wrote() {
+    let text = steady();
+    let file = TempFile::new("kept.csv", &text);
+    let link = std::env::temp_dir().join(format!("systole-{}-kept.link", std::process::id()));
+    std::os::unix::fs::symlink(&file.0, &link).unwrap();
+    let link = TempFile(link);
+    let demand = ["--detect-within", "300ms", "--mistakes", "1/1s"];
+    for outputs in [["--csv", file.path()], ["--svg", file.path()], ["--svg", link.path()]] {
+        let arguments = [&["tune", file.path()], &demand[..], &outputs].concat();
+        let (code, stdout, stderr) = systole(&arguments);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains("would write over"), "{stderr}");
+        assert_eq!(std::fs::read_to_string(&file.0).unwrap(), text);
+    }
+    let same = TempFile::new("same", "");
+    let outputs = ["--csv", same.path(), "--svg", same.path()];
+    let (code, _, stderr) = systole(&[&["tune", file.path()], &demand[..], &outputs].concat());
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("--csv and --svg name the same file"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&same.0).unwrap(), "");
+}
+
+#[test]
 fn tune_says_by_how_much_a_demand_is_missed_and_what_would_meet_it() {
     let file = TempFile::new("missed.csv", &steady());
     let (code, stdout, _) =

@@ -31,6 +31,7 @@ pub mod keygen;
 pub mod keys;
 mod listen;
 mod notes;
+pub mod outputs;
 pub mod plan;
 pub mod relay;
 pub mod replay;

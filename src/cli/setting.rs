@@ -4,7 +4,7 @@ use super::Failure;
 use crate::config::value;
 use crate::engine::{Detector, Policy};
 use crate::trace::{Replay, Trace, replay_file};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The files of a trace.
@@ -21,6 +21,11 @@ pub struct TraceArgs {
 }
 
 impl TraceArgs {
+    /// The files, for who must not write over them.
+    pub fn files(&self) -> Vec<&Path> {
+        self.files.iter().map(PathBuf::as_path).collect()
+    }
+
     /// Reads the files, and finds for each peer the interval of what states none, microseconds.
     ///
     /// # Errors

@@ -3,14 +3,14 @@
 use super::replay::{describe, warn_of};
 use super::setting::{TraceArgs, any_duration, interval};
 use super::terminal::{self, Severity, Terminal};
-use super::{Failure, words};
+use super::{Failure, outputs, words};
 use crate::engine::{Detector, Policy};
 use crate::trace::configure::{interval_for, late_by_moments};
 use crate::trace::plot::{self, Curve};
 use crate::trace::tune::{self, Demand, Judgement, Point};
 use comfy_table::Cell;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -75,16 +75,20 @@ fn rate(text: &str) -> Result<Rate, String> {
 /// # Errors
 /// The trace cannot be read or is none, or a file cannot be written.
 pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
+    let files = [("--csv", args.csv.as_deref()), ("--svg", args.svg.as_deref())];
+    let files: Vec<_> =
+        files.iter().filter_map(|(option, file)| Some((*option, (*file)?))).collect();
+    outputs::check(&args.trace.files(), &files)?;
     let (trace, intervals) = args.trace.open()?;
     warn_of(trace.losses);
     let base = Policy { grace_ns: 0, ..Policy::default() };
     let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
     if let Some(path) = &args.csv {
-        write(path, &csv(&points))?;
+        outputs::write(path, &csv(&points))?;
     }
     if let Some(path) = &args.svg {
         let title = "Detection time against mistakes";
-        write(path, &plot::svg(title, X_NAME, Y_NAME, &curves(&points)))?;
+        outputs::write(path, &plot::svg(title, X_NAME, Y_NAME, &curves(&points)))?;
     }
     let demand = Demand {
         within_ns: u64::try_from(args.detect_within.as_nanos()).unwrap_or(u64::MAX),
@@ -137,11 +141,6 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
 
 const X_NAME: &str = "detection time, 99th percentile, s";
 const Y_NAME: &str = "mistakes of a peer in a day";
-
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text)
-        .map_err(|error| Failure::usage(format!("cannot write {}: {error}", path.display())))
-}
 
 fn time(point: &Point) -> f64 {
     point.p99_ns as f64
