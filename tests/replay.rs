@@ -147,10 +147,14 @@ fn a_wrong_trace_is_explained_with_its_line() {
     assert!(stderr.starts_with("systole: cannot read /nonexistent/trace: "), "{stderr}");
 }
 
-/// Twenty seconds of one peer, half of the heartbeats 30 ms late.
+/// Forty seconds of one peer, half of the heartbeats 30 ms late.
 fn steady() -> String {
+    steady_of(400)
+}
+
+fn steady_of(heartbeats: u64) -> String {
     let mut text = String::from("peer,seq,sent_ns,arrived_ns\n");
-    for seq in 0..200u64 {
+    for seq in 0..heartbeats {
         let arrived_ns = 1_000_000_000 + seq * 100_000_000 + (seq % 2) * 30_000_000;
         text += &format!("a,{seq},{},{arrived_ns}\n", seq * 100_000_000);
     }
@@ -174,12 +178,40 @@ fn tune_names_the_setting_that_meets_the_demand_and_exits_by_it() {
         plot.path(),
     ]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
-    assert!(stdout.starts_with("SETTING "), "{stdout}");
+    assert!(stdout.starts_with("--detector "), "{stdout}");
     assert!(stdout.contains("finds a crash within") && stdout.contains("0 mistakes"), "{stdout}");
+    assert!(stdout.contains("Proved: 0 mistakes in 39.9 s of watching"), "{stdout}");
     let settings = std::fs::read_to_string(&curve.0).unwrap();
     assert!(settings.starts_with("detector,missed,setting,t_d_p50_ns"), "{settings}");
     assert!(settings.lines().count() > 100, "{settings}");
     assert!(std::fs::read_to_string(&plot.0).unwrap().ends_with("</svg>\n"));
+}
+
+#[test]
+fn tune_says_first_that_a_demand_is_met_and_not_proved() {
+    let file = TempFile::new("unproved.csv", &steady());
+    let demand = ["--detect-within", "300ms", "--mistakes"];
+    // 39.9 s without a mistake prove one in 13.3 s.
+    for (mistakes, expected) in [("1/13.2s", 0), ("1/13.4s", 4), ("1/30d", 4)] {
+        let arguments = [&["tune", file.path()], &demand[..], &[mistakes]].concat();
+        let (code, stdout, _) = systole(&arguments);
+        assert_eq!(code, Some(expected), "{stdout}");
+        assert_eq!(stdout.starts_with("NOT PROVED: 0 mistakes"), expected == 4, "{stdout}");
+        assert_eq!(stdout.matches("finds a crash within").count(), 1, "{stdout}");
+    }
+}
+
+#[test]
+fn tune_recommends_nothing_without_anything_to_go_by() {
+    let demand = ["--detect-within", "5s", "--mistakes", "1/30d"];
+    // The first nine teach.
+    for (heartbeats, enough) in [(1, false), (308, false), (309, true)] {
+        let file = TempFile::new("few.csv", &steady_of(heartbeats));
+        let (code, stdout, _) = systole(&[&["tune", file.path()], &demand[..]].concat());
+        assert_eq!(code, Some(4), "{stdout}");
+        assert!(stdout.starts_with("NOT PROVED"), "{stdout}");
+        assert_eq!(stdout.contains("--detector"), enough, "{heartbeats}: {stdout}");
+    }
 }
 
 #[test]
@@ -215,7 +247,7 @@ fn tune_says_by_how_much_a_demand_is_missed_and_what_would_meet_it() {
         "Nothing finds a crash within 90 ms with one mistake in 30d 0h.",
         "times too long",
         "By Chen's procedure",
-        "it proves no more than one in 6.64 s (95 %)",
+        "prove no more than one in 13.3 s (95 %)",
     ] {
         assert!(stdout.contains(part), "no {part:?} in {stdout}");
     }

@@ -6,6 +6,7 @@ use super::terminal::{self, Severity, Terminal};
 use super::{Failure, outputs, words};
 use crate::engine::{Detector, Policy};
 use crate::trace::configure::{interval_for, late_by_moments};
+use crate::trace::evidence::{self, LEAST_JUDGED, most_mistakes};
 use crate::trace::plot::{self, Curve};
 use crate::trace::tune::{self, Demand, Judgement, Point};
 use comfy_table::Cell;
@@ -21,8 +22,16 @@ Examples:
 
 const AFTER: &str = "\
 The detection time of a setting is its 99th percentile; mistakes are counted for one peer, on average. \
-A trace proves no rarer mistakes than it is long: peers × hours of it are said beside the verdict. The \
-exit code is 1 when the demand cannot be met.";
+Of the settings that meet the demand the one with the fewest mistakes is taken, and of those the most \
+patient. A trace proves no rarer mistakes than it is long: without one in all the time that its peers \
+were watched together, a third of that time is proved between two (95 %). Of fewer than 300 heartbeats \
+behind the first nine of each peer's start nothing is concluded.
+
+Exit codes: 0 the demand is met, and the trace proves it; 1 no setting meets it; 2 usage, or no trace; 4 \
+NOT PROVED: it is met on the trace, which is too short to prove it, or too short for anything.";
+
+/// The trace does not prove what was asked.
+const NOT_PROVED: u8 = 4;
 
 const DAY_NS: f64 = 86_400e9;
 
@@ -81,6 +90,11 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
     outputs::check(&args.trace.files(), &files)?;
     let (trace, intervals) = args.trace.open()?;
     warn_of(trace.losses);
+    let judged = evidence::judged(&trace);
+    if judged < LEAST_JUDGED {
+        terminal::print(&nothing_to_go_by(judged))?;
+        return Ok(NOT_PROVED);
+    }
     let base = Policy { grace_ns: 0, ..Policy::default() };
     let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
     if let Some(path) = &args.csv {
@@ -95,13 +109,7 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
         mistakes_per_ns: args.mistakes.per_ns(),
     };
     let judgement = tune::judge(&points, &demand);
-    let watched_ns = trace.peers.iter().map(|peer| match peer.arrivals[..] {
-        [first, .., last] => (last.arrived_ns - first.arrived_ns) as f64,
-        _ => 0.0,
-    });
-    let watched_ns: f64 = watched_ns.sum();
-    let mut text = table(&points, Terminal::detect());
-    let _ = write!(text, "\n\n{}", verdict(&judgement, &demand, watched_ns));
+    let mut text = verdict(&judgement, &demand);
     if let Judgement::Missed { .. } = judgement {
         let network = tune::network(&trace, &intervals);
         let late = late_by_moments(network.loss, network.variance);
@@ -135,8 +143,13 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
             ),
         };
     }
+    let _ = write!(text, "\n\n{}", table(&points, Terminal::detect()));
     terminal::print(&text)?;
-    Ok(u8::from(!matches!(judgement, Judgement::Met(_))))
+    Ok(match judgement {
+        Judgement::Met(point) if is_proved(point, &demand) => 0,
+        Judgement::Met(_) => NOT_PROVED,
+        Judgement::Missed { .. } => 1,
+    })
 }
 
 const X_NAME: &str = "detection time, 99th percentile, s";
@@ -203,17 +216,50 @@ fn table(points: &[Point], terminal: Terminal) -> String {
     format!("{}\n{}", terminal::render(&table), terminal.paint(Severity::Quiet, &note))
 }
 
-fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> String {
+fn nothing_to_go_by(judged: u64) -> String {
+    format!(
+        "NOT PROVED, and nothing to go by: {} of the trace came behind the first nine of a peer's start, \
+         by which detectors learn. From fewer than {LEAST_JUDGED} neither a 99th percentile can be told nor \
+         that one in a hundred is no mistake; record more.",
+        words::plural(judged, "heartbeat")
+    )
+}
+
+fn is_proved(point: &Point, demand: &Demand) -> bool {
+    point.proven_recurrence_ns() * demand.mistakes_per_ns >= 1.0
+}
+
+/// What comes of it, the most important first.
+fn verdict(judgement: &Judgement<'_>, demand: &Demand) -> String {
     let wanted_ns = 1.0 / demand.mistakes_per_ns;
     let wanted = words::duration(wanted_ns as u64);
     let within = words::duration(demand.within_ns);
-    let mut text = match judgement {
-        Judgement::Met(point) => format!(
-            "{}\nfinds a crash within {} and made {} here. (serve: add --grace 0ms, or its 50ms are on top.)",
-            describe(&point.policy),
-            words::duration(point.p99_ns),
-            words::plural(point.mistakes, "mistake")
-        ),
+    match judgement {
+        Judgement::Met(point) => {
+            let proved = is_proved(point, demand);
+            let mut text = String::new();
+            if !proved {
+                let _ = writeln!(
+                    text,
+                    "NOT PROVED: {}, where one in {wanted} is wanted. Without a mistake, {} of watching \
+                     would prove that. It is met here, by",
+                    proof(point),
+                    words::duration((most_mistakes(0) * wanted_ns) as u64)
+                );
+            }
+            let _ = write!(
+                text,
+                "{}\nfinds a crash within {} and made {} here. (serve: add --grace 0ms, or its 50ms are \
+                 on top.)",
+                describe(&point.policy),
+                words::duration(point.p99_ns),
+                words::plural(point.mistakes, "mistake"),
+            );
+            if proved {
+                let _ = write!(text, "\nProved: {}.", proof(point));
+            }
+            text
+        }
         Judgement::Missed { in_time, right } => {
             let mut text =
                 format!("Nothing finds a crash within {within} with one mistake in {wanted}.");
@@ -234,21 +280,23 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand, watched_ns: f64) -> Strin
                     point.p99_ns as f64 / demand.within_ns as f64,
                     describe(&point.policy)
                 );
+                if !is_proved(point, demand) {
+                    let _ = write!(text, "\nNOT PROVED: {}.", proof(point));
+                }
             }
             text
         }
-    };
-    // Of an event that was never seen, three a watch are the most to be feared (95 %).
-    if watched_ns < 3.0 * wanted_ns {
-        let _ = write!(
-            text,
-            "\nThe trace is {} of watching, all peers together: without a single mistake it proves no more than one in {} \
-             (95 %).",
-            words::duration(watched_ns as u64),
-            words::duration((watched_ns / 3.0) as u64)
-        );
     }
-    text
+}
+
+/// What the trace proves of a setting's mistakes.
+fn proof(point: &Point) -> String {
+    format!(
+        "{} in {} of watching, all peers together, prove no more than one in {} (95 %)",
+        words::plural(point.mistakes, "mistake"),
+        words::duration(u64::try_from(point.observed_ns).unwrap_or(u64::MAX)),
+        words::duration(point.proven_recurrence_ns() as u64)
+    )
 }
 
 #[cfg(test)]

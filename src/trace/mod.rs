@@ -19,6 +19,7 @@
 pub mod configure;
 pub mod csv;
 pub mod decode;
+pub mod evidence;
 pub mod format;
 pub mod plot;
 pub mod quality;

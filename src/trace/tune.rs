@@ -1,5 +1,6 @@
 //! Sweeps detectors and their constants over a trace, and judges them by a demand.
 
+use super::evidence::most_mistakes;
 use super::replay::replay_peer;
 use super::{Follower, Quality, Trace};
 use crate::engine::detector::{Bertier, Blend, Chen, Phi};
@@ -18,6 +19,8 @@ pub struct Point {
     pub mistakes: u64,
     /// Mistakes of a peer in a nanosecond (λ_M).
     pub mistakes_per_ns: f64,
+    /// How long peers were watched together, nanoseconds.
+    pub observed_ns: u128,
     /// Share of the time in which the verdict was right.
     pub query_accuracy: f64,
     /// Detection time: median, nanoseconds.
@@ -26,6 +29,14 @@ pub struct Point {
     pub p99_ns: u64,
     /// Detection time: mean, nanoseconds.
     pub mean_ns: f64,
+}
+
+impl Point {
+    /// The shortest time from one mistake of a peer to the next that has to be feared after this trace
+    /// (95 %), nanoseconds.
+    pub fn proven_recurrence_ns(&self) -> f64 {
+        self.observed_ns as f64 / most_mistakes(self.mistakes)
+    }
 }
 
 /// What an operator wants.
@@ -96,6 +107,7 @@ fn try_out(trace: &Trace, policy: &Policy, interval_us: &[u64]) -> Point {
         policy: *policy,
         mistakes: overall.mistakes,
         mistakes_per_ns: overall.mistakes_per_ns(),
+        observed_ns: overall.observed_ns,
         query_accuracy: overall.query_accuracy(),
         p50_ns,
         p99_ns,
