@@ -181,6 +181,11 @@ fn tune_names_the_setting_that_meets_the_demand_and_exits_by_it() {
     assert!(stdout.starts_with("--detector "), "{stdout}");
     assert!(stdout.contains("finds a crash within") && stdout.contains("0 mistakes"), "{stdout}");
     assert!(stdout.contains("Proved: 0 mistakes in 39.9 s of watching"), "{stdout}");
+    // The one that is named is a row, marked, of no more than can be seen at once.
+    let named = stdout.lines().next().unwrap();
+    let rows: Vec<&str> = stdout.lines().filter(|line| line.contains("← this one")).collect();
+    assert!(matches!(rows[..], [row] if row.starts_with(named)), "{stdout}");
+    assert!(stdout.lines().count() < 20, "{stdout}");
     let settings = std::fs::read_to_string(&curve.0).unwrap();
     assert!(settings.starts_with("detector,missed,setting,t_d_p50_ns"), "{settings}");
     assert!(settings.lines().count() > 100, "{settings}");

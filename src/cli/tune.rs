@@ -143,7 +143,7 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
             ),
         };
     }
-    let _ = write!(text, "\n\n{}", table(&points, Terminal::detect()));
+    let _ = write!(text, "\n\n{}", table(&points, &judgement, Terminal::detect()));
     terminal::print(&text)?;
     Ok(match judgement {
         Judgement::Met(point) if is_proved(point, &demand) => 0,
@@ -199,10 +199,21 @@ fn recurrence(point: &Point) -> String {
     }
 }
 
-fn table(points: &[Point], terminal: Terminal) -> String {
-    let header = ["SETTING", "T_D P50", "P99", "MISTAKES", "ONE IN", "ACCURACY"];
+/// Rows of the table before and behind each that is named.
+const NEIGHBOURS: usize = 4;
+
+fn table(points: &[Point], judgement: &Judgement<'_>, terminal: Terminal) -> String {
+    let header = ["SETTING", "T_D P50", "P99", "MISTAKES", "ONE IN", "ACCURACY", ""];
     let mut table = terminal.table(&header, &[1, 2, 3, 4, 5]);
-    for point in tune::pareto(points, time) {
+    let rows = judgement.neighbours(points, NEIGHBOURS);
+    for point in &rows {
+        let is = |named: Option<&Point>| named.is_some_and(|named| std::ptr::eq(named, *point));
+        let mark = match *judgement {
+            Judgement::Met(named) if is(Some(named)) => "← this one",
+            Judgement::Missed { in_time, .. } if is(in_time) => "← soon enough",
+            Judgement::Missed { right, .. } if is(right) => "← so few mistakes",
+            _ => "",
+        };
         table.add_row([
             Cell::new(describe(&point.policy)),
             Cell::new(words::duration(point.p50_ns)),
@@ -210,9 +221,14 @@ fn table(points: &[Point], terminal: Terminal) -> String {
             Cell::new(words::count(point.mistakes)),
             Cell::new(recurrence(point)),
             Cell::new(format!("{:.7}", point.query_accuracy)),
+            Cell::new(mark),
         ]);
     }
-    let note = format!("the best of {} settings, from the quickest on", points.len());
+    let note = format!(
+        "{} of {} settings: near the demand, those that no other beats in both; --csv FILE has all",
+        rows.len(),
+        points.len()
+    );
     format!("{}\n{}", terminal::render(&table), terminal.paint(Severity::Quiet, &note))
 }
 
@@ -258,16 +274,21 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand) -> String {
             if proved {
                 let _ = write!(text, "\nProved: {}.", proof(point));
             }
+            let _ = write!(
+                text,
+                "\nOf the settings within {within} it is the one with the fewest mistakes, and of those the \
+                 most patient: the future may be rougher than the trace."
+            );
             text
         }
         Judgement::Missed { in_time, right } => {
             let mut text =
                 format!("Nothing finds a crash within {within} with one mistake in {wanted}.");
             if let Some(point) = in_time {
-                let times = point.mistakes_per_ns / demand.mistakes_per_ns;
+                let times = words::times(point.mistakes_per_ns / demand.mistakes_per_ns);
                 let _ = write!(
                     text,
-                    "\nWithin {within} the best is one in {}, {times:.3} times too many: {}.",
+                    "\nWithin {within} the best is one in {}, {times} times too many: {}.",
                     recurrence(point),
                     describe(&point.policy)
                 );
@@ -275,9 +296,9 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand) -> String {
             if let Some(point) = right {
                 let _ = write!(
                     text,
-                    "\nWith so few mistakes the quickest takes {}, {:.3} times too long: {}.",
+                    "\nWith so few mistakes the quickest takes {}, {} times too long: {}.",
                     words::duration(point.p99_ns),
-                    point.p99_ns as f64 / demand.within_ns as f64,
+                    words::times(point.p99_ns as f64 / demand.within_ns as f64),
                     describe(&point.policy)
                 );
                 if !is_proved(point, demand) {

@@ -44,6 +44,23 @@ fn decimal(ns: u64, digits: usize) -> String {
     format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
+/// How many times, in two digits that count, and one more next to 1: `1.03`, `1.5`, `35`, `2,400`. Cut
+/// off nothing: 1.001 times is more than once.
+pub fn times(ratio: f64) -> String {
+    let step = match ratio {
+        ..2.0 => 0.01,
+        ..10.0 => 0.1,
+        _ => 10f64.powf(ratio.log10().floor() - 1.0),
+    };
+    // What binary fractions add is not to be rounded up.
+    let rounded = (ratio / step - 1e-6).ceil() * step;
+    match rounded {
+        ..2.0 => format!("{rounded:.2}"),
+        ..10.0 => format!("{rounded:.1}"),
+        _ => count(rounded.round() as u64),
+    }
+}
+
 /// A count with its thousands apart: `1,048,576`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -133,6 +150,26 @@ mod tests {
         ];
         for (ns, text) in table {
             assert_eq!(exact(ns), text);
+        }
+    }
+
+    #[test]
+    fn ratios_are_rounded_up_to_what_matters() {
+        let table = [
+            (1.0001, "1.01"),
+            (1.097, "1.10"),
+            (1.5, "1.50"),
+            (1.999, "2.0"),
+            (2.3, "2.3"),
+            (9.91, "10"),
+            (10.0, "10"),
+            (34.2, "35"),
+            (198.428, "200"),
+            (2_436.038, "2,500"),
+            (1_234_567.0, "1,300,000"),
+        ];
+        for (ratio, text) in table {
+            assert_eq!(times(ratio), text);
         }
     }
 

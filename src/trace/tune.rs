@@ -146,6 +146,33 @@ pub enum Judgement<'a> {
     },
 }
 
+impl<'a> Judgement<'a> {
+    /// The points that it names.
+    pub fn named(&self) -> impl Iterator<Item = &'a Point> {
+        let (first, second) = match *self {
+            Judgement::Met(point) => (Some(point), None),
+            Judgement::Missed { in_time, right } => (in_time, right),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// What decided: the named points and, before and behind each, so many of those that no other beats,
+    /// from the quickest on.
+    pub fn neighbours(&self, points: &'a [Point], each: usize) -> Vec<&'a Point> {
+        let mut rows = pareto(points, |point| point.p99_ns as f64);
+        for named in self.named() {
+            if !rows.iter().any(|row| std::ptr::eq(*row, named)) {
+                rows.push(named);
+            }
+        }
+        rows.sort_by_key(|row| (row.p99_ns, std::cmp::Reverse(row.mistakes)));
+        let place = |named: &Point| rows.iter().position(|row| std::ptr::eq(*row, named));
+        let places: Vec<usize> = self.named().filter_map(place).collect();
+        let near = |at: usize| places.iter().any(|place| place.abs_diff(at) <= each);
+        (0..rows.len()).filter(|at| near(*at)).map(|at| rows[at]).collect()
+    }
+}
+
 /// Judges the points by a demand. Of those that meet it, the one with the fewest mistakes, and of these
 /// the one that waits longest: the future may be rougher than the trace.
 pub fn judge<'a>(points: &'a [Point], demand: &Demand) -> Judgement<'a> {
@@ -204,5 +231,62 @@ pub fn network(trace: &Trace, interval_us: &[u64]) -> Network {
     Network {
         loss: missing as f64 / (heard + missing).max(1) as f64,
         variance: squares / neighbours.max(1) as f64 / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(p99_ns: u64, mistakes: u64) -> Point {
+        Point {
+            policy: Policy::default(),
+            mistakes,
+            mistakes_per_ns: mistakes as f64 / 1e6,
+            observed_ns: 1_000_000,
+            query_accuracy: 1.0,
+            p50_ns: p99_ns,
+            p99_ns,
+            mean_ns: p99_ns as f64,
+        }
+    }
+
+    /// Twenty that nobody beats, down to no mistake at 20 ns, and behind them two that wait in vain.
+    fn points() -> Vec<Point> {
+        let mut points: Vec<Point> = (1..=20).map(|ns| point(ns, 20 - ns)).collect();
+        points.extend([point(30, 0), point(40, 0)]);
+        points
+    }
+
+    fn named(judgement: &Judgement<'_>) -> Vec<u64> {
+        judgement.named().map(|point| point.p99_ns).collect()
+    }
+
+    #[test]
+    fn of_those_that_meet_the_demand_the_most_patient_is_taken_and_shown() {
+        let points = points();
+        let judgement = judge(&points, &Demand { within_ns: 35, mistakes_per_ns: 3e-6 });
+        assert!(matches!(judgement, Judgement::Met(_)), "{judgement:?}");
+        assert_eq!(named(&judgement), [30]);
+        let rows = judgement.neighbours(&points, 3);
+        assert_eq!(rows.iter().map(|row| row.p99_ns).collect::<Vec<_>>(), [18, 19, 20, 30]);
+    }
+
+    #[test]
+    fn what_comes_nearest_to_a_demand_is_shown_from_both_sides() {
+        let points = points();
+        let judgement = judge(&points, &Demand { within_ns: 4, mistakes_per_ns: 8e-6 });
+        assert!(matches!(judgement, Judgement::Missed { .. }), "{judgement:?}");
+        assert_eq!(named(&judgement), [4, 12]);
+        let rows = judgement.neighbours(&points, 1);
+        assert_eq!(rows.iter().map(|row| row.p99_ns).collect::<Vec<_>>(), [3, 4, 5, 11, 12, 13]);
+        let none = judge(&points, &Demand { within_ns: 0, mistakes_per_ns: -1.0 });
+        assert_eq!((named(&none).len(), none.neighbours(&points, 3).len()), (0, 0));
+    }
+
+    #[test]
+    fn a_mistake_makes_less_be_proved() {
+        assert_eq!(point(1, 0).proven_recurrence_ns(), 1e6 / 3.0);
+        assert!((1e6 / 4.8..1e6 / 4.7).contains(&point(1, 1).proven_recurrence_ns()));
     }
 }
