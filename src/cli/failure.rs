@@ -43,8 +43,13 @@ impl Failure {
 
     /// Says it on stderr, unless there is nothing to say.
     pub fn say(&self) {
+        self.say_as("systole");
+    }
+
+    /// The same, for a binary of another name.
+    pub fn say_as(&self, binary: &str) {
         if !self.message.is_empty() {
-            super::terminal::say(&format!("systole: {}", self.message));
+            super::terminal::say(&format!("{binary}: {}", self.message));
         }
     }
 }

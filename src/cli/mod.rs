@@ -45,12 +45,12 @@ pub mod status;
 mod takeover;
 pub mod terminal;
 pub mod tune;
+pub mod usage;
 pub mod watch;
 pub mod words;
 
 pub use failure::Failure;
 
-use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -153,19 +153,9 @@ fn run(command: Command) -> Result<u8, Failure> {
 /// Wrong usage (exit code 2), in one line as every other error.
 fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let line: Vec<OsString> = line.into_iter().collect();
-    let error = match Cli::try_parse_from(&line) {
-        Ok(cli) => return Ok(cli.command),
-        Err(error) => error,
-    };
-    match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => {
-            let command = called(&line);
-            let problem = in_one_line(&error.to_string());
-            Err(Failure::usage(format!("{problem}; `{command} --help` says more")))
-        }
+    match Cli::try_parse_from(&line) {
+        Ok(cli) => Ok(cli.command),
+        Err(error) => Err(usage::wrong(&error, &called(&line))),
     }
 }
 
@@ -179,30 +169,6 @@ fn called(line: &[OsString]) -> String {
         command = found;
     }
     called
-}
-
-/// What clap says is wrong, without its usage: that names options as if they were required because the
-/// environment gives them.
-fn in_one_line(text: &str) -> String {
-    let text = text.split("\n\nUsage: ").next().unwrap_or_default();
-    let text = text.split("\n\nFor more information").next().unwrap_or_default();
-    let mut one = String::new();
-    let mut paragraph = false;
-    for line in text.trim_start_matches("error: ").lines().map(str::trim) {
-        if line.is_empty() {
-            paragraph = true;
-            continue;
-        }
-        one.push_str(match () {
-            () if one.is_empty() => "",
-            () if paragraph => "; ",
-            () if one.ends_with(':') || line.starts_with('[') => " ",
-            () => ", ",
-        });
-        one.push_str(line);
-        paragraph = false;
-    }
-    one
 }
 
 #[cfg(test)]

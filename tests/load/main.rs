@@ -176,6 +176,42 @@ fn no_monitor_is_exit_3_and_bad_usage_exit_2() {
     assert!(said.contains("no monitor answers at http://"), "{said}");
     let (code, said) = generator(&["--senders", "5", "--kill", "6"]);
     assert_eq!(code, Some(2), "{said}");
-    let (code, said) = generator(&["--nonsense"]);
+    let (code, said) = generator(&["--qqqqqq"]);
     assert_eq!(code, Some(2), "{said}");
+    assert_eq!(
+        said,
+        "systole-load: unexpected argument '--qqqqqq' found; `systole-load --help` says more\n"
+    );
+    // Before anybody is asked, who would not answer.
+    for output in ["--json", "--hgrm"] {
+        let http = nobody.to_string();
+        let (code, said) = generator(&["--http", &http, output, "/nonexistent/file"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!("{output}: cannot write /nonexistent/file")), "{said}");
+    }
+}
+
+#[test]
+fn a_monitor_that_asks_for_tags_is_told_from_one_that_is_blind() {
+    let fake = Fake::start(Fault::Unauthenticated);
+    let (code, json, _) = run(&fake, "");
+    assert_eq!(code, 1, "{json:#}");
+    assert!(json["broken"].as_str().unwrap().contains("give --key FILE"), "{json:#}");
+}
+
+#[test]
+fn nobody_need_read_what_it_says() {
+    let fake = Fake::start(Fault::None);
+    // The reader is gone before there is anything to read; the verdict holds.
+    let mut child = command(&fake, "").stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(&fake, "").stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "the table has no room, and the JSON has");
+    let output = command(&fake, "").stdout(full()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("systole-load: cannot write to stdout: No space left"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
 }

@@ -34,47 +34,45 @@ mod truth;
 mod watch;
 
 use clap::Parser;
-use options::{Flags, HgrmOf, Options};
-use std::io::Write;
+use options::{Flags, HgrmOf, Options, STDOUT};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use systole::cli::{Failure, outputs, terminal, usage};
 
+// Wrong usage and no monitor, 2 and 3, are `Failure`s.
 const AGREES: u8 = 0;
 const DISAGREES: u8 = 1;
-const USAGE: u8 = 2;
-const NO_MONITOR: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    // Parse errors end here, with clap's exit code 2.
-    let options = match Flags::parse().validate() {
-        Ok(options) => options,
-        Err(error) => return fail(USAGE, &error),
-    };
+    match load() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.say_as("systole-load");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn load() -> Result<u8, Failure> {
+    let usage = |error: anyhow::Error| Failure::usage(format!("{error:#}"));
+    let flags = Flags::try_parse().map_err(|error| usage::wrong(&error, "systole-load"))?;
+    let options = flags.validate().map_err(usage)?;
+    outputs::check(&options.inputs(), &options.outputs())?;
     let stop = Arc::new(AtomicBool::new(false));
-    if let Err(error) = catch_signals(&stop) {
-        return fail(USAGE, &error);
-    }
-    let outcome = match run::run(&options, stop) {
-        Ok(outcome) => outcome,
-        Err(run::Failure::NoMonitor(error)) => return fail(NO_MONITOR, &error),
-        Err(run::Failure::Usage(error)) => return fail(USAGE, &error),
-    };
-    if let Err(error) = publish(&options, &outcome) {
-        return fail(DISAGREES, &error);
-    }
-    ExitCode::from(match &outcome.report {
+    catch_signals(&stop).map_err(usage)?;
+    let outcome = run::run(&options, stop).map_err(|failure| match failure {
+        run::Failure::NoMonitor(error) => Failure::not_found(format!("{error:#}")),
+        run::Failure::Usage(error) => usage(error),
+    })?;
+    publish(&options, &outcome)?;
+    Ok(match &outcome.report {
         report if report.interrupted => INTERRUPTED,
         report if report.agrees => AGREES,
         _ => DISAGREES,
     })
-}
-
-fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
-    eprintln!("systole-load: {error:#}");
-    ExitCode::from(code)
 }
 
 /// The first SIGINT or SIGTERM ends the load with BYEs, the second one at once.
@@ -87,21 +85,9 @@ fn catch_signals(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Data on stdout, messages on stderr: the table is data unless the JSON is.
-fn publish(options: &Options, outcome: &run::Outcome) -> anyhow::Result<()> {
-    let table = outcome.report.table();
-    let json = serde_json::to_string_pretty(&outcome.report)? + "\n";
-    match options.json.as_deref() {
-        Some(path) if path == Path::new("-") => {
-            eprintln!("{table}");
-            std::io::stdout().write_all(json.as_bytes())?;
-        }
-        Some(path) => {
-            println!("{table}");
-            write_file(path, &json)?;
-        }
-        None => println!("{table}"),
-    }
+/// Data on stdout, messages on stderr: the table is data unless the JSON is. Files come first: stdout
+/// may have no reader, or no room.
+fn publish(options: &Options, outcome: &run::Outcome) -> Result<(), Failure> {
     if let Some(path) = &options.hgrm {
         let histogram = match options.hgrm_of {
             HgrmOf::Lateness => report::histogram(&outcome.verdict.lateness_ns),
@@ -109,12 +95,25 @@ fn publish(options: &Options, outcome: &run::Outcome) -> anyhow::Result<()> {
             HgrmOf::Visible => report::histogram(&outcome.verdict.visible_ns),
             HgrmOf::Send => outcome.send_lateness.to_hdr(),
         };
-        write_file(path, &systole::cli::hgrm::format(&histogram))?;
+        outputs::write(path, &systole::cli::hgrm::format(&histogram))?;
     }
-    Ok(())
-}
-
-fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    use anyhow::Context;
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    let table = outcome.report.table();
+    let json = serde_json::to_string_pretty(&outcome.report)
+        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
+    let printed = match options.json.as_deref() {
+        Some(path) if path == Path::new(STDOUT) => {
+            terminal::say(&table);
+            terminal::print(&json)
+        }
+        Some(path) => {
+            outputs::write(path, &(json + "\n"))?;
+            terminal::print(&table)
+        }
+        None => terminal::print(&table),
+    };
+    match printed {
+        // The reader has seen enough; the exit code is the verdict still.
+        Err(failure) if failure.code() == 0 => Ok(()),
+        printed => printed,
+    }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use systole::config::keys_file;
 use systole::wire::Key;
@@ -37,7 +37,8 @@ Detection time is the monitor's transition minus the sending of the last heartbe
 clocks to agree, as they do on one machine. Lateness is what the monitor gives as its evidence:
 transition minus deadline.
 
-Exit codes: 0 truth and monitor agree; 1 they do not; 2 usage; 3 no monitor; 130 interrupted.";
+Exit codes: 0 truth and monitor agree; 1 they do not, or the figures cannot be written; 2 usage; 3 no
+monitor; 130 interrupted.";
 
 /// Loads a Systole monitor with simulated senders, kills some, and proves what it made of them.
 ///
@@ -221,6 +222,8 @@ pub struct Options {
     pub group: String,
     /// What heartbeats are tagged with.
     pub key: Option<Key>,
+    /// The file that it is from.
+    pub key_file: Option<PathBuf>,
     /// Heartbeats of made-up peers.
     pub flood: u32,
     /// Seed of everything random.
@@ -231,6 +234,23 @@ pub struct Options {
     pub hgrm: Option<PathBuf>,
     /// Of what.
     pub hgrm_of: HgrmOf,
+}
+
+/// The name by which `--json` means stdout.
+pub const STDOUT: &str = "-";
+
+impl Options {
+    /// Files that are read.
+    pub fn inputs(&self) -> Vec<&Path> {
+        self.key_file.as_deref().into_iter().collect()
+    }
+
+    /// Files that are written in the end, with the options that name them.
+    pub fn outputs(&self) -> Vec<(&'static str, &Path)> {
+        let json = self.json.as_deref().filter(|path| *path != Path::new(STDOUT));
+        let all = [("--json", json), ("--hgrm", self.hgrm.as_deref())];
+        all.into_iter().filter_map(|(option, path)| Some((option, path?))).collect()
+    }
 }
 
 impl Flags {
@@ -257,6 +277,18 @@ impl Flags {
             "--jitter {}: must be at most 45%, so that heartbeats keep their order",
             self.jitter
         );
+        ensure!(
+            !self.duration.is_zero(),
+            "--duration 0s: proves nothing; give some time, like 30s"
+        );
+        // An option that would be left unused says that something else was meant.
+        for (option, given, needs, needed) in [
+            ("--kill-together", self.kill_together, "--kill", kill),
+            ("--kill-at", self.kill_at.is_some(), "--kill", kill),
+            ("--flap-for", self.flap_for.is_some(), "--flap", flap),
+        ] {
+            ensure!(!given || needed > 0, "{option}: nobody is to do so; add {needs} K");
+        }
         let kill_at = self.kill_at.unwrap_or(self.duration / 2);
         ensure!(
             kill_at <= self.duration,
@@ -320,6 +352,7 @@ impl Flags {
             prefix: self.prefix,
             group: self.group,
             key,
+            key_file: self.key,
             flood: self.flood,
             seed: self.seed.unwrap_or_else(drawn_seed),
             json: self.json,
@@ -399,7 +432,11 @@ mod tests {
             ("--senders 5 --kill 6", "--kill 6"),
             ("--senders 5 --kill 3 --flap 3", "--flap 3"),
             ("--jitter 50%", "--jitter 0.5"),
-            ("--duration 5s --kill-at 6s", "--kill-at 6s"),
+            ("--kill 1 --duration 5s --kill-at 6s", "--kill-at 6s"),
+            ("--duration 0s", "--duration 0s: proves nothing"),
+            ("--kill-together", "--kill-together: nobody is to do so; add --kill K"),
+            ("--kill 0 --kill-at 1s", "--kill-at: nobody is to do so; add --kill K"),
+            ("--flap-for 1s", "--flap-for: nobody is to do so; add --flap K"),
             ("--threads 0", "--threads 0"),
             ("--sources 9999", "--sources 9999"),
             ("--to nowhere", "--to \"nowhere\""),

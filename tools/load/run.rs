@@ -21,6 +21,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use systole::api::Summary;
+use systole::cli::terminal;
 use systole::clock;
 use systole::metrics::histogram::Snapshot;
 use systole::wire::{decode_interval, encode_interval};
@@ -89,12 +90,8 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
         }
     }
     let after = after.unwrap_or_else(|_| before.clone());
-    if sent.sent > 0 && after.heartbeats == before.heartbeats {
-        watch.broken.get_or_insert(format!(
-            "none of our heartbeats reached the monitor: it listens on {}, we sent to {}",
-            before.udp.join(", "),
-            options.to
-        ));
+    if let Some(why) = unheard(options, (&before, &after), sent.sent, &watch.registered) {
+        watch.broken.get_or_insert(why);
     }
     let bare = timers.finish();
     let absences = excused(options, &watch.absences);
@@ -108,6 +105,42 @@ pub fn run(options: &Options, stop: Arc<AtomicBool>) -> Result<Outcome, Failure>
     );
     let report = compose(options, &run, &watch, &sent, &bare, &verdict, (&before, &after));
     Ok(Outcome { report, verdict, send_lateness: sent.lateness })
+}
+
+fn warn(text: &str) {
+    terminal::say(&format!("systole-load: {text}"));
+}
+
+/// Why none of our heartbeats came to anything, if none did.
+fn unheard(
+    options: &Options,
+    (before, after): (&Summary, &Summary),
+    sent: u64,
+    registered: &[bool],
+) -> Option<String> {
+    if sent == 0 || registered.iter().any(|up| *up) {
+        return None;
+    }
+    // Others may beat beside us, so that its count of heartbeats goes on.
+    let dropped = dropped(before, after);
+    let refused = |why: &str| dropped.get(why).copied().unwrap_or(0);
+    match &options.key_file {
+        None if refused("unauthenticated") > 0 => Some(format!(
+            "none of our heartbeats was taken, and {} were refused as unauthenticated: the monitor \
+             asks for tags (--auth required); give --key FILE, a file of one of its keys",
+            report::count(refused("unauthenticated"))
+        )),
+        Some(file) if refused("unknown_key") + refused("bad_tag") > 0 => Some(format!(
+            "none of our heartbeats was taken: is the key in --key {} one of the monitor's?",
+            file.display()
+        )),
+        _ if after.heartbeats > before.heartbeats => None,
+        _ => Some(format!(
+            "none of our heartbeats reached the monitor: it listens on {}, we sent to {}",
+            before.udp.join(", "),
+            options.to
+        )),
+    }
 }
 
 /// Options and the monitor's settings to a plan that starts in a moment.
@@ -129,12 +162,12 @@ fn prepare(options: &Options, before: &Summary, stop: Arc<AtomicBool>) -> anyhow
     if let (Some(hold), Some(settings)) =
         (brake::hold(before.mass_silence, options.senders, silenced), &before.mass_silence)
     {
-        eprintln!("systole-load: {}", brake::warning(settings, options.senders, silenced));
+        warn(&brake::warning(settings, options.senders, silenced));
         rules.hold_ns = ns(hold);
     } else if before.alarms.held > 0
         && let Some(settings) = &before.mass_silence
     {
-        eprintln!("systole-load: {}", brake::is_on(settings, before.alarms.held));
+        warn(&brake::is_on(settings, before.alarms.held));
         rules.hold_ns = settings.hold_ns;
     }
     let default_flap_ns = timeout_ns + interval_ns.max(250_000_000);
