@@ -106,7 +106,7 @@ fn people_get_a_table() {
     assert!(lines[1].starts_with("all          8        1         2"), "{stdout}");
     assert_eq!(lines.len(), 5, "{stdout}");
     assert!(
-        lines[4].starts_with("--detector fixed --timeout 200ms; interval plays no part"),
+        lines[4].starts_with("--detector fixed --timeout 200ms --grace 0s; interval plays no part"),
         "{stdout}"
     );
 }
@@ -121,8 +121,13 @@ fn every_detector_runs_and_an_option_must_be_its_own() {
     let phi = json(&["replay", file.path(), "--threshold", "8", "--json"]);
     assert_eq!(phi["detector"], "phi");
     let wrong = [
-        (vec!["--detector", "chen", "--timeout", "1s"], "--timeout belongs to --detector fixed"),
-        (vec!["--detector", "swim"], "`swim` is no detector"),
+        (vec!["--detector", "chen", "--timeout", "1s"], "`chen` has no use for the timeout"),
+        (vec!["--detector", "chen", "--threshold", "5"], "--threshold: `5` plays no part with the"),
+        (vec!["--timeout", "1s", "--missed", "4"], "--missed: `4` plays no part beside a timeout"),
+        (vec!["--detector", "swim"], "--detector: `swim` is not a choice"),
+        (vec!["--timeout", "0ms"], "give `auto` or a duration from 1ms to 1000d"),
+        (vec!["--floor", "5s", "--ceiling", "1s"], "--floor: `5s` is above the ceiling"),
+        (vec!["--missed", "-3"], "--missed: `-3` is out of range"),
         (vec!["--missed", "0.5"], "give a number from 1 to 1000"),
         (vec!["--timeout", "5"], "has no unit"),
     ];
@@ -132,7 +137,29 @@ fn every_detector_runs_and_an_option_must_be_its_own() {
         let (code, _, stderr) = systole(&arguments);
         assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
+        // The monitor says the same, to the letter.
+        let serve = [&["serve", "--check"], &arguments[2..]].concat();
+        assert_eq!(systole(&serve), (Some(2), String::new(), stderr));
     }
+}
+
+#[test]
+fn the_setting_is_told_so_that_it_can_be_given_again() {
+    let file = TempFile::new("again.csv", CSV);
+    let given = "--detector phi --missed 2 --threshold 5 --grace 1.9s --suspect-at 0.5 --floor 2.5ms \
+                 --ceiling 1m30s";
+    let arguments = |setting: &str| {
+        let setting = setting.split(' ').map(str::to_owned);
+        ["replay".to_owned(), file.path().to_owned()].into_iter().chain(setting).collect::<Vec<_>>()
+    };
+    let told = |setting: &str| {
+        let arguments = arguments(setting);
+        let (_, stdout, stderr) = systole(&arguments.iter().map(|a| &**a).collect::<Vec<_>>());
+        let note = stdout.lines().last().unwrap_or(&stderr);
+        note.split_once(';').expect(note).0.to_owned()
+    };
+    assert_eq!(told(given), given);
+    assert_eq!(told("--threshold 5"), "--detector phi --missed 3 --threshold 5 --grace 0s");
 }
 
 #[test]
@@ -182,7 +209,7 @@ fn tune_names_the_setting_that_meets_the_demand_and_exits_by_it() {
     assert!(stdout.contains("finds a crash within") && stdout.contains("0 mistakes"), "{stdout}");
     assert!(stdout.contains("Proved: 0 mistakes in 39.9 s of watching"), "{stdout}");
     // The one that is named is a row, marked, of no more than can be seen at once.
-    let named = stdout.lines().next().unwrap();
+    let named = stdout.lines().next().unwrap().strip_suffix(" --grace 0s").unwrap();
     let rows: Vec<&str> = stdout.lines().filter(|line| line.contains("← this one")).collect();
     assert!(matches!(rows[..], [row] if row.starts_with(named)), "{stdout}");
     assert!(stdout.lines().count() < 20, "{stdout}");

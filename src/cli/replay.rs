@@ -6,6 +6,7 @@
 use super::setting::{SettingArgs, TraceArgs};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, words};
+use crate::config::LONGEST;
 use crate::engine::{Detector, Policy};
 use crate::trace::{self, Losses, Quality};
 use comfy_table::Cell;
@@ -170,7 +171,7 @@ pub fn warn_of(losses: Losses) {
     }
 }
 
-/// A setting as the options that make it, for `serve` as for `replay`.
+/// A detector as the options that make it, for `serve` as for `replay`.
 pub fn describe(policy: &Policy) -> String {
     // Rounded up: a little later, and no more mistakes than said.
     let missed = (policy.missed * 1e4 - 1e-6).ceil() / 1e4;
@@ -194,15 +195,31 @@ pub fn describe(policy: &Policy) -> String {
             text += &format!(" --threshold {}", phi.threshold());
         }
     }
-    if policy.grace_ns > 0 {
-        text += &format!(" --grace {}", exactly(policy.grace_ns));
+    text
+}
+
+/// The same with all that goes with it, so that `serve` does with these options what was done here.
+pub fn describe_whole(policy: &Policy) -> String {
+    let mut text = format!("{} --grace {}", describe(policy), exactly(policy.grace_ns));
+    let usual = Policy::default();
+    if policy.suspect_fraction != usual.suspect_fraction {
+        text += &format!(" --suspect-at {}", policy.suspect_fraction);
+    }
+    if policy.floor_ns > 0 {
+        text += &format!(" --floor {}", exactly(policy.floor_ns));
+    }
+    if u128::from(policy.ceiling_ns) < LONGEST.as_nanos() {
+        text += &format!(" --ceiling {}", exactly(policy.ceiling_ns));
     }
     text
 }
 
 /// A duration as an option takes it, with nothing rounded away: one word.
 fn exactly(ns: u64) -> String {
-    humantime::format_duration(std::time::Duration::from_nanos(ns)).to_string().replace(' ', "")
+    match ns {
+        0 => "0s".to_owned(),
+        ns => words::exact(ns).replace(' ', "").replace('µ', "u"),
+    }
 }
 
 fn text(answer: &Answer, policy: &Policy, limit: usize, terminal: Terminal) -> String {
@@ -235,7 +252,7 @@ fn text(answer: &Answer, policy: &Policy, limit: usize, terminal: Terminal) -> S
     if peers.len() > 1 {
         peers[..shown].iter().for_each(|(name, figures)| row(name, figures));
     }
-    let mut notes = format!("{}; interval {}", describe(policy), answer.interval);
+    let mut notes = format!("{}; interval {}", describe_whole(policy), answer.interval);
     if shown < peers.len() {
         notes += &format!("; {shown} of {}", words::plural(peers.len() as u64, "peer"));
     }

@@ -1,8 +1,8 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use super::{check, terminal};
-use crate::config::{KEYS, Key, Layer, SECTIONS, SWITCH, Settings};
+use super::{check, setting, terminal};
+use crate::config::{KEYS, Key, Layer, SECTIONS, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 const EXAMPLES: &str = "\
@@ -61,6 +61,9 @@ impl clap::Args for ServeArgs {
             "say what the monitor would do with these settings, or what is wrong with them (exit \
              code 2); starts nothing",
         );
+        let flag = |key: &'static Key| {
+            setting::flag(key, key.default, &format!(" [env: {}]", key.variable()))
+        };
         command.arg(check).args(KEYS.iter().map(flag))
     }
 
@@ -71,41 +74,14 @@ impl clap::Args for ServeArgs {
 
 impl clap::FromArgMatches for ServeArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = KEYS.iter().filter_map(|key| {
-            let texts = matches.get_many::<String>(key.name)?;
-            Some((key, texts.cloned().collect()))
-        });
-        Ok(ServeArgs { layer: Layer::from_flags(given), check: matches.get_flag(CHECK) })
+        let layer = setting::given(KEYS, matches);
+        Ok(ServeArgs { layer, check: matches.get_flag(CHECK) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = <Self as clap::FromArgMatches>::from_arg_matches(matches)?;
         Ok(())
     }
-}
-
-fn flag(key: &'static Key) -> Arg {
-    let default = match key.default {
-        "" => String::new(),
-        text => format!(" [default: {text}]"),
-    };
-    let arg = Arg::new(key.name);
-    let arg = match key.value {
-        SWITCH => arg.num_args(0..=1).require_equals(true).default_missing_value("yes"),
-        _ => arg,
-    };
-    arg.long(key.name)
-        .value_name(key.value)
-        .action(ArgAction::Append)
-        // A value like `-3` is ours to refuse, with the range.
-        .allow_hyphen_values(true)
-        .help(format!("{}{default}", key.help))
-        .long_help(format!(
-            "{}{default}\nGive {}. [env: {}]",
-            key.help,
-            key.allowed,
-            key.variable()
-        ))
 }
 
 /// Resolves the settings and runs the monitor with them, or says what it would do.

@@ -1,9 +1,10 @@
 //! The options that say how deadlines are found, for the commands that try settings on a trace.
 
 use super::Failure;
-use crate::config::value;
+use crate::config::{KEYS, Key, Layer, SWITCH, policy_of, value};
 use crate::engine::{Detector, Policy};
 use crate::trace::{Replay, Trace, replay_file};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,100 +82,88 @@ impl TraceArgs {
     }
 }
 
-/// How deadlines are found.
-#[derive(clap::Args, Debug)]
+/// How deadlines are found: the monitor's own options, taken and refused as it does.
+#[derive(Clone, Debug)]
 pub struct SettingArgs {
-    /// The detector: fixed, chen, bertier, phi, blend.
-    #[arg(long, value_name = "NAME")]
-    detector: Option<Detector>,
-    /// Intervals that a peer may miss.
-    #[arg(long, value_name = "N", default_value = "3", value_parser = missed)]
-    missed: f64,
-    /// The timeout of `fixed`, from the last arrival, in place of missed × interval.
-    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
-    timeout: Option<Duration>,
-    /// The threshold of `phi`, above 0.
-    #[arg(long, value_name = "PHI", value_parser = threshold)]
-    threshold: Option<f64>,
-    /// The constant margin of `chen`, after the expected arrival and what may be missed.
-    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
-    margin: Option<Duration>,
-    /// The margin of `blend`, in mean errors of its forecast.
-    #[arg(long, value_name = "N", value_parser = threshold)]
-    deviations: Option<f64>,
-    /// Added to every timeout.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = any_duration)]
-    grace: Duration,
-    /// Share of the timeout after which a peer is suspected.
-    #[arg(long, value_name = "SHARE", default_value = "0.7", value_parser = share)]
-    suspect_at: f64,
-    /// Nobody is called down after less.
-    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
-    floor: Option<Duration>,
-    /// Everybody is called down after so much.
-    #[arg(long, value_name = "DURATION", value_parser = any_duration)]
-    ceiling: Option<Duration>,
+    layer: Layer,
+}
+
+/// The names of those options.
+const NAMES: [&str; 10] = [
+    "detector",
+    "missed",
+    "timeout",
+    "threshold",
+    "margin",
+    "deviations",
+    "grace",
+    "suspect-at",
+    "floor",
+    "ceiling",
+];
+
+fn keys() -> impl Iterator<Item = &'static Key> {
+    NAMES.iter().filter_map(|name| KEYS.iter().find(|key| key.name == *name))
 }
 
 impl SettingArgs {
     /// The policy that these options make.
     ///
     /// # Errors
-    /// An option of another detector was given.
+    /// The monitor would refuse them.
     pub fn policy(&self) -> Result<Policy, Failure> {
-        let belongs = [
-            ("--timeout", "fixed", self.timeout.is_some()),
-            ("--threshold", "phi", self.threshold.is_some()),
-            ("--margin", "chen", self.margin.is_some()),
-            ("--deviations", "blend", self.deviations.is_some()),
-        ];
-        // An option that only one detector has names it.
-        let implied = belongs.iter().find(|(_, _, given)| *given).map(|(_, word, _)| *word);
-        let mut detector = match (self.detector, implied) {
-            (Some(detector), _) => detector,
-            (None, Some(word)) => word.parse().unwrap_or_default(),
-            (None, None) => Detector::default(),
-        };
-        for (option, word, given) in belongs {
-            if given && detector.as_str() != word {
-                return Err(Failure::usage(format!(
-                    "{option} belongs to --detector {word}, not to {detector}"
-                )));
-            }
-        }
-        match &mut detector {
-            Detector::Fixed { timeout_ns } => *timeout_ns = self.timeout.map(nanos),
-            Detector::Chen(chen) => {
-                if let Some(margin) = self.margin {
-                    chen.margin_ns = nanos(margin);
-                }
-            }
-            Detector::Phi(phi) => {
-                if let Some(threshold) = self.threshold {
-                    phi.set_threshold(threshold);
-                }
-            }
-            Detector::Blend(blend) => {
-                if let Some(deviations) = self.deviations {
-                    blend.deviations = deviations as f32;
-                }
-            }
-            Detector::Bertier(_) => {}
-        }
-        Ok(Policy {
-            detector,
-            missed: self.missed,
-            grace_ns: nanos(self.grace),
-            suspect_fraction: self.suspect_at,
-            floor_ns: self.floor.map_or(0, nanos),
-            ceiling_ns: self.ceiling.map_or(u64::MAX, nanos),
-            ..Policy::default()
-        })
+        Ok(policy_of(&self.layer)?)
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+impl clap::Args for SettingArgs {
+    fn augment_args(command: Command) -> Command {
+        let default = |key: &Key| if key.name == "grace" { "0s" } else { key.default };
+        command.args(keys().map(|key| flag(key, default(key), "")))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SettingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(SettingArgs { layer: given(keys(), matches) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = <Self as clap::FromArgMatches>::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag of a key; `note` ends its long help.
+pub fn flag(key: &'static Key, default: &str, note: &str) -> Arg {
+    let default = match default {
+        "" => String::new(),
+        text => format!(" [default: {text}]"),
+    };
+    let arg = Arg::new(key.name);
+    let arg = match key.value {
+        SWITCH => arg.num_args(0..=1).require_equals(true).default_missing_value("yes"),
+        _ => arg,
+    };
+    arg.long(key.name)
+        .value_name(key.value)
+        .action(ArgAction::Append)
+        // A value like `-3` is ours to refuse, with the range.
+        .allow_hyphen_values(true)
+        .help(format!("{}{default}", key.help))
+        .long_help(format!("{}{default}\nGive {}.{note}", key.help, key.allowed))
+}
+
+/// What was given for these keys by such flags.
+pub fn given(keys: impl IntoIterator<Item = &'static Key>, matches: &ArgMatches) -> Layer {
+    Layer::from_flags(keys.into_iter().filter_map(|key| {
+        let texts = matches.get_many::<String>(key.name)?;
+        Some((key, texts.cloned().collect()))
+    }))
 }
 
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
@@ -192,19 +181,4 @@ pub fn any_duration(text: &str) -> Result<Duration, String> {
 pub fn interval(text: &str) -> Result<Duration, String> {
     let or = |problem| format!("{problem}; give a duration from 1us to 366d, like 1s");
     value::duration(text, Duration::from_micros(1), YEAR).map_err(or)
-}
-
-fn missed(text: &str) -> Result<f64, String> {
-    value::number(text, 1.0, 1_000.0)
-        .map_err(|problem| format!("{problem}; give a number from 1 to 1000"))
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    value::number(text, 0.01, 1.0)
-        .map_err(|problem| format!("{problem}; give a number from 0.01 to 1"))
-}
-
-fn threshold(text: &str) -> Result<f64, String> {
-    value::number(text, 0.01, 1_000.0)
-        .map_err(|problem| format!("{problem}; give a number from 0.01 to 1000, like 8"))
 }

@@ -1,10 +1,11 @@
 //! `systole tune`: which detector, with which constants, meets a demand on a trace.
 
-use super::replay::{describe, warn_of};
+use super::replay::{describe, describe_whole, warn_of};
 use super::setting::{TraceArgs, any_duration, interval};
 use super::terminal::{self, Severity, Terminal};
 use super::{Failure, outputs, words};
-use crate::engine::{Detector, Policy};
+use crate::config::{Layer, policy_of};
+use crate::engine::Detector;
 use crate::trace::configure::{interval_for, late_by_moments};
 use crate::trace::evidence::{self, LEAST_JUDGED, most_mistakes};
 use crate::trace::plot::{self, Curve};
@@ -95,7 +96,7 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
         terminal::print(&nothing_to_go_by(judged))?;
         return Ok(NOT_PROVED);
     }
-    let base = Policy { grace_ns: 0, ..Policy::default() };
+    let base = policy_of(&Layer::default())?;
     let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
     if let Some(path) = &args.csv {
         outputs::write(path, &csv(&points))?;
@@ -265,9 +266,8 @@ fn verdict(judgement: &Judgement<'_>, demand: &Demand) -> String {
             }
             let _ = write!(
                 text,
-                "{}\nfinds a crash within {} and made {} here. (serve: add --grace 0ms, or its 50ms are \
-                 on top.)",
-                describe(&point.policy),
+                "{}\nfinds a crash within {} and made {} here.",
+                describe_whole(&point.policy),
                 words::duration(point.p99_ns),
                 words::plural(point.mistakes, "mistake"),
             );
@@ -332,7 +332,7 @@ mod tests {
             #[command(flatten)]
             setting: SettingArgs,
         }
-        let base = Policy { grace_ns: 0, ..Policy::default() };
+        let base = policy_of(&Layer::default()).unwrap();
         let candidates = tune::candidates(&base);
         assert!(candidates.len() > 100);
         for policy in candidates {

@@ -171,11 +171,21 @@ impl Given<'_> {
     }
 
     pub(super) fn error(&self, value: &str, problem: String) -> ConfigError {
-        let origin = match self.given {
+        let (origin, value) = (self.origin(), value.to_owned());
+        ConfigError::Value { origin, value, problem, allowed: self.key.allowed }
+    }
+
+    /// The complaint about a value that is right, and has no effect.
+    pub(super) fn unused(&self, why: String) -> ConfigError {
+        let value = self.texts().last().cloned().unwrap_or_default();
+        ConfigError::Unused { origin: self.origin(), value, why }
+    }
+
+    fn origin(&self) -> String {
+        match self.given {
             None => format!("default of --{}", self.key.name),
             Some((origin, _)) => origin.describe(self.key),
-        };
-        ConfigError::Value { origin, value: value.to_owned(), problem, allowed: self.key.allowed }
+        }
     }
 }
 

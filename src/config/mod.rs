@@ -21,26 +21,27 @@ mod keys;
 pub mod keys_file;
 mod layers;
 mod sections;
+mod timing;
 pub mod value;
 
 pub use keys::{KEYS, Key, SWITCH};
 pub use layers::{Layer, closest};
 pub use sections::{ExpectSettings, GroupSettings, Kind, SECTIONS};
+pub use timing::{LONGEST, policy_of};
 
 use crate::engine::Policy;
 use crate::engine::admission::NewcomerLimits;
 use crate::engine::brake::BrakeSettings;
-use crate::engine::detector::Detector;
 use crate::io::TransportChoice;
 use crate::io::xdp::{XdpMode, XdpSettings};
 use crate::reactor::IdleStrategy;
 use crate::trace::recorder::RecordSettings;
 use crate::wire::Auth;
-use layers::Given;
 use sections::Look;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use timing::policy;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,6 +226,16 @@ pub enum ConfigError {
         /// What is right.
         allowed: &'static str,
     },
+    /// A value that is right, and has no effect.
+    #[error("{origin}: `{value}` plays no part {why}")]
+    Unused {
+        /// Where it was given.
+        origin: String,
+        /// The value as given.
+        value: String,
+        /// Why not, and what to do.
+        why: String,
+    },
 }
 
 /// The nearest key that exists, as the file writes it.
@@ -255,6 +266,8 @@ impl Settings {
         let receive_buffer = layer.given("receive-buffer");
         let (auth, keys) = auth(layer)?;
         let xdp = xdp(layer)?;
+        let (policy, groups) = (policy(&Look::at(layer))?, sections::groups(layer)?);
+        timing::all_used(layer, &policy, &groups)?;
         Ok(Settings {
             config: layer.text("config").map(PathBuf::from),
             auth,
@@ -263,9 +276,9 @@ impl Settings {
             udp: udp.each(value::address)?,
             udp_is_default: udp.is_default(),
             http: http.one(value::address)?,
-            policy: policy(&Look::at(layer))?,
+            policy,
             brake: brake(&Look::at(layer))?,
-            groups: sections::groups(layer)?,
+            groups,
             expect: sections::expect(layer)?,
             metrics_groups: layer.given("metrics-groups").one(|t| value::integer(t, 0, 10_000))?
                 as usize,
@@ -371,63 +384,6 @@ fn newcomers(layer: &Layer) -> Result<NewcomerLimits, ConfigError> {
         per_source: rate("newcomers-per-source")?.map(|rate| rate as u32),
         per_key: rate("newcomers-per-key")?.map(|rate| rate as u32),
         fresh_ns: fresh.map(|fresh| fresh.as_nanos() as u64),
-    })
-}
-
-fn detector(layer: &Look<'_>, timeout: Option<Duration>) -> Result<Detector, ConfigError> {
-    const MOST: Duration = Duration::from_secs(1_000 * 86_400);
-    let threshold = layer.given("threshold").one(|t| value::number(t, 0.01, 1_000.0))?;
-    let margin = layer.given("margin").one(|t| value::duration(t, Duration::ZERO, MOST))?;
-    let deviations = layer.given("deviations").one(|t| value::number(t, 0.0, 1_000.0))?;
-    let words = Detector::WORDS.map(|word| (word, word));
-    let mut detector: Detector = layer.given("detector").one(|text| {
-        let word = value::choice(text, &words)?;
-        match timeout {
-            Some(_) if word != "fixed" => Err("has no use for the timeout that is set".into()),
-            _ => word.parse().map_err(|_| "is not a choice".to_owned()),
-        }
-    })?;
-    match &mut detector {
-        Detector::Fixed { timeout_ns } => *timeout_ns = timeout.map(|t| t.as_nanos() as u64),
-        Detector::Chen(chen) => chen.margin_ns = margin.as_nanos() as u64,
-        Detector::Phi(phi) => phi.set_threshold(threshold),
-        Detector::Blend(blend) => blend.deviations = deviations as f32,
-        Detector::Bertier(_) => {}
-    }
-    Ok(detector)
-}
-
-fn policy(layer: &Look<'_>) -> Result<Policy, ConfigError> {
-    const DAY: Duration = Duration::from_secs(86_400);
-    let forget =
-        |given: Given<'_>| given.one(|t| value::duration(t, Duration::from_secs(1), 1_000 * DAY));
-    let interval =
-        layer.given("interval").one(|t| value::duration(t, Duration::from_millis(1), 90 * DAY))?;
-    let grace = layer
-        .given("grace")
-        .one(|t| value::duration(t, Duration::ZERO, Duration::from_secs(3600)))?;
-    let any = |t: &str| value::duration(t, Duration::ZERO, 1_000 * DAY);
-    let timeout = layer.given("timeout").one(|text| match text {
-        "auto" => Ok(None),
-        _ => value::duration(text, Duration::from_millis(1), 1_000 * DAY).map(Some),
-    })?;
-    let (floor, ceiling) = (layer.given("floor").one(any)?, layer.given("ceiling").one(any)?);
-    if floor > ceiling {
-        let given = layer.given("floor");
-        let text = given.texts().last().map_or("", String::as_str);
-        return Err(given.error(text, "is above the ceiling".into()));
-    }
-    Ok(Policy {
-        detector: detector(layer, timeout)?,
-        floor_ns: floor.as_nanos() as u64,
-        ceiling_ns: ceiling.as_nanos() as u64,
-        // Rounded up, as a sender's own interval is: a deadline may be late by a tick, never early.
-        default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
-        missed: layer.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,
-        grace_ns: grace.as_nanos() as u64,
-        suspect_fraction: layer.given("suspect-at").one(|t| value::number(t, 0.01, 1.0))?,
-        forget_down_ns: forget(layer.given("forget-down"))?.as_nanos() as u64,
-        forget_left_ns: forget(layer.given("forget-left"))?.as_nanos() as u64,
     })
 }
 

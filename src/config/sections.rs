@@ -254,6 +254,19 @@ impl<'a> Look<'a> {
         let own = self.section.and_then(|section| section.given(name));
         own.unwrap_or_else(|| self.layer.given(name))
     }
+
+    /// What is given for a key here itself: in the section, or for everybody.
+    pub(super) fn own(&self, name: &str) -> Option<Given<'a>> {
+        match self.section {
+            Some(section) => section.given(name),
+            None => Some(self.layer.given(name)).filter(|given| !given.is_default()),
+        }
+    }
+}
+
+/// The keys' values as they hold for each of the groups' sections, in their order.
+pub(super) fn looks(layer: &Layer) -> impl Iterator<Item = Look<'_>> {
+    layer.sections("group").map(|section| Look { layer, section: Some(section) })
 }
 
 /// The groups' sections, resolved.

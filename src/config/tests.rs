@@ -1,6 +1,7 @@
 //! Which layer wins, and each message that a wrong setting earns.
 
 use super::*;
+use crate::engine::Detector;
 use std::path::Path;
 
 const PATH: &str = "/etc/systole.toml";
@@ -387,4 +388,71 @@ fn newcomers_may_be_limited() {
         );
         assert_eq!(complaint(&[("newcomers-per-key", text)], &[], ""), expected);
     }
+}
+
+#[test]
+fn a_value_that_plays_no_part_is_refused() {
+    let table = [
+        (
+            &[("detector", "chen"), ("threshold", "5")][..],
+            "",
+            "--threshold: `5` plays no part with the detector chen; leave it out, or set the detector phi",
+        ),
+        (
+            &[("timeout", "5s"), ("missed", "4")][..],
+            "",
+            "--missed: `4` plays no part beside a timeout; leave out one of them",
+        ),
+        (
+            &[("detector", "fixed")][..],
+            "margin = \"1s\"",
+            "margin in /etc/systole.toml: `1s` plays no part with the detector fixed; leave it out, or \
+             set the detector chen",
+        ),
+        (
+            &[][..],
+            "[[group]]\nname = \"a\"\ndetector = \"chen\"\ndeviations = 3",
+            "deviations in [[group]] 1 of /etc/systole.toml: `3` plays no part with the detector chen; \
+             leave it out, or set the detector blend",
+        ),
+        (
+            &[("timeout", "5s")][..],
+            "[[group]]\nname = \"a\"\nmissed = 6",
+            "missed in [[group]] 1 of /etc/systole.toml: `6` plays no part beside a timeout; leave out \
+             one of them",
+        ),
+        (
+            &[("timeout", "5s")][..],
+            "missed = 6\n[[group]]\nname = \"a\"\ntimeout = \"auto\"\nmissed = 2",
+            "missed in /etc/systole.toml: `6` plays no part beside a timeout; leave out one of them",
+        ),
+    ];
+    for (flags, file, expected) in table {
+        assert_eq!(complaint(flags, &[], file), expected);
+    }
+    // What is given for all may be meant for some.
+    let some = "threshold = 5\nmissed = 4\ntimeout = \"5s\"\n\
+                [[group]]\nname = \"a\"\ndetector = \"phi\"\ntimeout = \"auto\"";
+    let settings = resolve(&[], &[], &format!("detector = \"fixed\"\n{some}")).unwrap();
+    assert_eq!(settings.policy.detector, Detector::Fixed { timeout_ns: Some(5_000_000_000) });
+    assert_eq!(
+        (settings.groups[0].policy.missed, settings.groups[0].policy.detector.as_str()),
+        (4.0, "phi")
+    );
+}
+
+#[test]
+fn a_constant_of_one_detector_alone_names_it() {
+    for (name, value, word) in [
+        ("timeout", "5s", "fixed"),
+        ("threshold", "5", "phi"),
+        ("margin", "1s", "chen"),
+        ("deviations", "3", "blend"),
+    ] {
+        assert_eq!(resolve(&[(name, value)], &[], "").unwrap().policy.detector.as_str(), word);
+    }
+    assert_eq!(
+        resolve(&[("timeout", "auto")], &[], "").unwrap().policy.detector,
+        Detector::default()
+    );
 }
