@@ -26,9 +26,13 @@ impl Drop for TempFile {
 }
 
 fn systole(arguments: &[&str]) -> (Option<i32>, String, String) {
+    systole_reading(arguments, Stdio::null())
+}
+
+fn systole_reading(arguments: &[&str], stdin: Stdio) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
     let Output { status, stdout, stderr } =
-        command.args(arguments).stdin(Stdio::null()).output().expect("the binary is built");
+        command.args(arguments).stdin(stdin).output().expect("the binary is built");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
     (status.code(), text(stdout), text(stderr))
 }
@@ -172,6 +176,87 @@ fn a_wrong_trace_is_explained_with_its_line() {
     let (code, _, stderr) = systole(&["replay", "/nonexistent/trace"]);
     assert_eq!(code, Some(2));
     assert!(stderr.starts_with("systole: cannot read /nonexistent/trace: "), "{stderr}");
+}
+
+#[test]
+fn a_trace_may_come_from_stdin() {
+    let file = TempFile::new("stdin.csv", CSV);
+    let read = |arguments: &[&str]| {
+        systole_reading(arguments, std::fs::File::open(&file.0).unwrap().into())
+    };
+    let (code, stdout, stderr) = read(&["replay", "-", "--json"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["arrivals"], 8);
+    let demand = ["tune", "-", "--detect-within", "1s", "--mistakes", "1/1s"];
+    let (code, _, stderr) = read(&[&demand[..], &["--csv", file.path()]].concat());
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("would write over /dev/stdin"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&file.0).unwrap(), CSV);
+    let (code, _, stderr) = systole(&["replay", "-"]);
+    assert_eq!((code, stderr.as_str()), (Some(2), "systole: stdin: there is nothing in it\n"));
+}
+
+/// The warnings that both commands give of a trace, which are the same.
+#[track_caller]
+fn warnings(file: &TempFile) -> String {
+    let (code, _, replayed) = systole(&["replay", file.path()]);
+    assert_eq!(code, Some(0), "{replayed}");
+    let demand = ["--detect-within", "5s", "--mistakes", "1/1s"];
+    let (_, _, tuned) = systole(&[&["tune", file.path()], &demand[..]].concat());
+    assert_eq!(tuned, replayed);
+    replayed.replace(file.path(), "FILE")
+}
+
+#[test]
+fn what_a_csv_may_have_wrong_is_said() {
+    let whole = TempFile::new("whole.csv", CSV);
+    assert_eq!(warnings(&whole), "");
+    let cut = TempFile::new("cut.csv", &CSV[..CSV.len() - 3]);
+    assert_eq!(
+        warnings(&cut),
+        "systole: FILE has no line end behind its last line: if it was cut off there, that arrival is \
+         wrong\n"
+    );
+}
+
+#[test]
+fn a_damaged_recording_is_told_from_one_that_is_cut_off() {
+    use systole::trace::{Arrival, format::Encoder};
+    let (mut encoder, header) = Encoder::new(0, 0);
+    let (mut bytes, mut ends) = (header.to_vec(), vec![]);
+    for sequence in 0..30u32 {
+        let arrived_ns = u64::from(sequence) * 1_000_000_000;
+        let arrival = Arrival { sequence, arrived_ns, interval: 1_000_000, ..Arrival::default() };
+        encoder.push(systole::wire::PeerId(7), &arrival);
+        if sequence % 10 == 9 {
+            encoder.take(0, |block| bytes.extend_from_slice(block));
+            ends.push(bytes.len());
+        }
+    }
+    let [first, .., whole] = ends[..] else { panic!("three blocks") };
+    let file = TempFile::new("blocks.rec", "");
+    let warnings_of = |bytes: &[u8]| {
+        std::fs::write(&file.0, bytes).unwrap();
+        warnings(&file)
+    };
+    assert_eq!(warnings_of(&bytes), "");
+    assert_eq!(
+        warnings_of(&bytes[..whole - 1]),
+        format!(
+            "systole: FILE is cut off: its last {} bytes make no block and were left out\n",
+            whole - 1 - ends[1]
+        )
+    );
+    // In the heartbeats of the second block, and in its length.
+    for at in [first + 20, first + 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 8;
+        let left = whole - first;
+        let expected = format!(
+            "systole: FILE is damaged at byte {first}: the {left} bytes from there on were left out\n"
+        );
+        assert_eq!(warnings_of(&damaged), expected, "byte {at}");
+    }
 }
 
 /// Forty seconds of one peer, half of the heartbeats 30 ms late.
@@ -325,8 +410,7 @@ fn a_sender_that_began_anew_unnoticed_is_named() {
         text += &format!("anew,{seq},0,{}\n", 1_000_000_000 + beat as u64 * 100_000_000);
     }
     let file = TempFile::new("anew.csv", &text);
-    let (code, _, stderr) = systole(&["replay", file.path(), "--timeout", "200ms"]);
-    assert_eq!(code, Some(0));
+    let stderr = warnings(&file);
     assert!(stderr.contains("39 of 79 arrivals of anew are old or repeated"), "{stderr}");
     assert!(stderr.contains("a column `incarnation`"), "{stderr}");
 }

@@ -6,7 +6,7 @@
 //!  relay ─▶ relay, io, send         a relay; beats like an agent
 //!  keygen ─▶ keys ─▶ config        the file of keys, for serve and beat
 //!  status, watch, hist, is-up, …    clients ─▶ client, events ─▶ HTTP
-//!  replay, tune                     setting ─▶ trace; asks nobody
+//!  replay, tune                     setting, traces ─▶ trace; asks nobody
 //!  plan                             arithmetic on measured costs; asks nobody
 //! ```
 //!
@@ -44,6 +44,7 @@ mod state;
 pub mod status;
 mod takeover;
 pub mod terminal;
+pub mod traces;
 pub mod tune;
 pub mod usage;
 pub mod watch;

@@ -3,12 +3,13 @@
 //! It asks no monitor and needs no guard: what counts is the down verdict, by the rules of
 //! [`trace::replay`](mod@crate::trace::replay).
 
-use super::setting::{SettingArgs, TraceArgs};
+use super::setting::SettingArgs;
 use super::terminal::{self, Severity, Terminal};
+use super::traces::{TraceArgs, warn_of_old};
 use super::{Failure, words};
 use crate::config::LONGEST;
 use crate::engine::{Detector, Policy};
-use crate::trace::{self, Losses, Quality};
+use crate::trace::{self, Quality};
 use comfy_table::Cell;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -75,6 +76,8 @@ struct Answer {
     interval: String,
     dropped_from_recording: u64,
     torn_bytes: u64,
+    damaged_bytes: u64,
+    unended_lines: u64,
     #[serde(flatten)]
     overall: Figures,
     peers: BTreeMap<String, Figures>,
@@ -123,52 +126,20 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
         interval: args.trace.interval_source(&policy, &intervals),
         dropped_from_recording: trace.losses.dropped,
         torn_bytes: trace.losses.torn_bytes,
+        damaged_bytes: trace.losses.damaged_bytes,
+        unended_lines: trace.losses.unended_lines,
         overall: Figures::of(replay.overall),
         peers,
     };
-    warn_of(trace.losses);
-    warn_of_old(&answer.peers);
+    let arrivals =
+        answer.peers.iter().map(|(name, of)| (name.as_str(), of.arrivals, of.heartbeats));
+    warn_of_old(arrivals);
     if args.json {
         terminal::print_json(&answer)?;
     } else {
         terminal::print(&text(&answer, &policy, args.limit, Terminal::detect()))?;
     }
     Ok(0)
-}
-
-/// Says on stderr which senders seem to have begun their numbers anew unnoticed. Networks repeat and
-/// reorder a few datagrams; a tenth of a peer's arrivals looks like a restart that the trace hides.
-fn warn_of_old(peers: &BTreeMap<String, Figures>) {
-    let old = |figures: &Figures| figures.arrivals - figures.heartbeats;
-    let hidden = |figures: &Figures| old(figures) >= 16 && old(figures) * 10 > figures.arrivals;
-    let mut suspicious = peers.iter().filter(|(_, figures)| hidden(figures));
-    let Some((name, figures)) = suspicious.next() else { return };
-    let others = match suspicious.count() {
-        0 => String::new(),
-        count => format!(", and {} like it", words::plural(count as u64, "peer")),
-    };
-    terminal::say(&format!(
-        "systole: {} of {} arrivals of {name} are old or repeated by their numbers and prove nothing\
-         {others}; of a sender that began its numbers anew, a CSV must say so in a column `incarnation`",
-        words::count(old(figures)),
-        words::count(figures.arrivals)
-    ));
-}
-
-/// Says on stderr what is not in the trace.
-pub fn warn_of(losses: Losses) {
-    if losses.torn_bytes > 0 {
-        terminal::say(&format!(
-            "systole: the recording is cut off: its last {} bytes make no block and were left out",
-            words::count(losses.torn_bytes)
-        ));
-    }
-    if losses.dropped > 0 {
-        terminal::say(&format!(
-            "systole: {} were dropped from the recording and look lost",
-            words::plural(losses.dropped, "heartbeat")
-        ));
-    }
 }
 
 /// A detector as the options that make it, for `serve` as for `replay`.

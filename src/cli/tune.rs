@@ -1,18 +1,19 @@
 //! `systole tune`: which detector, with which constants, meets a demand on a trace.
 
-use super::replay::{describe, describe_whole, warn_of};
-use super::setting::{TraceArgs, any_duration, interval};
+use super::replay::{describe, describe_whole};
 use super::terminal::{self, Severity, Terminal};
+use super::traces::{TraceArgs, any_duration, interval, warn_of_old};
 use super::{Failure, outputs, words};
 use crate::config::{Layer, policy_of};
 use crate::engine::Detector;
+use crate::trace;
 use crate::trace::configure::{interval_for, late_by_moments};
 use crate::trace::evidence::{self, LEAST_JUDGED, most_mistakes};
 use crate::trace::plot::{self, Curve};
 use crate::trace::tune::{self, Demand, Judgement, Point};
 use comfy_table::Cell;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -43,10 +44,10 @@ pub struct TuneArgs {
     #[command(flatten)]
     trace: TraceArgs,
     /// How soon a crash is to be found.
-    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
     detect_within: Duration,
     /// How many mistakes a peer may make, like 1/30d.
-    #[arg(long, value_name = "N/DURATION", value_parser = rate)]
+    #[arg(long, value_name = "N/DURATION", value_parser = rate, allow_hyphen_values = true)]
     mistakes: Rate,
     /// Write all settings that were tried to this file, as CSV.
     #[arg(long, value_name = "FILE")]
@@ -88,15 +89,19 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
     let files = [("--csv", args.csv.as_deref()), ("--svg", args.svg.as_deref())];
     let files: Vec<_> =
         files.iter().filter_map(|(option, file)| Some((*option, (*file)?))).collect();
-    outputs::check(&args.trace.files(), &files)?;
+    let inputs = args.trace.files();
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    outputs::check(&inputs, &files)?;
     let (trace, intervals) = args.trace.open()?;
-    warn_of(trace.losses);
+    let base = policy_of(&Layer::default())?;
+    let plain = trace::replay(&trace, &base, |place| intervals[place]).peers;
+    let arrivals = trace.peers.iter().zip(&plain);
+    warn_of_old(arrivals.map(|(peer, of)| (peer.name.as_str(), of.arrivals, of.heartbeats)));
     let judged = evidence::judged(&trace);
     if judged < LEAST_JUDGED {
         terminal::print(&nothing_to_go_by(judged))?;
         return Ok(NOT_PROVED);
     }
-    let base = policy_of(&Layer::default())?;
     let points = tune::sweep(&trace, &tune::candidates(&base), &intervals);
     if let Some(path) = &args.csv {
         outputs::write(path, &csv(&points))?;

@@ -9,7 +9,7 @@
 //! A name has no line ends in it, so a line is a record, and each complaint knows its line.
 //!
 //! Liberal in what it takes: columns in any order and others beside them, several peers interleaved,
-//! CRLF, blank lines, blanks around a value, a byte order mark, no line end at the end. Two more
+//! CRLF, blank lines, blanks around a value, a byte order mark, no line end at the end (which is told). Two more
 //! columns are understood: `incarnation`, the sender's start, and `interval_ns`. An empty value of
 //! `sent_ns`, `incarnation` or `interval_ns` is "not stated". Lines need not be in the order of
 //! arrival.
@@ -17,7 +17,7 @@
 mod fast;
 mod names;
 
-use super::{Arrival, Sink, Trace, id_of};
+use super::{Arrival, Losses, Sink, Trace, id_of};
 use crate::wire;
 use names::Names;
 use std::borrow::Cow;
@@ -26,6 +26,15 @@ use std::io::{BufRead, BufReader, Read};
 /// Why a CSV is none that we understand. Each message names the line.
 #[derive(Debug, thiserror::Error)]
 pub enum CsvError {
+    /// There is no line in it.
+    #[error("there is nothing in it")]
+    Empty,
+    /// The last line is wrong, and has no line end.
+    #[error("{cause}; it is the last line and has no line end: the file may be cut off")]
+    Unended {
+        /// What is wrong.
+        cause: Box<CsvError>,
+    },
     /// A column is missing.
     #[error(
         "line {line}: no column `{column}`; the header must name peer, seq and arrived_ns, as in \
@@ -132,7 +141,7 @@ struct Row<'a> {
 /// The first line that is wrong, and how.
 pub fn read(input: impl Read) -> Result<Trace, CsvError> {
     let mut trace = Trace::default();
-    read_into(BufReader::with_capacity(1 << 18, input), &mut trace)?;
+    trace.losses = read_into(BufReader::with_capacity(1 << 18, input), &mut trace)?;
     trace.sort();
     Ok(trace)
 }
@@ -142,7 +151,8 @@ pub fn read(input: impl Read) -> Result<Trace, CsvError> {
 ///
 /// # Errors
 /// The first line that is wrong, and how.
-pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<(), CsvError> {
+pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<Losses, CsvError> {
+    let mut losses = Losses::default();
     let mut lines = Lines { columns: None, names: Names::new(), line: 0, stopped: false, sink };
     // The beginning of a line whose end is not in the buffer.
     let mut torn: Vec<u8> = Vec::new();
@@ -150,8 +160,9 @@ pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<(), Cs
         let buffer = input.fill_buf()?;
         let len = buffer.len();
         if len == 0 {
-            if !torn.is_empty() {
-                lines.any(&torn)?;
+            if !torn.trim_ascii().is_empty() {
+                losses.unended_lines = lines.columns.is_some().into();
+                lines.any(&torn).map_err(|cause| CsvError::Unended { cause: Box::new(cause) })?;
             }
             break;
         }
@@ -176,9 +187,9 @@ pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<(), Cs
         input.consume(len);
     }
     if lines.columns.is_none() {
-        return Err(CsvError::Column { line: lines.line.max(1), column: "peer" });
+        return Err(CsvError::Empty);
     }
-    Ok(())
+    Ok(losses)
 }
 
 /// Goes through the lines.
@@ -391,14 +402,16 @@ mod tests {
             " Peer , seq,sent_ns , arrived_ns\n a ,1, 10, 20\n\"b, too\", 4,,25 \n",
         ];
         for variant in variants {
-            assert_eq!(read(variant.as_bytes()).unwrap(), read(plain.as_bytes()).unwrap());
+            let peers = |text: &str| read(text.as_bytes()).unwrap().peers;
+            assert_eq!(peers(variant), peers(plain));
         }
     }
 
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
         let cases = [
-            ("", "line 1: no column `peer`"),
+            ("", "there is nothing in it"),
+            ("\n  \r\n", "there is nothing in it"),
             ("a,b\n", "line 1: no column `peer`"),
             ("\npeer,seq\na,1\n", "line 2: no column `arrived_ns`"),
             ("peer,seq,arrived_ns\na,1,20\na,x,30\n", "line 3: `x` in column seq"),
@@ -502,10 +515,21 @@ mod tests {
         for capacity in 1..text.len() + 1 {
             let mut trace = Trace::default();
             let buffered = BufReader::with_capacity(capacity, text.as_bytes());
-            read_into(buffered, &mut trace).unwrap();
+            trace.losses = read_into(buffered, &mut trace).unwrap();
             trace.sort();
             assert_eq!(trace, whole, "a buffer of {capacity}");
         }
+    }
+
+    #[test]
+    fn a_last_line_without_end_may_be_cut_off_and_is_known() {
+        let header = "peer,seq,arrived_ns";
+        for (rows, unended) in [("", 0), ("\na,1,20\n", 0), ("\na,1,20", 1), ("\na,1,20\n  ", 0)] {
+            let trace = read(format!("{header}{rows}").as_bytes()).unwrap();
+            assert_eq!(trace.losses.unended_lines, unended, "{rows:?}");
+        }
+        let error = read(format!("{header}\na,1").as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("line 2: has 2 values, the header 3; it is the last"), "{error}");
     }
 
     #[test]

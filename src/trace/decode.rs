@@ -64,6 +64,8 @@ pub fn read(mut input: impl Read, sink: &mut impl Sink) -> Result<Losses, Decode
         Decoder { last_ns: started_ns(&header)?, before: Vec::new(), stopped: false, sink };
     let mut losses = Losses::default();
     let mut block = Vec::new();
+    // Where in the file the block begins.
+    let mut at = HEADER as u64;
     loop {
         block.clear();
         input.by_ref().take(BLOCK_HEADER as u64).read_to_end(&mut block)?;
@@ -79,11 +81,41 @@ pub fn read(mut input: impl Read, sink: &mut impl Sink) -> Result<Losses, Decode
             Some(dropped) => losses.dropped += u64::from(dropped),
             None if decoder.stopped => return Ok(losses),
             None => {
-                losses.torn_bytes = block.len() as u64 + io::copy(&mut input, &mut io::sink())?;
+                let bytes = block.len() as u64 + io::copy(&mut input, &mut io::sink())?;
+                if is_torn(&block) {
+                    losses.torn_bytes = bytes;
+                } else {
+                    (losses.damaged_at, losses.damaged_bytes) = (Some(at), bytes);
+                }
                 return Ok(losses);
             }
         }
+        at += block.len() as u64;
     }
+}
+
+/// Whether a block that is not whole is one that was not written to its end: what its header promises
+/// goes beyond the file. If whole blocks lie in what there is, the promise is wrong.
+fn is_torn(bytes: &[u8]) -> bool {
+    let promised = |bytes: &[u8]| {
+        let head = bytes.first_chunk::<BLOCK_HEADER>()?;
+        let (len, count) = (word(head, 0)? as usize, word(head, 4)? as usize);
+        // Each heartbeat takes three bytes at least.
+        (len <= MAX_BLOCK && count <= len / 3).then_some(BLOCK_HEADER + len)
+    };
+    let is_whole = |bytes: &[u8]| {
+        let block = promised(bytes).and_then(|len| bytes.get(..len));
+        block.is_some_and(|block| {
+            word(block, 12) == Some(sum_of(&block[..12], &block[BLOCK_HEADER..]))
+        })
+    };
+    let goes_beyond = match word(bytes, 0) {
+        Some(len) if bytes.len() >= BLOCK_HEADER => {
+            len as usize <= MAX_BLOCK && bytes.len() < BLOCK_HEADER + len as usize
+        }
+        _ => true,
+    };
+    goes_beyond && !(1..bytes.len()).any(|at| is_whole(&bytes[at..]))
 }
 
 /// The monotonic time at which a file with this header was begun.

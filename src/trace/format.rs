@@ -29,7 +29,8 @@
 //! round, so whatever was recorded comes back as it was.
 //!
 //! A file is valid up to its last whole block. Decoding stops at the first block that is cut off, or
-//! whose sum or contents are wrong, and says how many bytes it left: blocks build on those before.
+//! whose sum or contents are wrong, and says which of it, and how many bytes it left: blocks build on
+//! those before. `docs/detection.md` says why they do.
 
 use super::Arrival;
 pub use super::decode::decode;
@@ -215,7 +216,7 @@ fn put_signed(out: &mut Vec<u8>, value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Trace;
+    use super::super::{Losses, Trace};
     use super::*;
     use crate::testing::{Rng, seeds};
     use std::collections::BTreeMap;
@@ -296,8 +297,16 @@ mod tests {
             match decode(&damaged) {
                 Err(_) => assert!(at < HEADER, "byte {at}"),
                 Ok(trace) => {
-                    let start = ends.iter().rev().find(|end| **end <= at).unwrap();
-                    assert_eq!(trace.losses.torn_bytes, (bytes.len() - start) as u64, "byte {at}");
+                    let start = *ends.iter().rev().find(|end| **end <= at).unwrap();
+                    let left = (bytes.len() - start) as u64;
+                    // Where the last block says that it is longer, the file might be cut off.
+                    let last = start == ends[ends.len() - 2];
+                    let torn = last && at < start + 4 && damaged[at] > bytes[at] && at != start + 3;
+                    let Losses { damaged_at, damaged_bytes, torn_bytes, .. } = trace.losses;
+                    let expected =
+                        if torn { (None, 0, left) } else { (Some(start as u64), left, 0) };
+                    let found = (damaged_at, damaged_bytes, torn_bytes);
+                    assert_eq!(found, expected, "byte {at}, block from {start}");
                 }
             }
         }

@@ -36,7 +36,7 @@ use crate::engine::sequence::{Order, Position};
 use crate::wire::PeerId;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// One heartbeat as it arrived.
@@ -81,13 +81,29 @@ pub struct Trace {
     pub losses: Losses,
 }
 
-/// What a recording lacks.
+/// What a file lacks, or may have wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Losses {
     /// Heartbeats that the recorder had no room for.
     pub dropped: u64,
     /// Bytes at the end that are no whole block: the recording was cut off.
     pub torn_bytes: u64,
+    /// Where the first block is that is whole and wrong.
+    pub damaged_at: Option<u64>,
+    /// Bytes from there to the end.
+    pub damaged_bytes: u64,
+    /// Heartbeats of a CSV whose line has no end: if it was cut off, their last number is.
+    pub unended_lines: u64,
+}
+
+impl Losses {
+    fn add(&mut self, other: Losses) {
+        self.dropped += other.dropped;
+        self.torn_bytes += other.torn_bytes;
+        self.damaged_at = self.damaged_at.or(other.damaged_at);
+        self.damaged_bytes += other.damaged_bytes;
+        self.unended_lines += other.unended_lines;
+    }
 }
 
 /// Takes in a trace while it is read.
@@ -165,8 +181,7 @@ impl Trace {
                 }
             }
         }
-        self.losses.dropped += other.losses.dropped;
-        self.losses.torn_bytes += other.losses.torn_bytes;
+        self.losses.add(other.losses);
         self.sort();
     }
 
@@ -196,14 +211,23 @@ impl Trace {
     }
 }
 
-/// Reads a file, whether a recording or CSV, into `sink`; its first bytes tell which it is.
+/// The path that means stdin.
+pub const STDIN: &str = "-";
+
+/// Reads a file, or stdin by the name `-`, whether a recording or CSV, into `sink`; its first bytes tell
+/// which it is.
 ///
 /// # Errors
 /// It cannot be read, or is neither.
 pub fn read(path: &Path, sink: &mut impl Sink) -> Result<Losses, TraceError> {
-    let name = || path.display().to_string();
+    let is_stdin = path == Path::new(STDIN);
+    let name = || if is_stdin { "stdin".to_owned() } else { path.display().to_string() };
     let unreadable = |cause| TraceError::Unreadable { path: name(), cause };
-    let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(unreadable)?);
+    let input: Box<dyn Read> = match is_stdin {
+        true => Box::new(std::io::stdin().lock()),
+        false => Box::new(File::open(path).map_err(unreadable)?),
+    };
+    let mut file = BufReader::with_capacity(1 << 18, input);
     // A look before the file is read: whatever else it is, it may be without end.
     if format::is_recording(file.fill_buf().map_err(unreadable)?) {
         decode::read(file, sink).map_err(|error| match error {
@@ -211,9 +235,7 @@ pub fn read(path: &Path, sink: &mut impl Sink) -> Result<Losses, TraceError> {
             DecodeError::Read(cause) => unreadable(cause),
         })
     } else {
-        csv::read_into(file, sink)
-            .map(|()| Losses::default())
-            .map_err(|cause| TraceError::Csv { path: name(), cause })
+        csv::read_into(file, sink).map_err(|cause| TraceError::Csv { path: name(), cause })
     }
 }
 
