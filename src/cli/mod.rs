@@ -206,6 +206,10 @@ mod tests {
                  --help` says more",
             ),
             (
+                "systole plan --peers -3",
+                "unexpected argument '-3' found; `systole plan --help` says more",
+            ),
+            (
                 "systole statsu",
                 "unrecognized subcommand 'statsu'; tip: a similar subcommand exists: 'status'; \
                  `systole --help` says more",

@@ -257,8 +257,8 @@ fn delay(text: &str) -> Result<Duration, String> {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    value::number(text, 0.01, 1.0)
-        .map_err(|problem| format!("{problem}; give a number from 0.01 to 1"))
+    value::share(text, 0.01, 1.0)
+        .map_err(|problem| format!("{problem}; give a share from 0.01 to 1, like 0.5 or 50%"))
 }
 
 fn nanoseconds(text: &str) -> Result<f64, String> {

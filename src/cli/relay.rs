@@ -11,7 +11,7 @@
 use super::beat::schedule::{Form, Numbers, Schedule};
 use super::beat::send::{Address, Answer, Datagrams, Targets};
 use super::beat::{host_name, key, parse_interval, parse_label, profile, random};
-use super::{Failure, terminal};
+use super::{Failure, terminal, words};
 use crate::clock;
 use crate::config::keys_file::{self, FileKey};
 use crate::config::value;
@@ -163,7 +163,7 @@ pub fn relay(args: RelayArgs) -> Result<u8, Failure> {
     };
     let listening: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let monitors: Vec<String> = args.to.iter().map(Address::to_string).collect();
-    let delay = humantime::format_duration(args.max_delay);
+    let delay = words::exact(args.max_delay.as_nanos() as u64);
     say(&format!("{} relays to {}, within {delay}", running.name, monitors.join(", ")));
     terminal::print(&format!("ready udp={}", listening.join(",")))?;
     running.run(opened.backend, &received)

@@ -83,7 +83,7 @@ impl TraceArgs {
                 "plays no part".into()
             }
             Some(interval) => {
-                format!("{} where none is stated", humantime::format_duration(interval))
+                format!("{} where none is stated", words::exact(interval.as_nanos() as u64))
             }
             None if intervals.iter().all(|us| *us == 0) => "as the senders state it".into(),
             None => "estimated from the arrivals where none is stated".into(),

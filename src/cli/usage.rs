@@ -24,7 +24,13 @@ fn in_one_line(text: &str) -> String {
     let text = text.split("\n\nFor more information").next().unwrap_or_default();
     let mut one = String::new();
     let mut paragraph = false;
-    for line in text.trim_start_matches("error: ").lines().map(str::trim) {
+    // A negative number was meant for the option before it, and not for an argument.
+    let number = |line: &str| {
+        let rest = line.strip_prefix("tip: to pass '-");
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let lines = text.trim_start_matches("error: ").lines().map(str::trim);
+    for line in lines.filter(|line| !number(line)) {
         if line.is_empty() {
             paragraph = true;
             continue;

@@ -81,7 +81,7 @@ pub const KEYS: &[Key] = &[
         "suspect-at",
         "SHARE",
         "0.7",
-        "a number from 0.01 to 1, like 0.7 (1 turns suspicion off)",
+        "a share from 0.01 to 1, like 0.7 or 70% (1 turns suspicion off)",
         "share of the timeout after which a silent peer is suspected",
     ),
     key(
@@ -137,7 +137,7 @@ pub const KEYS: &[Key] = &[
         "mass-silence",
         "SHARE",
         "0.5",
-        "`off` or a number from 0.01 to 1, like 0.5",
+        "`off` or a share from 0.01 to 1, like 0.5 or 50%",
         "hold peers as suspect when so large a share of the fleet or a group falls silent at once",
     ),
     key(

@@ -391,7 +391,7 @@ fn brake(layer: &Look<'_>) -> Result<BrakeSettings, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let share = layer.given("mass-silence").one(|text| match text {
         "off" => Ok(None),
-        _ => value::number(text, 0.01, 1.0).map(Some),
+        _ => value::share(text, 0.01, 1.0).map(Some),
     })?;
     let least = layer.given("mass-silence-least").one(|t| value::integer(t, 2, u32::MAX.into()))?;
     let hold =

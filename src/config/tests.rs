@@ -456,3 +456,14 @@ fn a_constant_of_one_detector_alone_names_it() {
         Detector::default()
     );
 }
+
+#[test]
+fn a_share_is_a_number_or_a_percentage() {
+    let given = [("suspect-at", "70%"), ("mass-silence", "12.5 %")];
+    let settings = resolve(&given, &[], "").unwrap();
+    assert_eq!((settings.policy.suspect_fraction, settings.brake.share), (0.7, 0.125));
+    for text in ["%", "101%", "0%", "7O%", "NaN%"] {
+        let message = complaint(&[("suspect-at", text)], &[], "");
+        assert!(message.contains("give a share from 0.01 to 1, like 0.7 or 70%"), "{message}");
+    }
+}

@@ -136,7 +136,7 @@ pub(super) fn policy(look: &Look<'_>) -> Result<Policy, ConfigError> {
         default_interval_us: interval.as_nanos().div_ceil(1_000) as u64,
         missed: look.given("missed").one(|t| value::number(t, 1.0, 1_000.0))?,
         grace_ns: grace.as_nanos() as u64,
-        suspect_fraction: look.given("suspect-at").one(|t| value::number(t, 0.01, 1.0))?,
+        suspect_fraction: look.given("suspect-at").one(|t| value::share(t, 0.01, 1.0))?,
         forget_down_ns: forget(look.given("forget-down"))?.as_nanos() as u64,
         forget_left_ns: forget(look.given("forget-left"))?.as_nanos() as u64,
     })

@@ -60,6 +60,19 @@ pub fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
     in_range(text.parse().map_err(|_| "is not a number".to_owned())?, least, most)
 }
 
+/// A share: `0.7` or `70%`; both bounds included.
+///
+/// # Errors
+/// It is none, or out of range.
+pub fn share(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let (number, whole) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.parse().map_err(|_| "is not a share".to_owned())?;
+    in_range(number / whole, least, most)
+}
+
 /// One of a few words.
 ///
 /// # Errors

@@ -1,11 +1,11 @@
 //! The command line: raw flags, validated once into [`Options`].
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use systole::config::keys_file;
+use systole::config::{keys_file, value};
 use systole::wire::Key;
 
 const EXAMPLES: &str = "\
@@ -384,16 +384,9 @@ fn duration(text: &str) -> Result<Duration> {
         .with_context(|| "give a number and a unit, like 200ms, 1s or 1m30s")
 }
 
-/// A share between 0 and 1, written `0.01` or `1%`.
 fn share(text: &str) -> Result<f64> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(percent) => (percent, 100.0),
-        None => (text, 1.0),
-    };
-    let share = number.trim().parse::<f64>().ok().map(|n| n / unit);
-    share
-        .filter(|share| (0.0..=1.0).contains(share))
-        .context("give a share from 0 to 1, like 0.01 or 1%")
+    value::share(text.trim(), 0.0, 1.0)
+        .map_err(|problem| anyhow!("{problem}; give a share from 0 to 1, like 0.01 or 1%"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! those of the monitoring plugins: 0 ok, 1 warning, everything else critical, and so is a run that
 //! takes too long or cannot be started.
 
+use super::super::words;
 use super::Notice;
 use super::process::PidFd;
 use crate::wire::Status;
@@ -112,7 +113,7 @@ impl Runner {
             true => verdict(status),
             false => Verdict {
                 status: Status::Critical,
-                why: format!("no result within {}", humantime::format_duration(self.timeout)),
+                why: format!("no result within {}", words::exact(self.timeout.as_nanos() as u64)),
             },
         })
     }
@@ -168,6 +169,6 @@ mod tests {
     fn a_run_that_takes_too_long_is_critical_and_ended_with_its_children() {
         let verdict = check("sleep 600 & sleep 600", Duration::from_millis(50));
         assert_eq!(verdict.status, Status::Critical);
-        assert_eq!(verdict.why, "no result within 50ms");
+        assert_eq!(verdict.why, "no result within 50 ms");
     }
 }

@@ -19,7 +19,7 @@ mod process;
 pub mod schedule;
 pub mod send;
 
-use super::{Failure, terminal};
+use super::{Failure, terminal, words};
 use crate::clock;
 use crate::config::keys_file::{self, FileKey};
 use crate::config::value;
@@ -186,7 +186,7 @@ pub fn beat(args: BeatArgs) -> Result<u8, Failure> {
         [_, ..] => Some(Child::start(&args.command, notices)?),
         [] => {
             let monitors: Vec<String> = args.to.iter().map(Address::to_string).collect();
-            let every = humantime::format_duration(args.interval);
+            let every = words::exact(args.interval.as_nanos() as u64);
             say(&format!("{name} beats every {every} to {}", monitors.join(", ")));
             None
         }
