@@ -241,8 +241,8 @@ fn table(points: &[Point], judgement: &Judgement<'_>, terminal: Terminal) -> Str
 fn nothing_to_go_by(judged: u64) -> String {
     format!(
         "NOT PROVED, and nothing to go by: {} of the trace came behind the first nine of a peer's start, \
-         by which detectors learn. From fewer than {LEAST_JUDGED} neither a 99th percentile can be told nor \
-         that one in a hundred is no mistake; record more.",
+         by which detectors learn. Fewer than {LEAST_JUDGED} cannot tell a setting that is mistaken once in \
+         a hundred heartbeats from a good one; record more.",
         words::plural(judged, "heartbeat")
     )
 }
