@@ -139,3 +139,124 @@ fn a_child_waits_for_whom_its_parent_waits_for() {
         assert_eq!(fates, expected.collect::<Vec<_>>(), "seed {seed}");
     }
 }
+
+/// Trees of peers, of which some die with all that is behind them, or come back in any order.
+#[test]
+fn in_any_forest_the_dead_are_down_and_whoever_is_behind_them_is_unreachable() {
+    const PEERS: usize = 16;
+    const SECOND: u64 = 1_000 * MS;
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let mut bench = Bench::new(64, START);
+        // A parent has a higher number, so that there is no ring.
+        let parents: Vec<Option<usize>> = (0..PEERS)
+            .map(|peer| {
+                let above = (PEERS - 1 - peer) as u64;
+                (above > 0 && !rng.one_in(4)).then(|| peer + 1 + rng.below(above.min(4)) as usize)
+            })
+            .collect();
+        let id = |peer: usize| peer as u64 + 1;
+        let mut sequence = 1;
+        let phases: Vec<u64> = (0..PEERS).map(|_| rng.below(1_000)).collect();
+        // Beats of a second from then on, until then, of all but those that are cut off.
+        let mut beat_on = |bench: &mut Bench, from_ns: u64, seconds: u64, dead: &[bool]| {
+            let mut told = Vec::new();
+            let cut_off = |peer: usize| {
+                std::iter::successors(Some(peer), |peer| parents[*peer]).any(|peer| dead[peer])
+            };
+            for step in 0..seconds * 1_000 {
+                let now_ns = from_ns + step * MS;
+                sequence += u32::from(step % 1_000 == 0);
+                for peer in
+                    (0..PEERS).filter(|peer| phases[*peer] == step % 1_000 && !cut_off(*peer))
+                {
+                    let beat = beat(id(peer), 1, sequence);
+                    told.extend(
+                        bench.observe(&[Heartbeat { interval_us: 1_000_000, ..beat }], now_ns),
+                    );
+                }
+                told.extend(bench.advance(now_ns));
+            }
+            told
+        };
+        beat_on(&mut bench, START, 1, &[false; PEERS]);
+        for (peer, parent) in parents.iter().enumerate() {
+            let Some(parent) = parent else { continue };
+            let number = bench.shard.shared.groups.parent_number(PeerId(id(*parent))).unwrap();
+            bench.shard.assign(PeerId(id(peer)), 0, number, START + SECOND);
+        }
+        beat_on(&mut bench, START + SECOND, 2, &[false; PEERS]);
+        let dead: Vec<bool> = (0..PEERS).map(|_| rng.one_in(5)).collect();
+        let told = beat_on(&mut bench, START + 3 * SECOND, 8, &dead);
+        for peer in 0..PEERS {
+            let above = std::iter::successors(parents[peer], |peer| parents[*peer]);
+            let expected: &[PeerState] =
+                match (above.into_iter().any(|peer| dead[peer]), dead[peer]) {
+                    (true, _) => &[Unreachable],
+                    (false, true) => &[Down],
+                    (false, false) => &[],
+                };
+            let fate =
+                told.iter().filter(|t| t.peer.0 == id(peer) && t.to != Suspect && t.to != Up);
+            let fate: Vec<_> = fate.map(|t| t.to).collect();
+            assert_eq!(fate, expected, "seed {seed}: {peer} of {parents:?}, dead {dead:?}");
+        }
+        // All come back, in whichever order they beat.
+        let told = beat_on(&mut bench, START + 11 * SECOND, 8, &[false; PEERS]);
+        assert!(told.iter().all(|t| t.to == Up), "seed {seed}: {told:?}");
+    }
+}
+
+/// Groups with brakes beside the fleet's; some die, at their own times, and some of these come back.
+#[test]
+fn whatever_is_held_the_living_are_not_blamed_and_the_dead_are_found_once() {
+    const PEERS: u64 = 120;
+    for seed in seeds() {
+        let mut rng = Rng::new(seed);
+        let mut bench = braked(30 + rng.below(60) as u32);
+        bench.observe(&beats(1..=PEERS, 1), START);
+        for group in 1..=3u16 {
+            let least = 5 + rng.below(30) as u32;
+            let hold_ns = (1 + rng.below(10)) * 1_000 * MS;
+            bench
+                .shard
+                .shared
+                .groups
+                .set_brake(group, BrakeSettings { share: 0.5, least, hold_ns });
+        }
+        for peer in 1..=PEERS {
+            bench.shard.assign(PeerId(peer), rng.below(4) as u16, 0, START);
+        }
+        let crash_ns = START + 500 * MS;
+        // When each falls silent, and when it comes back; some never do either.
+        let mut dies = |_| match rng.below(4) {
+            0 => (u64::MAX, u64::MAX),
+            1 => (crash_ns + rng.below(30) * 100 * MS, crash_ns + (30 + rng.below(90)) * 100 * MS),
+            _ => (crash_ns + rng.below(20) * 100 * MS, u64::MAX),
+        };
+        let fates: Vec<(u64, u64)> = (1..=PEERS).map(&mut dies).collect();
+        let end_ns = crash_ns + 2_000 * MS + 2 * HOLD_NS + 2_000 * MS;
+        let (mut told, mut sequence) = (Vec::new(), 1);
+        for now_ns in (START..end_ns).step_by(MS as usize) {
+            if (now_ns - START).is_multiple_of(100 * MS) {
+                sequence += 1;
+                let beating = |peer: &u64| {
+                    let (from_ns, to_ns) = fates[*peer as usize - 1];
+                    !(from_ns..to_ns).contains(&now_ns)
+                };
+                told.extend(bench.observe(&beats((1..=PEERS).filter(beating), sequence), now_ns));
+            }
+            told.extend(bench.advance(now_ns));
+        }
+        for (peer, (from_ns, to_ns)) in (1..=PEERS).zip(&fates) {
+            let downs = told.iter().filter(|t| t.peer.0 == peer && t.to == Down);
+            let downs: Vec<u64> = downs.map(|t| t.fired_ns).collect();
+            let context = format!(
+                "seed {seed}: {peer} is down at {downs:?}, silent from {from_ns} to {to_ns}"
+            );
+            assert!(downs.iter().all(|at_ns| (from_ns..to_ns).contains(&at_ns)), "{context}");
+            let died = *from_ns != u64::MAX && *to_ns == u64::MAX;
+            assert!(downs.len() <= 1 && (!died || downs.len() == 1), "{context}");
+        }
+    }
+}
