@@ -11,7 +11,7 @@
 //! The checksum of the IPv4 header is always checked, that of UDP on request only: the network card
 //! has mostly checked it and cannot say so here, and between virtual interfaces it is not filled in.
 //!
-//! Absent on purpose: who the datagram is for. The [program](super::program) has seen to that.
+//! Absent on purpose: who the datagram is for. The program of the interface has seen to that.
 
 /// Why there is no datagram in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
