@@ -10,7 +10,7 @@
 mod bill;
 mod costs;
 
-use self::bill::{Bill, Fleet, Way};
+use self::bill::{Bill, Fleet, Limit, Way};
 use self::costs::Costs;
 use super::terminal::{self, Terminal};
 use super::{Failure, words};
@@ -157,7 +157,7 @@ fn text(answer: &Answer, terminal: Terminal) -> String {
 
 /// What gives way, in its order.
 fn limits(bill: &Bill) -> String {
-    let limit = |(what, times): &(String, f64)| match *times {
+    let limit = |Limit { what, times }: &Limit| match *times {
         ..1.0 => format!("{what} already, by {} times too little", figure(1.0 / times)),
         _ => format!("{what} at {} times", figure(*times)),
     };

@@ -87,7 +87,16 @@ pub struct Bill {
     /// `--max-peers` with a quarter to spare.
     pub max_peers: u64,
     /// What gives way when the fleet grows, and at how many times its size; the first comes first.
-    pub limits: Vec<(String, f64)>,
+    pub limits: Vec<Limit>,
+}
+
+/// What gives way when the fleet grows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Limit {
+    /// What it is.
+    pub what: String,
+    /// At how many times the fleet; below 1 it has already.
+    pub times: f64,
 }
 
 impl Bill {
@@ -174,13 +183,14 @@ fn limits(
     max_peers: u64,
     (reactors, busy_cores): (u64, f64),
     nic_share: f64,
-) -> Vec<(String, f64)> {
+) -> Vec<Limit> {
+    let limit = |what: String, times: f64| Limit { what, times };
     let mut limits = vec![
-        (format!("--max-peers {max_peers}"), max_peers as f64 / fleet.peers as f64),
-        (format!("cores (--reactors {reactors})"), reactors as f64 / busy_cores),
-        ("the network".into(), 1.0 / nic_share),
+        limit(format!("--max-peers {max_peers}"), max_peers as f64 / fleet.peers as f64),
+        limit(format!("cores (--reactors {reactors})"), reactors as f64 / busy_cores),
+        limit("the network".into(), 1.0 / nic_share),
     ];
-    limits.sort_by(|a, b| a.1.total_cmp(&b.1));
+    limits.sort_by(|a, b| a.times.total_cmp(&b.times));
     limits
 }
 
@@ -254,11 +264,15 @@ mod tests {
     #[test]
     fn limits_come_in_the_order_in_which_they_are_reached() {
         let bill = Bill::of(&FLEET, &Costs::measured(), Way::Direct);
-        let of = |limit: usize| bill.limits[limit].0.as_str();
+        let of = |limit: usize| bill.limits[limit].what.as_str();
         assert_eq!([of(0), of(1)], ["--max-peers 1250000", "cores (--reactors 2)"]);
         let slow = Fleet { nic_bits: 100_000_000, ..FLEET };
         let bill = Bill::of(&slow, &Costs::measured(), Way::Direct);
-        assert!(bill.limits[0].0 == "the network" && bill.limits[0].1 < 1.0, "{:?}", bill.limits);
+        assert!(
+            bill.limits[0].what == "the network" && bill.limits[0].times < 1.0,
+            "{:?}",
+            bill.limits
+        );
     }
 
     #[test]
