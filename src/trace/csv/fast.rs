@@ -4,7 +4,7 @@
 //!  64 bytes   web-1,17,1700000000000000000,1700000000000412345⏎web-2,18…
 //!  commas     .....|..|...................|........................|.....   a bit for each byte
 //!  line ends  ....................................................|.........
-//!  a number   its digits eight at a time; the first of them are shifted up to the end of a word
+//!  a number   its digits eight or sixteen at a time; the first of them are shifted up to the end of a word
 //! ```
 //!
 //! Where the fields are is known from the bits, without a look at what is between: the processor can
