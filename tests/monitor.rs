@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use systole::api::{Event, PeerDetail, Summary};
 use systole::cli::client::Client;
 use systole::wire::{Heartbeat, Kind, PeerId, Status, encode_beat};
@@ -330,7 +330,9 @@ fn a_rack_behind_a_switch_is_one_incident_from_its_beginning_to_its_end() {
     assert_eq!(last["incident"]["most"], 5, "{last:#}");
     let silence = monitor.systole(&["silence", "rack=r7,node-*", "--for", "2h"]);
     assert_eq!(silence.status.code(), Some(0));
+    let asked = Instant::now();
     let missing = loop {
+        assert!(asked.elapsed() < Duration::from_secs(30), "nobody is told as missing");
         let expected: systole::api::Expectations = monitor.get("/api/v1/expected");
         if let [missing] = &expected.expected[..] {
             break missing.clone();
