@@ -22,6 +22,7 @@ use super::qos::Qos;
 use super::registry::Registry;
 use super::silences::Silences;
 use super::survey::Tallies;
+use crate::engine::groups::MOST_FOREBEARS;
 use crate::engine::notice::Notice;
 use crate::engine::slot::SlotData;
 use crate::engine::transition::{PeerState, Transition};
@@ -32,9 +33,6 @@ use serde::{Deserialize, Serialize};
 /// Shorter spells of blindness are counted, and not told one by one: the scheduler of a busy machine
 /// makes many, and no verdict that anybody sees is later for them. Nanoseconds.
 const TOLD_NS: u64 = 100_000_000;
-
-/// So far up it is asked who is quiet.
-const MOST_FOREBEARS: u32 = 8;
 
 /// What a transition is marked with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -282,7 +280,9 @@ impl Alarms {
     pub fn advance(&mut self, now_ns: u64, around: &Surroundings<'_>) -> bool {
         let quiet = self.flapping.advance(now_ns);
         let slots = quiet.iter().filter_map(|change| around.control.slot_of(change.peer));
-        let failed: Vec<_> = slots.filter(|slot| slot.state != PeerState::Up).collect();
+        let failed =
+            |slot: &SlotData| matches!(slot.state, PeerState::Down | PeerState::Unreachable);
+        let failed: Vec<_> = slots.filter(failed).collect();
         self.notes.extend(quiet.into_iter().map(Note::Flapping));
         self.unquiet(&failed, now_ns, around);
         let ended = self.conflicts.advance(now_ns);

@@ -164,10 +164,9 @@ impl GroupTable {
         self.engine.census(scope).suspect
     }
 
-    /// Goes on with a hold of an earlier process that ends then, if there is still reason for one. False if
-    /// there is none.
-    pub fn resume_hold(&self, scope: Scope, until_ns: u64) -> bool {
-        self.engine.resume_hold(scope, until_ns.saturating_sub(self.hold_ns(scope)))
+    /// Goes on with a hold of an earlier process that ends then, if there is still reason for one.
+    pub fn resume_hold(&self, scope: Scope, until_ns: u64) {
+        self.engine.resume_hold(scope, until_ns.saturating_sub(self.hold_ns(scope)));
     }
 
     /// For how long the brake holds a scope's suspects at most, nanoseconds.

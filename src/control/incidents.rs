@@ -9,8 +9,8 @@
 //! Four causes, none with two open incidents: a **group** whose peers go down together, a
 //! **parent** whose children are unreachable behind it, a **mass silence** that is held, and a planned
 //! silence that is over (or a time of flapping) while peers of a group are **still down**, be they ever so
-//! few, since nobody was alarmed when they went. A peer is a member of one incident at most, that of the parent before that
-//! of the group; whoever goes down after a mass silence was let go belongs to it still.
+//! few, since nobody was alarmed when they went. A peer is a member of one incident at most, that of the
+//! parent before that of the group; whoever goes down after a mass silence was let go belongs to it still.
 //!
 //! **How many are a crowd?** As many as chance would not bring together. Suppose that every peer
 //! goes down once a day by itself, which is more than anybody would put up with. Then of n

@@ -161,15 +161,14 @@ impl Brake {
     }
 
     /// Goes on with a hold that began then, before this process; unless too few are suspect.
-    pub(super) fn resume(&self, since_ns: u64) -> bool {
+    pub(super) fn resume(&self, since_ns: u64) {
         let Census { living, suspect, .. } = self.census();
         if self.is_few(living, suspect) {
-            return false;
+            return;
         }
         let earlier = |held_ns| (held_ns == 0 || held_ns > since_ns).then_some(since_ns.max(1));
         // An error says that it has been on for longer.
         let _ = self.held_since_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
-        true
     }
 
     /// Counts a change of state. True when it releases the brake before its time because
@@ -255,6 +254,25 @@ mod tests {
         assert_eq!(brake.census(), Census { living: 2, suspect: 0, held_since_ns: 0 });
         assert_eq!(brake.let_down_ns(2_000), 1_010, "the last ones waited for it, too");
         assert_eq!(brake.released_ns(), 0);
+    }
+
+    #[test]
+    fn a_hold_of_before_ends_when_it_would_have() {
+        let brake = self::brake(2, 8);
+        brake.resume(10);
+        assert_eq!(
+            (brake.held_until_ns(500), brake.hold_if_many(500)),
+            (Some(1_010), Held::Already)
+        );
+        // One that was begun anew before that was known is none; an older one stays.
+        let brake = self::brake(2, 8);
+        assert_eq!(brake.hold_if_many(400), Held::Now);
+        brake.resume(10);
+        brake.resume(20);
+        assert_eq!(brake.held_until_ns(500), Some(1_010));
+        let few = self::brake(8, 1);
+        few.resume(10);
+        assert_eq!(few.held_until_ns(500), None);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+/// So many parents up it is asked who is down, or whose failure is to alarm nobody.
+pub const MOST_FOREBEARS: u32 = 8;
 /// Numbers that a group or a parent can have, 0 included.
 pub const MAX_GROUPS: usize = 1 << 14;
 
@@ -113,10 +115,9 @@ impl Groups {
         self.brake(scope).census()
     }
 
-    /// Goes on with a hold that an earlier process began then, unless too few are suspect for one. Whether it
-    /// is on.
-    pub fn resume_hold(&self, scope: Scope, since_ns: u64) -> bool {
-        self.brake(scope).resume(since_ns)
+    /// Goes on with a hold that an earlier process began then, unless too few are suspect for one.
+    pub fn resume_hold(&self, scope: Scope, since_ns: u64) {
+        self.brake(scope).resume(since_ns);
     }
 
     /// The number of a parent, the same for the same peer; `None` when 16,383 are known already.

@@ -12,7 +12,7 @@
 //! horizon: nothing is stored in the peer while it is held, so nothing has to be undone. While it is
 //! held the answer is always a time ahead of the horizon, at which it is asked again.
 
-use super::groups::{Groups, Standing};
+use super::groups::{Groups, MOST_FOREBEARS, Standing};
 use super::looks;
 use super::policy::Deadlines;
 use super::sight::{Extensions, Judged, Sight, Silence};
@@ -31,8 +31,6 @@ const PARENT_SLACK_NS: u64 = 100_000_000;
 const PARENT_RETRY_NS: u64 = 5_000_000;
 /// How often at most an unreachable peer looks after its parent.
 const RECHECK_NS: u64 = 1_000_000_000;
-/// So far up it is asked who is down.
-const MOST_FOREBEARS: u32 = 8;
 
 /// The slots and all that their deadlines depend on.
 pub(super) struct Peers {
@@ -318,8 +316,7 @@ impl Peers {
     /// A parent that is not down: beating, or about to be called down itself?
     fn beating_parent(&self, record: &SlotData, child: PeerId) -> Parent {
         let silence = self.silence_of(record);
-        let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
-        let overdue_ns = record.last_seen_ns.saturating_add(due_ns);
+        let overdue_ns = overdue_ns(&silence);
         let decided_ns = match self.horizon_ns <= overdue_ns {
             true => 0,
             false => self.decided_ns(record, &silence, child, MOST_FOREBEARS),
@@ -352,8 +349,7 @@ impl Peers {
         let parent = parent.filter(|id| generations > 0 && *id != child);
         if let Some(parent) = parent.and_then(|id| self.find_anywhere(id)) {
             let silence = self.silence_of(&parent);
-            let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
-            let is_late = parent.last_seen_ns.saturating_add(due_ns) < self.horizon_ns;
+            let is_late = overdue_ns(&silence) < self.horizon_ns;
             down_ns = down_ns.max(match parent.state {
                 PeerState::Up | PeerState::Suspect if is_late => {
                     self.decided_ns(&parent, &silence, child, generations - 1)
@@ -383,6 +379,12 @@ impl Peers {
         let view = self.views.get(wire::steer(peer, shards.max(1)) as usize)?;
         view.find(peer).map(|(_, record)| record)
     }
+}
+
+/// By when the next heartbeat should have come.
+fn overdue_ns(silence: &Silence) -> u64 {
+    let due_ns = silence.interval_ns.saturating_add(silence.grace_ns);
+    silence.last_seen_ns.saturating_add(due_ns)
 }
 
 /// The first tick that is not before a time: a timer never fires early.

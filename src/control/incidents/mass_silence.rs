@@ -44,15 +44,16 @@ impl Incidents {
             self.let_go(known?, silence.at_ns);
             return known;
         }
-        if known.is_none() && self.fleet_is_held() {
+        if known.is_none() && self.held_fleet().is_some() {
             return None;
         }
         self.hold(silence, silence.at_ns)
     }
 
-    fn fleet_is_held(&self) -> bool {
-        let fleet = self.by_cause.get(&Cause::MassSilence(Scope::Fleet));
-        fleet.is_some_and(|id| self.open[id].figures.held > 0)
+    /// The fleet's incident, while it is held.
+    fn held_fleet(&self) -> Option<&Incident> {
+        let id = self.by_cause.get(&Cause::MassSilence(Scope::Fleet))?;
+        self.open.get(id).filter(|incident| incident.figures.held > 0)
     }
 
     /// Tells of a hold, at `now_ns`.
@@ -77,11 +78,8 @@ impl Incidents {
     /// The brakes that are on, by what was told: of whom, and until when.
     pub fn holds(&self) -> impl Iterator<Item = (Scope, u64)> {
         let groups = self.held_groups.values().map(|silence| (silence.scope, silence.until_ns()));
-        let told = self.open.values().filter(|incident| incident.figures.held > 0);
-        groups.chain(told.filter_map(|incident| match incident.figures.cause {
-            Cause::MassSilence(scope) => Some((scope, incident.held_until_ns)),
-            _ => None,
-        }))
+        let fleet = self.held_fleet().map(|incident| (Scope::Fleet, incident.held_until_ns));
+        groups.chain(fleet)
     }
 
     /// How many are held by now.
