@@ -19,9 +19,10 @@
 
 use super::prefetch::prefetch;
 use super::region::Region;
+use crate::sync::outliving::AtomicU64;
 use crate::sync::seqlock::{Patience, Version};
 use crate::wire::PeerId;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// A keyed hash of peer ids, since their senders choose them.
 ///

@@ -23,8 +23,9 @@
 use super::region::Region;
 use super::sight::{Extensions, WINDOWS, Window};
 use super::transition::{PeerState, Reason, Transition};
+use crate::sync::outliving::AtomicU64;
 use crate::wire::{PeerId, Status};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::{fmt, io};
 
 /// Words of a transition as it is kept.

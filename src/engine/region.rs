@@ -35,8 +35,8 @@ impl From<memmap2::MmapMut> for Mapping {
 #[cfg_attr(loom, allow(dead_code, reason = "only mappings ask for it"))]
 pub(super) unsafe trait Words: Default + Send + Sync {}
 
-// SAFETY: an atomic of std itself.
-unsafe impl Words for std::sync::atomic::AtomicU64 {}
+// SAFETY: an atomic of std itself, or in tests a transparent cover of one.
+unsafe impl Words for crate::sync::outliving::AtomicU64 {}
 
 /// A fixed array of atomics, all zero at first.
 pub(super) struct Region<T> {

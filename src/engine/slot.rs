@@ -28,10 +28,11 @@ use super::region::Words;
 pub use super::slots::Mapping;
 pub use super::slots::{Kept, Reserve, ShardMemory, SlotRegion, Slots};
 use super::transition::{PeerState, Reason};
+use crate::sync::outliving::{AtomicU32, AtomicU64, fence};
 use crate::sync::seqlock::{Version, Write};
 use crate::wire::{PeerId, Status, decode_interval, encode_interval};
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// Which bit of the tags' word a byte of it begins at.
 mod tag {

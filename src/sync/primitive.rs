@@ -6,8 +6,9 @@
 
 #[cfg(not(loom))]
 mod chosen {
+    pub use super::super::outliving::{AtomicU32, fence};
     pub use std::hint::spin_loop;
-    pub use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, Ordering};
     pub use std::thread::yield_now;
 }
 

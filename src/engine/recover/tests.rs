@@ -1,6 +1,8 @@
 //! Killed at any transition, before or behind its record, and taken over: against the one thing
 //! that a follower can check, that each peer's transitions form a chain without a break or a repeat.
 
+mod any_store;
+
 use super::*;
 use crate::engine::journal::Journal;
 use crate::engine::notice::Notice;
@@ -10,10 +12,12 @@ use crate::engine::slot::{Kept, SlotRegion};
 use crate::engine::transition::{Reason, Transition};
 use crate::engine::{Budget, Groups, Policy, StateCounts};
 use crate::metrics::{Counters, Histograms};
+use crate::sync::outliving::fence;
 use crate::testing::{Rng, seeds};
 use crate::wire::{Heartbeat, Kind, PeerId, Status};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::Ordering;
 
 const MS: u64 = 1_000_000;
 const SEED: [u64; 2] = [3, 5];
@@ -41,6 +45,7 @@ enum Kill {
 
 /// What outlives the processes: memory, and what was published.
 struct World {
+    policy: Policy,
     slots: Arc<Slots>,
     journal: Arc<Journal>,
     published: u64,
@@ -68,6 +73,8 @@ impl Outlet for Process<'_> {
         if matches!(self.kill, Kill::BehindRecord(n) if n == self.count) {
             die();
         }
+        // What the queue that it is told through does when it takes it in.
+        fence(Ordering::Release);
         self.world.stream.push(transition);
         self.world.published = number;
         if matches!(self.kill, Kill::Told(n) if n == self.count) {
@@ -85,6 +92,7 @@ impl Outlet for Process<'_> {
 impl World {
     fn new(capacity: u32) -> World {
         World {
+            policy: policy(),
             slots: Arc::new(Slots::new(SlotRegion::anonymous(capacity).unwrap())),
             journal: Arc::new(Journal::anonymous().unwrap()),
             published: 0,
@@ -103,7 +111,7 @@ impl World {
             self.stream.push(transition);
             self.published = number;
         }
-        let groups = Arc::new(Groups::uniform(policy()));
+        let groups = Arc::new(Groups::uniform(self.policy));
         let terms = Terms { now_ns, shard: 0, shards: 1, groups: &groups, learnt_holds: true };
         let (table, found) = Table::recover(self.slots.clone(), SEED, &terms);
         let surroundings = Surroundings {

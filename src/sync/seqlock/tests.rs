@@ -136,7 +136,7 @@ fn a_version_is_at_rest_between_writes_only() {
 #[cfg(not(loom))]
 #[test]
 fn the_version_wraps() {
-    let version = Version(Word::new(u32::MAX - 1));
+    let version = Version(AtomicU32::new(u32::MAX - 1));
     drop(version.write());
     assert_eq!(version.at_rest(), Some(0));
 }
