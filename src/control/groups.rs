@@ -164,9 +164,14 @@ impl GroupTable {
         self.engine.census(scope).suspect
     }
 
-    /// Goes on with a hold of an earlier process that ends then, if there is still reason for one.
+    /// Goes on with a hold of an earlier process that ends then, or has ended; before anybody is judged.
     pub fn resume_hold(&self, scope: Scope, until_ns: u64) {
         self.engine.resume_hold(scope, until_ns.saturating_sub(self.hold_ns(scope)));
+    }
+
+    /// Ends it if there is no reason for one any more; when the reactors have counted their peers.
+    pub fn settle_hold(&self, scope: Scope, now_ns: u64) {
+        self.engine.settle_hold(scope, now_ns);
     }
 
     /// For how long the brake holds a scope's suspects at most, nanoseconds.

@@ -24,17 +24,21 @@ use super::notes::{Note, NoteEntry};
 use super::silences::{MOST_SILENCES, SilenceError, Silences};
 use super::{ControlState, events::Entry};
 use crate::clock;
+use crate::engine::groups::Scope;
 use crate::engine::transition::PeerState;
 use crate::store::StateError;
 use crate::store::dir::boot_id;
 use crate::store::whole::{Body, WholeFile};
 use serde::{Deserialize, Serialize};
+use serde_json::Deserializer;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 const VERSION: u32 = 1;
+/// The alarms have another layout than the silences by now.
+const ALARMS_VERSION: u32 = 2;
 /// Entries of the log that are gone through at a time.
 const STRIDE: usize = 4_096;
 /// What nothing was told of is written after so long, nanoseconds.
@@ -130,10 +134,19 @@ impl SilencesFile {
     }
 }
 
-/// The alarms as they are kept.
+/// What lies in front of the alarms, to be had without reading them all.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    era: Era,
+    /// So many groups had a number, and the check of their names: numbers must mean the same.
+    groups: (usize, u32),
+    /// Of whom a brake is on, and until when, monotonic nanoseconds.
+    holds: Vec<(Scope, u64)>,
+}
+
+/// The alarms as they are kept, behind their head.
 #[derive(Serialize, Deserialize)]
 struct KeptAlarms<A> {
-    era: Era,
     /// Whose numbers: the monitor's, and their beginning.
     identity: (u64, u64),
     /// The number of the last transition that is in it.
@@ -142,8 +155,6 @@ struct KeptAlarms<A> {
     at_ns: u64,
     /// Peers in each group.
     sizes: Vec<u32>,
-    /// So many groups had a number, and the check of their names: numbers must mean the same.
-    groups: (usize, u32),
     alarms: A,
     /// Who was told as missing.
     missing: Vec<Expected>,
@@ -181,16 +192,20 @@ impl AlarmsFile {
         }
         let written = self.file.write(last, |out| {
             let (groups, alarms) = (state.groups.count(), state.alarms());
-            let kept = KeptAlarms {
+            let head = Head {
                 era: Era::now(),
+                groups: (groups, state.groups.check(groups)),
+                holds: alarms.incidents.holds().collect(),
+            };
+            let kept = KeptAlarms {
                 identity: (state.config.monitor_id, state.config.epoch_ns),
                 seq: newest,
                 at_ns: began_ns,
                 sizes: state.tallies.sizes(),
-                groups: (groups, state.groups.check(groups)),
                 alarms: &*alarms,
                 missing: alarms.expect.missing_ones().cloned().collect(),
             };
+            serde_json::to_writer(&mut *out, &head)?;
             serde_json::to_writer(out, &kept).map_err(io::Error::from)
         });
         self.written_ns = clock::monotonic_ns();
@@ -201,21 +216,36 @@ impl AlarmsFile {
     }
 }
 
-/// Goes on with the alarms of the process before; `None` when they are kept nowhere. Names are read,
-/// and the reactors have their peers.
-pub(super) fn resume(state: &ControlState) -> Option<AlarmsFile> {
+/// Opens the alarms of the process before, and goes on with its holds: before there is a reactor that
+/// judges anybody. `None` when they are kept nowhere.
+pub(super) fn open(state: &ControlState) -> Option<(WholeFile, Body)> {
     let directory = state.config.state_dir.as_deref()?;
-    let (file, body) = WholeFile::open(directory, "alarms", VERSION)
+    let (file, body) = WholeFile::open(directory, "alarms", ALARMS_VERSION)
         .inspect_err(|error| tracing::error!(%error, "no alarms are kept"))
         .ok()?;
+    if let Body::Whole(bytes) = &body
+        && let Some(Ok(head)) = Deserializer::from_slice(bytes).into_iter::<Head>().next()
+        && is_known(&head, state)
+    {
+        let shift_ns = head.era.shift_ns(Era::now());
+        for (scope, until_ns) in head.holds {
+            state.groups.resume_hold(scope, until_ns.saturating_add_signed(shift_ns));
+        }
+    }
+    Some((file, body))
+}
+
+/// Goes on with the alarms of the process before. Names are read, and the reactors have their peers.
+pub(super) fn resume((file, body): (WholeFile, Body), state: &ControlState) -> AlarmsFile {
     let (now, now_ns, newest) = (Era::now(), clock::monotonic_ns(), state.events.newest());
     let pending = state.events.latest(usize::MAX, |entry| entry.marks.pending).len() as u64;
     let judged = newest - pending;
     let mut alarms = state.alarms();
     match understand(body, state) {
-        Ok(Some(kept)) => {
+        Ok(Some((head, kept))) => {
             let config = &state.config;
-            let (same_boot, shift_ns) = (kept.era.is_same_boot(now), kept.era.shift_ns(now));
+            let (same_boot, shift_ns) = (head.era.is_same_boot(now), head.era.shift_ns(now));
+            head.holds.iter().for_each(|(scope, _)| state.groups.settle_hold(*scope, now_ns));
             // The last look is known by the clock of its boot; in another, the last write must do.
             let looked_ns = match same_boot {
                 true => config.looked_ns,
@@ -244,10 +274,6 @@ pub(super) fn resume(state: &ControlState) -> Option<AlarmsFile> {
         }
     }
     let marks = go_through(state, &mut alarms, judged + 1..=newest);
-    // Else each start of the monitor would begin the hold anew.
-    for (scope, until_ns) in alarms.incidents.holds().filter(|(_, until_ns)| *until_ns > now_ns) {
-        state.groups.resume_hold(scope, until_ns);
-    }
     drop(alarms);
     // Nobody has seen them without: HTTP comes later.
     if pending > 0 {
@@ -256,25 +282,36 @@ pub(super) fn resume(state: &ControlState) -> Option<AlarmsFile> {
     let mut file =
         AlarmsFile { file, changed: true, told: true, seq: newest, written_ns: 0, took_ns: 0 };
     file.keep(state, false);
-    Some(file)
+    file
 }
 
 fn understand(
     body: Body,
     state: &ControlState,
-) -> Result<Option<KeptAlarms<Alarms>>, &'static str> {
+) -> Result<Option<(Head, KeptAlarms<Alarms>)>, &'static str> {
     let bytes = match body {
         Body::Absent => return Ok(None),
         Body::Damaged => return Err("their file is damaged, or of another version"),
         Body::Whole(bytes) => bytes,
     };
-    let kept: KeptAlarms<Alarms> =
-        serde_json::from_slice(&bytes).map_err(|_| "their file is of another version")?;
-    let (groups, check) = kept.groups;
-    match groups <= state.groups.count() && state.groups.check(groups) == check {
+    let kept = parse(&bytes).map_err(|_| "their file is of another version")?;
+    match is_known(&kept.0, state) {
         true => Ok(Some(kept)),
         false => Err("the groups have other numbers than they had"),
     }
+}
+
+fn parse(bytes: &[u8]) -> serde_json::Result<(Head, KeptAlarms<Alarms>)> {
+    let mut documents = Deserializer::from_slice(bytes);
+    let both = (Head::deserialize(&mut documents)?, KeptAlarms::deserialize(&mut documents)?);
+    documents.end()?;
+    Ok(both)
+}
+
+/// Whether the numbers of groups mean what they meant.
+fn is_known(head: &Head, state: &ControlState) -> bool {
+    let (groups, check) = head.groups;
+    groups <= state.groups.count() && state.groups.check(groups) == check
 }
 
 /// Goes through these transitions of the log: again with what was decided of them, or for the first

@@ -34,6 +34,7 @@ use crate::metrics::{Counter, HistogramKind};
 use crate::reactor::{Command, ReactorHandle, Report};
 use crate::store::events::Origin;
 use crate::store::names::{NamesFile, NamesFound};
+use crate::store::whole::{Body, WholeFile};
 use crate::wire;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,6 +93,8 @@ pub(super) struct Publisher {
     silencing: Option<(usize, u32, bool)>,
     /// Who may be quiet no more, until that is judged: as they were then.
     unquiet: Vec<SlotData>,
+    /// The alarms of an earlier process, until they can be understood.
+    alarms_found: Option<(WholeFile, Body)>,
     /// Where the alarms are kept.
     alarms_file: Option<AlarmsFile>,
     /// Alarms of an earlier process are still to be compared with the slots.
@@ -100,6 +103,7 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(state: Arc<ControlState>, continuation: Continuation) -> Publisher {
+        let alarms_found = kept::open(&state);
         let silences = state.alarms().silences.clone();
         // Some may have ended while nobody ran.
         let any = silences.version() != Silences::default().version();
@@ -116,6 +120,7 @@ impl Publisher {
             silencing: any.then_some((0, 0, false)),
             unquiet: Vec::new(),
             published: continuation.published,
+            alarms_found,
             alarms_file: None,
             unreconciled: false,
             gone: Vec::new(),
@@ -147,7 +152,7 @@ impl Publisher {
         if self.state.reactors().is_empty() || self.state.alarms_resumed.get().is_some() {
             return;
         }
-        self.alarms_file = kept::resume(&self.state);
+        self.alarms_file = self.alarms_found.take().map(|found| kept::resume(found, &self.state));
         self.unreconciled = self.alarms_file.is_some();
         let _ = self.state.alarms_resumed.set(());
     }

@@ -160,15 +160,15 @@ impl Brake {
         if swap.is_ok() { Held::Now } else { Held::Already }
     }
 
-    /// Goes on with a hold that began then, before this process; unless too few are suspect.
+    /// Goes on with a hold that began then, before this process, also if it is over by now: nobody has
+    /// been counted yet.
     pub(super) fn resume(&self, since_ns: u64) {
-        let Census { living, suspect, .. } = self.census();
-        if self.is_few(living, suspect) {
-            return;
-        }
-        let earlier = |held_ns| (held_ns == 0 || held_ns > since_ns).then_some(since_ns.max(1));
-        // An error says that it has been on for longer.
-        let _ = self.held_since_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+        self.held_since_ns.store(since_ns.max(1), Ordering::Relaxed);
+    }
+
+    /// Ends such a hold if too few are suspect for one.
+    pub(super) fn settle(&self, now_ns: u64) {
+        self.release_if_few(now_ns);
     }
 
     /// Counts a change of state. True when it releases the brake before its time because
@@ -179,8 +179,7 @@ impl Brake {
             (true, false) => _ = word.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         };
-        let lives = |state| matches!(state, PeerState::Up | PeerState::Suspect);
-        step(&self.living, lives(from), lives(to));
+        step(&self.living, from.is_alive(), to.is_alive());
         step(&self.suspect, from == PeerState::Suspect, to == PeerState::Suspect);
         from == PeerState::Suspect && self.release_if_few(now_ns)
     }
@@ -258,20 +257,25 @@ mod tests {
 
     #[test]
     fn a_hold_of_before_ends_when_it_would_have() {
-        let brake = self::brake(2, 8);
-        brake.resume(10);
-        assert_eq!(
-            (brake.held_until_ns(500), brake.hold_if_many(500)),
-            (Some(1_010), Held::Already)
-        );
-        // One that was begun anew before that was known is none; an older one stays.
-        let brake = self::brake(2, 8);
-        assert_eq!(brake.hold_if_many(400), Held::Now);
-        brake.resume(10);
-        brake.resume(20);
-        assert_eq!(brake.held_until_ns(500), Some(1_010));
-        let few = self::brake(8, 1);
-        few.resume(10);
+        let resumed = |up, suspect| {
+            let brake = Brake::new(SETTINGS);
+            brake.resume(10);
+            (0..up + suspect).for_each(|_| _ = brake.moved(Unknown, Up, 400));
+            (0..suspect).for_each(|_| _ = brake.moved(Up, Suspect, 400));
+            brake
+        };
+        let many = resumed(2, 8);
+        many.settle(500);
+        assert_eq!((many.held_until_ns(500), many.hold_if_many(500)), (Some(1_010), Held::Already));
+        // Over before anybody looked: not begun anew, and known to whoever waited for it.
+        let over = resumed(2, 8);
+        over.settle(5_000);
+        assert_eq!(over.hold_if_many(5_000), Held::Already);
+        assert_eq!((over.held_until_ns(5_000), over.let_down_ns(5_000)), (None, 1_010));
+        // There is no reason for one any more.
+        let few = resumed(8, 1);
+        assert_eq!(few.held_until_ns(500), Some(1_010));
+        few.settle(500);
         assert_eq!(few.held_until_ns(500), None);
     }
 

@@ -115,9 +115,14 @@ impl Groups {
         self.brake(scope).census()
     }
 
-    /// Goes on with a hold that an earlier process began then, unless too few are suspect for one.
+    /// Goes on with a hold that an earlier process began then, before anybody is judged; it may be over.
     pub fn resume_hold(&self, scope: Scope, since_ns: u64) {
         self.brake(scope).resume(since_ns);
+    }
+
+    /// Ends such a hold if too few are suspect for one, when all peers have been counted.
+    pub fn settle_hold(&self, scope: Scope, now_ns: u64) {
+        self.brake(scope).settle(now_ns);
     }
 
     /// The number of a parent, the same for the same peer; `None` when 16,383 are known already.

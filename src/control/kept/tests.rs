@@ -282,11 +282,11 @@ fn a_damaged_file_or_other_numbers_of_groups_are_begun_anew_and_counted() {
         let path = dir.path().join("alarms");
         let mut first = life(Some(&dir), Vec::new());
         go_down(&mut first, 1..9);
-        let (mut file, body) = WholeFile::open(dir.path(), "alarms", VERSION).unwrap();
+        let (mut file, body) = WholeFile::open(dir.path(), "alarms", ALARMS_VERSION).unwrap();
         let Body::Whole(body) = body else { panic!("{body:?}") };
         let text = String::from_utf8(body).unwrap();
         match damage {
-            "byte" => std::fs::write(&path, "systole alarms 1\n{}\n00000000\n").unwrap(),
+            "byte" => std::fs::write(&path, "systole alarms 2\n{}\n00000000\n").unwrap(),
             "groups" => {
                 let other = text.replacen(r#""groups":[4,"#, r#""groups":[3,"#, 1);
                 assert_ne!(other, text);
@@ -348,14 +348,16 @@ fn a_silence_keeps_its_number_and_the_rest_of_its_time() {
 #[test]
 fn the_file_of_this_version_is_understood() {
     let body = r#"{"era":{"boot":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16],"wall_offset_ns":-5},
-        "identity":[7,8],"seq":9,"at_ns":4,"sizes":[4],"groups":[1,0],"alarms":{"incidents":{"open":{"3":{"figures":
+        "groups":[1,0],"holds":[["Fleet",5],[{"Group":2},6]]}
+        {"identity":[7,8],"seq":9,"at_ns":4,"sizes":[4],"alarms":{"incidents":{"open":{"3":{"figures":
         {"id":3,"cause":{"MassSilence":"Fleet"},"began_ns":1,"opened_ns":2,"grew_ns":3,
         "closed_ns":0,"down":1,"unreachable":1,"held":2,"most":2,"size":4},"first":[17],"told":2,
         "held_until_ns":5,"joins_until_ns":18446744073709551615}},"members":{"17":[3,true],
         "18":[3,false],"19":[2,true]},"recent":{"1":[[6,20]]},"closed":[],"last_id":3},
         "flapping":{"peers":{"21":[1048575,true,7,60000000000]}},"conflicts":{"22":8}},
         "missing":[{"Peer":"a"},{"Group":{"name":"b","count":2}}]}"#;
-    let kept: KeptAlarms<Alarms> = serde_json::from_str(body).unwrap();
+    let (head, kept) = parse(body.as_bytes()).unwrap();
+    assert_eq!(head.holds, [(Scope::Fleet, 5), (Scope::Group(2), 6)]);
     let mut alarms = Alarms::default();
     alarms.resume(kept.alarms, 100);
     let figures = alarms.incidents.get(3).unwrap().figures;
