@@ -322,7 +322,7 @@ impl Peers {
             false => self.decided_ns(record, &silence, child, MOST_FOREBEARS),
         };
         if self.horizon_ns > decided_ns {
-            let (since_ns, heard_ns) = (record.since_ns, record.last_seen_ns);
+            let (since_ns, heard_ns) = (record.alive_since_ns, record.last_seen_ns);
             return Parent::Alive { since_ns, heard_ns, overdue_ns };
         }
         let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);

@@ -56,7 +56,8 @@ pub struct Found {
 impl Terms<'_> {
     /// Whether a slot can have been written by a shard that we are the heirs of.
     fn admit(&self, data: &SlotData) -> bool {
-        let times = [data.last_seen_ns, data.since_ns, data.first_seen_ns];
+        let SlotData { last_seen_ns, since_ns, first_seen_ns, alive_since_ns, .. } = *data;
+        let times = [last_seen_ns, since_ns, first_seen_ns, alive_since_ns];
         times.into_iter().all(|time| time <= self.now_ns)
             && (self.shards == 1 || wire::steer(data.peer, self.shards) == self.shard)
     }

@@ -451,6 +451,9 @@ impl Shard {
         let mut write = self.peers.table.slot(index).write();
         write.set_state(to);
         write.set_since_ns(now_ns);
+        if to.is_alive() && !from.is_alive() {
+            write.set_alive_since_ns(now_ns);
+        }
         write.set_pending(None);
         write.set_report_no(self.report_no);
         drop(write);

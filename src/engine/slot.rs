@@ -77,6 +77,8 @@ pub struct SlotData {
     pub last_seen_ns: u64,
     /// Since when it is in `state`, monotonic ns.
     pub since_ns: u64,
+    /// Since when it is alive, up or suspect, or was last; monotonic ns.
+    pub alive_since_ns: u64,
     /// First heartbeat, monotonic ns.
     pub first_seen_ns: u64,
     /// The sender's interval, microseconds, as stated; 0 is "not stated".
@@ -123,6 +125,7 @@ impl SlotData {
         profile_digest: 0,
         last_seen_ns: 0,
         since_ns: 0,
+        alive_since_ns: 0,
         first_seen_ns: 0,
         interval_us: 0,
         incarnation: 0,
@@ -169,7 +172,8 @@ pub struct Slot {
     profile_digest: AtomicU32,
     parent: AtomicU32,
     report_no: AtomicU32,
-    unused: [AtomicU64; 2],
+    alive_since_ns: AtomicU64,
+    unused: AtomicU64,
 }
 
 // loom's version word is larger; its builds never lay slots over mapped memory.
@@ -216,6 +220,8 @@ plain_words! {
     last_seen_ns, set_last_seen_ns: u64;
     /// Since when it is in its state, monotonic ns.
     since_ns, set_since_ns: u64;
+    /// Since when it is alive, up or suspect, or was last; monotonic ns.
+    alive_since_ns, set_alive_since_ns: u64;
     /// First heartbeat, monotonic ns.
     first_seen_ns, set_first_seen_ns: u64;
     /// The sender's start.
@@ -492,6 +498,7 @@ impl Slot {
             profile_digest: self.profile_digest(),
             last_seen_ns: self.last_seen_ns(),
             since_ns: self.since_ns(),
+            alive_since_ns: self.alive_since_ns(),
             first_seen_ns: self.first_seen_ns(),
             interval_us: self.interval_us(),
             incarnation: self.incarnation(),
@@ -550,6 +557,7 @@ impl SlotWriter<'_> {
         self.set_profile_digest(data.profile_digest);
         self.set_last_seen_ns(data.last_seen_ns);
         self.set_since_ns(data.since_ns);
+        self.set_alive_since_ns(data.alive_since_ns);
         self.set_first_seen_ns(data.first_seen_ns);
         self.set_interval_us(data.interval_us);
         self.set_incarnation(data.incarnation);
@@ -577,7 +585,7 @@ impl Slot {
     pub(super) fn scramble(&self, mut draw: impl FnMut() -> u64) {
         let wide = [&self.peer, &self.last_seen_ns];
         wide.into_iter().for_each(|word| word.store(draw(), Ordering::Relaxed));
-        let more = [&self.since_ns, &self.first_seen_ns];
+        let more = [&self.since_ns, &self.first_seen_ns, &self.alive_since_ns];
         more.into_iter().for_each(|word| word.store(draw() >> 2, Ordering::Relaxed));
         let narrow = [&self.last_sequence, &self.stale];
         let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);

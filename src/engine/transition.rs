@@ -52,6 +52,12 @@ impl PeerState {
         STATES.get(code as usize).copied()
     }
 
+    /// Whether it counts among the living: up or suspect.
+    #[inline]
+    pub fn is_alive(self) -> bool {
+        matches!(self, PeerState::Up | PeerState::Suspect)
+    }
+
     /// The word used in JSON, tables and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -40,7 +40,7 @@ const FILE_NEW: &str = "hot.new";
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"SYSTOLE\0");
 /// Which record is at which byte; another number for every change of a slot or of a journal.
-const LAYOUT: u64 = 4 << 16 | size_of::<Slot>() as u64;
+const LAYOUT: u64 = 5 << 16 | size_of::<Slot>() as u64;
 const SECTION: u64 = 64 << 10;
 const SLOT: u64 = size_of::<Slot>() as u64;
 /// Slots of a huge page.
@@ -283,6 +283,7 @@ impl HotFile {
                 let data = SlotData {
                     last_seen_ns: moved(data.last_seen_ns),
                     since_ns: moved(data.since_ns),
+                    alive_since_ns: moved(data.alive_since_ns),
                     first_seen_ns: moved(data.first_seen_ns),
                     ..data
                 };

@@ -418,6 +418,26 @@ fn children_get_a_timeout_behind_a_parent_that_recovers_first() {
     assert_eq!(bench.state(1), Up);
 }
 
+/// Its timeout behind a parent that has come back counts from the return, not from the last suspicion.
+#[test]
+fn a_parent_that_is_suspect_now_and_then_hides_no_dead_child() {
+    let mut bench = family();
+    run(&mut bench, START, START + 1_000 * MS, &[]);
+    let back_ns = START + 5_000 * MS;
+    run(&mut bench, START + 1_000 * MS, back_ns, &[]);
+    let mut told = Vec::new();
+    for round in 0..12u64 {
+        let now_ns = back_ns + round * 250 * MS;
+        bench.observe(&[beat(9, 1, 2 + round as u32)], now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 249 * MS, &[Suspect, Down]));
+    }
+    let suspicions = told.iter().filter(|t| t.peer.0 == 9 && t.to == Suspect).count();
+    assert_eq!(suspicions, 12, "{told:?}");
+    let downs: Vec<_> = told.iter().filter(|t| t.to == Down).map(|t| t.peer.0).collect();
+    assert_eq!(downs, [1, 2]);
+    assert!(told.iter().filter(|t| t.to == Down).all(|t| t.deadline_ns == back_ns + DOWN_NS));
+}
+
 #[test]
 fn two_that_name_each_other_as_parents_do_not_wait_for_ever() {
     let mut bench = Bench::new(64, START);

@@ -156,7 +156,7 @@ impl Shard {
         // An outage, a restart, planned work and what we did not see or hear are no inter-arrival
         // times; what was learnt of another interval does not hold for this one.
         let continues = order != Order::Restart
-            && matches!(state, PeerState::Up | PeerState::Suspect)
+            && state.is_alive()
             && beat.status != Status::Maintenance
             && slot.status() != Status::Maintenance
             && last_seen_ns >= self.peers.sight.clear_since_ns();
@@ -396,6 +396,7 @@ impl Shard {
             profile_digest: 0,
             last_seen_ns: arrived_ns,
             since_ns: now_ns,
+            alive_since_ns: now_ns,
             first_seen_ns: arrived_ns,
             interval_us: beat.interval_us,
             incarnation: beat.incarnation,

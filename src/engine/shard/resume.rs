@@ -68,6 +68,9 @@ impl Shard {
         let mut write = slot.write();
         write.set_state(last.to);
         write.set_since_ns(last.fired_ns);
+        if last.to.is_alive() && !last.from.is_alive() {
+            write.set_alive_since_ns(last.fired_ns);
+        }
         write.set_pending(None);
         write.set_report_no(last.report_no);
         true

@@ -35,6 +35,7 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         key_id: word() as u8,
         profile_digest: word() as u32,
         last_seen_ns: word(),
+        alive_since_ns: word(),
         since_ns: word(),
         first_seen_ns: salt,
         interval_us: 1_000 + word() % 1_000_000_000,
@@ -211,6 +212,7 @@ fn every_setter_sets_its_own_word() {
         write.set_profile_digest(data.profile_digest);
         write.set_last_seen_ns(data.last_seen_ns);
         write.set_since_ns(data.since_ns);
+        write.set_alive_since_ns(data.alive_since_ns);
         write.set_first_seen_ns(data.first_seen_ns);
         write.set_interval_us(data.interval_us);
         write.set_incarnation(data.incarnation);
