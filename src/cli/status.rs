@@ -342,7 +342,8 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
         let have = if alarms.in_conflict == 1 { "has" } else { "have" };
         lines.push((Severity::Bad, format!("{names} {have} two senders: see systole incidents")));
     }
-    if let Some(ours) = faults(alarms) {
+    let lost = summary.dropped.get("hand_over_full").copied().unwrap_or(0) + summary.kernel_drops;
+    if let Some(ours) = faults(alarms, lost > 0) {
         let extended = words::plural(alarms.extended, "verdict");
         lines.push((Severity::Doubtful, format!("the monitor {ours}; {extended} extended")));
     }
@@ -354,8 +355,9 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
 }
 
 /// What the monitor itself missed. A restart, and a stall that overruns the receive buffer, count as
-/// both: one event, not to be read as two.
-fn faults(alarms: &AlarmCounts) -> Option<String> {
+/// both: one event, not to be read as two. What is lost is counted (`lost`); what may have been sent to
+/// a monitor that was being replaced is not.
+fn faults(alarms: &AlarmCounts, lost: bool) -> Option<String> {
     let (blind, deaf) = (words::duration(alarms.blind_ns), words::duration(alarms.deaf_ns));
     match (alarms.blind_ns, alarms.deaf_ns) {
         (0, 0) => None,
@@ -364,6 +366,9 @@ fn faults(alarms: &AlarmCounts) -> Option<String> {
         (a, b) if a == b => {
             Some(format!("did not run for {blind}, and may have lost what was sent meanwhile"))
         }
+        _ if !lost => Some(format!(
+            "did not run for {blind}, and may have lost what was sent in {deaf} of it, at the restart"
+        )),
         _ => Some(format!(
             "did not run for {blind}, and lost heartbeats in a time of {deaf}, in part perhaps the same"
         )),

@@ -172,6 +172,20 @@ fn the_answers_are_those_of_the_api() {
     site.close();
 }
 
+/// The API leaves out lists that are empty, as the members of a mass silence that is held. A page that
+/// trips over one must not hide it.
+#[test]
+fn the_page_bears_lists_that_are_left_out_and_swallows_no_error() {
+    let incident = serde_json::to_string(&api::Incident { held: 500, ..Default::default() });
+    let event = serde_json::to_string(&api::Event::default());
+    assert!(!incident.unwrap().contains("\"first\""));
+    assert!(!event.unwrap().contains("extended_by"));
+    for guarded in ["if (i.first?.length)", "e.extended_by ?? []"] {
+        assert!(super::PAGE.contains(guarded), "{guarded}");
+    }
+    assert!(!super::PAGE.contains("catch(() => {})") && !super::PAGE.contains("catch {}"));
+}
+
 #[test]
 fn incidents_silences_expectations_and_quality_are_served() {
     let mut site = Site::open(fleet());

@@ -323,9 +323,16 @@ fn the_overview_says_what_is_the_matter() {
         "1 silence (systole silence list)",
     ];
     assert_eq!(alarms_of(all), expected);
-    let ours = |blind_ns, deaf_ns| {
-        alarms_of(AlarmCounts { blind_ns, deaf_ns, ..AlarmCounts::default() }).remove(0)
+    let lost = |kernel_drops, blind_ns, deaf_ns| {
+        let alarms = AlarmCounts { blind_ns, deaf_ns, ..AlarmCounts::default() };
+        super::alarms(&Summary { alarms, kernel_drops, ..summary() }).remove(0).1
     };
+    let ours = |blind_ns, deaf_ns| lost(9, blind_ns, deaf_ns);
+    assert_eq!(
+        lost(0, 2_100_000_000, 400_000_000),
+        "the monitor did not run for 2.1 s, and may have lost what was sent in 400 ms of it, at the \
+         restart; 0 verdicts extended"
+    );
     let (a, b) = (2_100_000_000, 400_000_000);
     assert_eq!(ours(0, b), "the monitor lost heartbeats in a time of 400 ms; 0 verdicts extended");
     assert_eq!(
