@@ -222,6 +222,50 @@ fn a_check_beside_a_monitor_that_runs_touches_nothing() {
     assert!(check().contains("there is state to go on with"));
 }
 
+/// Handing over is for good, so what cannot start must not ask; and a check says the same before.
+#[test]
+fn a_takeover_that_cannot_start_leaves_the_monitor_that_runs() {
+    let (place, other) = (Place::new("failed-heir"), Place::new("failed-heir-other"));
+    let monitor = place.start(&[]);
+    let stranger = TcpListener::bind(&other.http).expect("it is free");
+    for (option, value, why) in [
+        ("--record", "/nonexistent/r", "--record: cannot write /nonexistent/r"),
+        ("--http", &*other.http, "another program listens there"),
+        ("--http", &*place.http.replace("127.0.0.1", "0.0.0.0"), "by another address"),
+    ] {
+        for check in [&["--takeover", "--check"][..], &["--takeover"]] {
+            let mut command = Command::new(SYSTOLE);
+            command.args(["serve", "--udp", &place.udp, "--state-dir"]).arg(&place.directory);
+            if option != "--http" {
+                command.args(["--http", &place.http]);
+            }
+            let output = command.args([option, value]).args(check).output().expect("it is built");
+            let says = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{check:?}: {says}");
+            assert!(says.contains(why), "{check:?}: {says}");
+        }
+    }
+    place.send("web-1 interval=1h");
+    place.until("the old one goes on", |summary| summary.peers.up == 1);
+    let log = monitor.end();
+    assert!(!log.contains("handing over"), "{log}");
+    drop(stranger);
+}
+
+#[test]
+fn who_takes_over_listens_where_it_was_told() {
+    let (mut place, other) = (Place::new("moves"), Place::new("moves-other"));
+    let mut monitor = place.start(&[]);
+    place.send("web-1 interval=1h");
+    place.until("it is known", |summary| summary.peers.up == 1);
+    let before = std::mem::replace(&mut place.http, other.http.clone());
+    let heir = place.start(&["--takeover"]);
+    monitor.wait();
+    assert_eq!(place.get::<Summary>("/api/v1/summary").peers.up, 1);
+    assert!(std::net::TcpStream::connect(before).is_err(), "nobody is left there");
+    heir.end();
+}
+
 #[test]
 fn damaged_files_are_said_and_begun_anew() {
     let place = Place::new("damaged");

@@ -1,8 +1,7 @@
 //! `systole serve --check`: what the monitor would do with these settings, and nothing of it done.
 //!
-//! All that is read at the start is read: flags, environment, the file, the file of keys. No port is
-//! tried and no directory made, so that it can be asked beside a monitor that runs, before an
-//! upgrade.
+//! All that is read at the start is read: flags, environment, the file, the file of keys. What would
+//! keep it from starting is found out by [`foresee`](super::foresee), beside a monitor that runs, too.
 
 use super::run::default_reactors;
 use super::{Failure, state, takeover, words};
@@ -53,7 +52,8 @@ pub fn check(settings: &Settings) -> Result<String, Failure> {
     let lines = rows.iter().map(|(name, value)| format!("{name:<13} {value}"));
     let mut text: Vec<String> = lines.collect();
     text.push(
-        "The settings hold. Nothing was started; ports and directories were not tried.".into(),
+        "The settings hold: files, directories and addresses can be had. Nothing was started."
+            .into(),
     );
     Ok(text.join("\n"))
 }
@@ -109,6 +109,9 @@ fn expected(settings: &Settings) -> Vec<(&'static str, String)> {
 fn senders(settings: &Settings) -> Result<Vec<(&'static str, String)>, Failure> {
     let rule = match (settings.auth.as_str(), &settings.keys) {
         ("off", _) => "need no key (--auth off)".to_owned(),
+        ("optional", _) => {
+            "may prove who they are; whoever never has is taken, too (--auth optional)".into()
+        }
         (rule, _) => format!("prove who they are (--auth {rule})"),
     };
     let mut rows = vec![("senders", rule)];
@@ -215,7 +218,7 @@ senders       need no key (--auth off)
 state         is not kept over a restart
 room for      1,000,000 peers, 65,536 transitions kept for who reconnects
 threads       2 reactors, transport auto, idle hybrid
-The settings hold. Nothing was started; ports and directories were not tried."
+The settings hold: files, directories and addresses can be had. Nothing was started."
         );
     }
 
@@ -252,6 +255,8 @@ The settings hold. Nothing was started; ports and directories were not tried."
         ] {
             assert!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
         }
+        let text = check_of(&[("keys", keys.to_str().unwrap()), ("auth", "optional")]);
+        assert!(text.contains("senders       may prove who they are; whoever never has is taken"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! they are bound to, and one that is for none of ours is said; what is listened on besides is bound.
 //! Their queues outlive the monitor, so what arrives while there is none is read by the next.
 
+use super::foresee::Http;
 use super::{Failure, rival, state};
 use crate::config::Settings;
 use crate::io::sockets::{self, BindError, Group};
@@ -59,13 +60,15 @@ impl Listening {
         Ok(Listening { groups, http })
     }
 
-    /// Goes on with sockets that were handed over: for each address the reactors', and HTTP's.
+    /// Goes on with sockets that were handed over: for each address the reactors', and HTTP's, unless
+    /// that moves.
     ///
     /// # Errors
     /// What was handed over are no such sockets.
     pub fn adopt(
         groups: Vec<Vec<UdpSocket>>,
         http: TcpListener,
+        moves: Http,
         settings: &Settings,
     ) -> Result<Listening, Failure> {
         let adopt = |sockets| sockets::adopt(sockets, settings.receive_buffer_bytes);
@@ -74,6 +77,13 @@ impl Listening {
                 Failure::failed(format!("the sockets that were handed over: {error}"))
             })?;
         say(&groups);
+        let http = match moves {
+            Http::Inherits => http,
+            Http::Moves(listener) => {
+                info!(from = ?http.local_addr().ok(), to = %settings.http, "HTTP moves");
+                listener
+            }
+        };
         Ok(Listening { groups, http })
     }
 
@@ -161,22 +171,24 @@ fn join(
 }
 
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|error| {
-        let what = match error.kind() {
-            ErrorKind::AddrInUse => rival::answering(address, None).unwrap_or_else(|| {
-                "another program listens there; stop it or choose another address with --http"
-                    .into()
-            }),
-            ErrorKind::PermissionDenied => {
-                "no privilege for this port; choose one from 1024 up with --http".to_owned()
-            }
-            ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; choose one that `ip address` lists".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        Failure::usage(format!("cannot listen on http address {address}: {what}"))
-    })
+    TcpListener::bind(address).map_err(|error| http_refused(address, &error))
+}
+
+/// Why HTTP cannot be had there, and what to do about it.
+pub(super) fn http_refused(address: SocketAddr, error: &io::Error) -> Failure {
+    let what = match error.kind() {
+        ErrorKind::AddrInUse => rival::answering(address, None).unwrap_or_else(|| {
+            "another program listens there; stop it or choose another address with --http".into()
+        }),
+        ErrorKind::PermissionDenied => {
+            "no privilege for this port; choose one from 1024 up with --http".to_owned()
+        }
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; choose one that `ip address` lists".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Failure::usage(format!("cannot listen on http address {address}: {what}"))
 }
 
 /// One address; `None` when the machine lacks its family and nobody asked for it.

@@ -22,6 +22,7 @@ pub mod events;
 pub mod expected;
 pub mod failure;
 mod fold;
+mod foresee;
 pub mod forget;
 pub mod hgrm;
 pub mod hist;

@@ -7,6 +7,7 @@
 //! Nothing is started before everything is bound, so that a taken port costs nothing; and the end
 //! goes along the way of the data, so that a last transition still reaches whoever listens.
 
+use super::foresee::{self, Http};
 use super::listen::Listening;
 use super::state::{self, Identity, Keeper};
 use super::takeover::{self, Sockets, Terms};
@@ -64,7 +65,9 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let guard = keys::guard(&settings)?;
     let terms = Terms::of(&settings, reactors);
     let listening = match take_over(&settings, &terms)? {
-        Some(Sockets { groups, http }) => Listening::adopt(groups, http, &settings)?,
+        Some((Sockets { groups, http }, moves)) => {
+            Listening::adopt(groups, http, moves, &settings)?
+        }
         None => {
             rival::refuse(&settings)?;
             Listening::open(&settings, reactors)?
@@ -184,8 +187,9 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-/// The sockets of the monitor that runs, if that is wanted and there is one.
-fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<Sockets>, Failure> {
+/// The sockets of the monitor that runs, if that is wanted and there is one, and where HTTP goes. It ends
+/// with the answer, so what would keep us from starting is found out before it is asked.
+fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<(Sockets, Http)>, Failure> {
     if !settings.takeover {
         return Ok(None);
     }
@@ -195,12 +199,15 @@ fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<Sockets>, Fail
              same --state-dir",
         ));
     };
-    let sockets = takeover::ask(&directory, terms)?;
-    match &sockets {
-        Some(_) => info!(directory = %directory.display(), "took over from the one that ran"),
-        None => info!(directory = %directory.display(), "nobody runs there to take over from"),
+    if !takeover::is_offered(&directory) {
+        info!(directory = %directory.display(), "nobody runs there to take over from");
+        return Ok(None);
     }
-    Ok(sockets)
+    foresee::files_and_transport(settings)?;
+    let http = foresee::http(settings.http, Some(&directory))?;
+    let Some(sockets) = takeover::ask(&directory, terms)? else { return Ok(None) };
+    info!(directory = %directory.display(), "took over from the one that ran");
+    Ok(Some((sockets, http)))
 }
 
 /// Copies of the sockets, which keep them open when the reactors have ended.

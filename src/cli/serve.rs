@@ -1,7 +1,7 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use super::{check, setting, terminal};
+use super::{check, foresee, setting, terminal};
 use crate::config::{KEYS, Key, Layer, SECTIONS, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -91,7 +91,9 @@ impl clap::FromArgMatches for ServeArgs {
 pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
     let settings = Settings::load(args.layer, |name| std::env::var(name).ok())?;
     if args.check {
-        terminal::print(&check::check(&settings)?)?;
+        let text = check::check(&settings)?;
+        foresee::everything(&settings)?;
+        terminal::print(&text)?;
         return Ok(0);
     }
     super::run::run(settings).map(|()| 0).map_err(|error| match error.downcast::<Failure>() {

@@ -122,6 +122,15 @@ pub struct Group {
     pub unsteered: Option<io::Error>,
 }
 
+/// Binds an address for an instant, without sharing it, to see whether it can be had.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn probe(address: SocketAddr) -> Result<(), BindError> {
+    let refused = |error| BindError::of(address, "bind", error);
+    UdpSocket::bind(address).map(drop).map_err(refused)
+}
+
 /// Binds one socket per reactor to `address`; port 0 takes a free port, the same for all.
 ///
 /// # Errors

@@ -109,6 +109,36 @@ impl StateDir {
         }
     }
 
+    /// Whether a directory could be opened once nobody has it. Nothing is made or locked.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn foresee(path: &Path) -> Result<(), StateError> {
+        let mut at = path;
+        if let Ok(found) = fs::symlink_metadata(path) {
+            // SAFETY: geteuid(2) has no preconditions.
+            refuse_if_shared(path, &found, unsafe { libc::geteuid() })?;
+        } else {
+            // It will be made, in the nearest one that is there.
+            while fs::metadata(at).is_err() {
+                at = match at.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => parent,
+                    _ => Path::new("."),
+                };
+            }
+        }
+        let text = std::ffi::CString::new(at.as_os_str().as_encoded_bytes());
+        let refused = |error| StateError::of(at, "writing there")(error);
+        let text = text.map_err(|error| refused(error.into()))?;
+        let is_directory = at.is_dir();
+        // SAFETY: a terminated path, alive through the call.
+        match unsafe { libc::access(text.as_ptr(), libc::W_OK | libc::X_OK) } {
+            0 if is_directory => Ok(()),
+            0 => Err(refused(ErrorKind::NotADirectory.into())),
+            _ => Err(refused(io::Error::last_os_error())),
+        }
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -183,6 +213,20 @@ mod tests {
         assert!(matches!(StateDir::open(&path), Err(StateError::Taken { .. })));
         drop(first);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn whether_it_could_be_opened_is_known_before_and_nothing_is_made() {
+        let temp = TempDir::new();
+        let path = temp.path().join("deep/state");
+        StateDir::foresee(&path).unwrap();
+        assert!(!path.parent().unwrap().exists());
+        let held = StateDir::open(&path).unwrap();
+        StateDir::foresee(held.path()).unwrap();
+        fs::write(temp.path().join("file"), "").unwrap();
+        for bad in [temp.path().join("file"), temp.path().join("file/state")] {
+            assert!(StateDir::foresee(&bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
