@@ -154,6 +154,15 @@ pub fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// Whether stdout is a pipe, or the like, whose other end is closed; found out without writing to it.
+pub fn nobody_reads() -> bool {
+    let mut stdout = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    // SAFETY: one pollfd that is ours, alive through the call, which does not wait.
+    let found = unsafe { libc::poll(&mut stdout, 1, 0) };
+    // A socket says HUP; what can no longer be written to, and a closed descriptor, the others.
+    found > 0 && stdout.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
+}
+
 /// Writes a message to stderr. Nobody need read it: a closed stderr is no error.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");

@@ -85,6 +85,10 @@ pub fn watch(args: WatchArgs) -> Result<u8, Failure> {
                 for more in more.into_iter().flatten() {
                     terminal::print(&lines.more(&more))?;
                 }
+                // On a quiet fleet nothing may be written for hours.
+                if terminal::nobody_reads() {
+                    return Err(Failure::nobody_reads());
+                }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => {
