@@ -22,7 +22,7 @@ use crate::wire::{
     Auth, Guard, Key, Keyring, Kind, OwnedProfile, PeerId, Status, encode_beat, encode_hello,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -125,6 +125,7 @@ pub fn relay(args: RelayArgs) -> Result<u8, Failure> {
     let keys = Keys { senders: args.keys, own: own_key };
     let guard = keys.guard()?;
     let (addresses, sockets) = listen(&args.udp, args.receive_buffer as usize)?;
+    refuse_itself(&args.to, &addresses)?;
     let answering = sockets.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>();
     let answering = answering.map_err(|error| Failure::failed(format!("a socket: {error}")))?;
     let opened = io::open(args.transport, sockets).map_err(|e| Failure::usage(e.to_string()))?;
@@ -384,6 +385,38 @@ fn listen(
     Ok(bound)
 }
 
+/// A relay that sends to its own port would hear itself, and send on what it hears, for ever.
+fn refuse_itself(to: &[Address], listening: &[SocketAddr]) -> Result<(), Failure> {
+    // Whether an address is one of this machine's, only binding to it can tell.
+    let is_ours = |ip| UdpSocket::bind((ip, 0)).is_ok();
+    for target in to {
+        let addresses = match target {
+            Address::Literal(address) => vec![*address],
+            // One that cannot be looked up now is looked up again later.
+            Address::Named(host, port) => {
+                (&**host, *port).to_socket_addrs().map_or(Vec::new(), Iterator::collect)
+            }
+        };
+        let itself = |address: &SocketAddr| {
+            let here = |own: &&SocketAddr| {
+                own.port() == address.port()
+                    && (own.ip() == address.ip()
+                        || own.ip().is_unspecified()
+                            && own.is_ipv4() == address.is_ipv4()
+                            && is_ours(address.ip()))
+            };
+            listening.iter().find(here).copied()
+        };
+        if let Some(own) = addresses.iter().find_map(itself) {
+            return Err(Failure::usage(format!(
+                "--to {target} is this relay itself, which listens on {own}: give the monitor's \
+                 address, or --udp another port"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn refused(error: &BindError) -> Failure {
     Failure::usage(error.to_string())
 }
@@ -428,4 +461,23 @@ fn parse_transport(text: &str) -> Result<TransportChoice, String> {
         .into_iter()
         .find(|choice| choice.to_string() == text)
         .ok_or_else(|| "is not a choice; give one of auto, uring, poll".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_does_not_relay_to_itself() {
+        let all: Vec<SocketAddr> = vec!["0.0.0.0:4600".parse().unwrap()];
+        let one: Vec<SocketAddr> = vec!["127.0.0.1:4600".parse().unwrap()];
+        let refused = |to: &str, own: &[SocketAddr]| {
+            refuse_itself(&[Address::parse(to).unwrap()], own).is_err()
+        };
+        assert!(refused("127.0.0.1", &all) && refused("127.0.0.1", &one));
+        assert!(refused("localhost", &all));
+        // Another port, another host, another address of the same port.
+        assert!(!refused("127.0.0.1:4601", &all) && !refused("192.0.2.7", &all));
+        assert!(!refused("127.0.0.2", &one));
+    }
 }
