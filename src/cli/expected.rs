@@ -80,12 +80,12 @@ fn text(found: &Expectations, all: bool, terminal: Terminal) -> String {
     text
 }
 
-/// What is missing, as a part of a sentence: `db-2`, `web (5 of 45)`.
+/// What is missing, as a part of a sentence: `db-2`, `web (5 of 45 missing)`.
 pub(super) fn in_short(expected: &Expected) -> String {
     match expected.peer.as_str() {
         "" => {
             let missing = expected.wanted.saturating_sub(expected.known);
-            format!("{} ({missing} of {})", expected.group, expected.wanted)
+            format!("{} ({missing} of {} missing)", expected.group, expected.wanted)
         }
         peer => peer.to_owned(),
     }
@@ -122,7 +122,7 @@ db-1      -           1      1  here
 
     #[test]
     fn in_short_a_group_has_its_counts() {
-        assert_eq!(in_short(&one("", "web", 40, 45, true)), "web (5 of 45)");
+        assert_eq!(in_short(&one("", "web", 40, 45, true)), "web (5 of 45 missing)");
         assert_eq!(in_short(&one("db-2", "", 0, 1, true)), "db-2");
     }
 }
