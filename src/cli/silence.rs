@@ -6,6 +6,7 @@ use super::{Failure, words};
 use crate::api::{NewSilence, Silence, Silences};
 use crate::config::value;
 use std::time::Duration;
+use wildmatch::WildMatch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,12 +56,19 @@ enum Action {
         monitor: MonitorArgs,
     },
     /// End a silence before its time.
+    #[command(alias = "stop")]
     End {
         /// Its number.
+        #[arg(value_parser = number)]
         id: u32,
         #[command(flatten)]
         monitor: MonitorArgs,
     },
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "is not the number of a silence; `systole silence list` shows them".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -91,8 +99,10 @@ pub fn silence(args: SilenceArgs) -> Result<u8, Failure> {
         }
         None => {
             let lasts = args.lasts.unwrap_or_default();
+            let selector = args.selector.unwrap_or_default();
+            possible(&selector)?;
             let new = NewSilence {
-                selector: args.selector.unwrap_or_default(),
+                selector,
                 for_ns: u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX),
                 reason: args.reason,
             };
@@ -108,6 +118,30 @@ pub fn silence(args: SilenceArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Refuses a selector that no peer can ever match, since commas mean that all terms hold.
+fn possible(selector: &str) -> Result<(), Failure> {
+    let mut said: Vec<(&str, &str)> = Vec::new();
+    for term in selector.split(',').map(str::trim) {
+        let (key, value) = term.split_once('=').unwrap_or(("name", term));
+        let contradicts = |(other_key, other): &&(&str, &str)| {
+            let (a, b) = (WildMatch::new(value), WildMatch::new(other));
+            let literal = |text: &str| !text.contains(['*', '?']);
+            // Two patterns may have a text in common.
+            *other_key == key
+                && (literal(value) || literal(other))
+                && !(a.matches(other) || b.matches(value))
+        };
+        if let Some((_, other)) = said.iter().find(contradicts) {
+            return Err(Failure::usage(format!(
+                "`{selector}` can never match: terms with commas between them must all hold, and no \
+                 peer has both {key}={other} and {key}={value}; make a silence for each of them"
+            )));
+        }
+        said.push((key, value));
+    }
+    Ok(())
+}
+
 fn warn_of_unkept(silence: &Silence) {
     if silence.unkept {
         terminal::say(
@@ -120,6 +154,11 @@ fn warn_of_unkept(silence: &Silence) {
 fn said(silence: &Silence) -> String {
     let until = words::time(&silence.until, words::timestamp(&silence.from));
     let whom = match silence.matches {
+        Some(0) if silence.selector.contains(char::is_whitespace) => {
+            "; it matches nobody now: a blank is a part of the name, so for several peers make a \
+             silence for each"
+                .into()
+        }
         Some(0) => "; it matches nobody now, and holds for who comes".into(),
         Some(matches) => format!(", for {}", words::plural(matches, "peer")),
         None => String::new(),
@@ -175,6 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn a_selector_that_can_match_nobody_is_refused() {
+        for never in ["web-2,db-1", "web-*,db-1", "web-1,name=web-2", "group=a,group=b", "x=1, x=2"]
+        {
+            let refused = possible(never).unwrap_err();
+            assert_eq!(refused.code(), 2, "{never}");
+            assert!(refused.to_string().contains("make a silence for each"), "{refused}");
+        }
+        for may in ["web-*,web-1", "web-*,*-1", "group=db,rack=r7", "web-1,group=web", "a b"] {
+            possible(may).unwrap();
+        }
+    }
+
+    #[test]
     fn what_holds_is_a_table() {
         let silence = Silence {
             id: 3,
@@ -191,6 +243,8 @@ mod tests {
         assert_eq!(said_of(Some(40)), format!("{holds}, for 40 peers"));
         let nobody = format!("{holds}; it matches nobody now, and holds for who comes");
         assert_eq!(said_of(Some(0)), nobody);
+        let spaced = Silence { selector: "web-1 db-1".into(), matches: Some(0), ..silence.clone() };
+        assert!(said(&spaced).ends_with("so for several peers make a silence for each"));
         let text = list(&Silences { silences: vec![silence] }, Terminal::PLAIN);
         assert_eq!(
             text,
