@@ -197,8 +197,8 @@ mod tests {
             ),
             (
                 "systole silence end x",
-                "invalid value 'x' for '<ID>': invalid digit found in string; `systole silence end \
-                 --help` says more",
+                "invalid value 'x' for '<ID>': is not the number of a silence; `systole silence list` \
+                 shows them; `systole silence end --help` says more",
             ),
             (
                 "systole status --state dwn",
@@ -209,6 +209,16 @@ mod tests {
             (
                 "systole plan --peers -3",
                 "unexpected argument '-3' found; `systole plan --help` says more",
+            ),
+            (
+                "systole events",
+                "unrecognized subcommand 'events'; tip: `systole watch` shows what happens; `systole \
+                 --help` says more",
+            ),
+            (
+                "systole beat --to h --name n sleep 1",
+                "unexpected argument 'sleep' found; tip: a command to run goes behind `--`; `systole \
+                 beat --help` says more",
             ),
             (
                 "systole statsu",

@@ -1,7 +1,7 @@
 //! Wrong usage in one line, as every other error, for all binaries.
 
 use super::Failure;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// What clap makes of a command line that is none. Help and the version are printed, and the process
 /// ends.
@@ -11,9 +11,33 @@ pub fn wrong(error: &clap::Error, command: &str) -> Failure {
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => {
-            let problem = in_one_line(&error.to_string());
+            let mut problem = in_one_line(&error.to_string());
+            if let Some(tip) = tip(error, command) {
+                problem =
+                    format!("{}; tip: {tip}", problem.split("; tip: ").next().unwrap_or(&problem));
+            }
             Failure::usage(format!("{problem}; `{command} --help` says more"))
         }
+    }
+}
+
+/// What clap cannot know: words that others have for what we have, and what was left out.
+fn tip(error: &clap::Error, command: &str) -> Option<&'static str> {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => match word(ContextKind::InvalidSubcommand)? {
+            "events" | "log" | "logs" | "tail" => Some("`systole watch` shows what happens"),
+            "peers" | "list" | "ls" | "show" => Some("`systole status` shows peers"),
+            _ => None,
+        },
+        ErrorKind::UnknownArgument if command == "systole beat" => {
+            let is_word = !word(ContextKind::InvalidArg)?.starts_with('-');
+            is_word.then_some("a command to run goes behind `--`")
+        }
+        _ => None,
     }
 }
 
