@@ -72,7 +72,7 @@ impl Layer {
             let known = KEYS.iter().filter(|key| key.name != "config");
             let Some(key) = known.clone().find(|key| key.name == name) else {
                 if sections::look_like(&value) {
-                    return Err(sections::unknown(written, path));
+                    return Err(sections::unknown(written, &value, path));
                 }
                 let home = sections::home_of(&name);
                 let suggestion = closest(&name, known.map(|key| key.name));

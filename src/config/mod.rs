@@ -183,15 +183,15 @@ pub enum ConfigError {
     },
     /// The file has a section of a kind that does not exist.
     #[error(
-        "unknown section [[{name}]] in {path}{hint} known are {known}",
+        "unknown section {written} in {path}{hint} known are {known}",
         path = path.display(),
         hint = suggestion.map_or(";".into(), |s| format!(", did you mean [[{s}]]?"))
     )]
     UnknownSection {
         /// The file.
         path: PathBuf,
-        /// The section's name as written.
-        name: String,
+        /// The section's line as written.
+        written: String,
         /// The nearest kind that exists, if one is near.
         suggestion: Option<&'static str>,
         /// All kinds that do.
@@ -282,7 +282,7 @@ impl Settings {
             expect: sections::expect(layer)?,
             metrics_groups: layer.given("metrics-groups").one(|t| value::integer(t, 0, 10_000))?
                 as usize,
-            max_peers: layer.given("max-peers").one(|t| value::integer(t, 1, 1 << 27))? as u32,
+            max_peers: layer.given("max-peers").one(|t| value::count(t, 1, 1 << 27))? as u32,
             reactors: layer.given("reactors").one(|text| match text {
                 "auto" => Ok(None),
                 _ => value::integer(text, 1, 256).map(|n| Some(n as usize)),

@@ -144,10 +144,12 @@ pub(super) fn look_like(value: &toml::Value) -> bool {
 }
 
 /// The complaint about sections of a kind that does not exist.
-pub(super) fn unknown(name: String, path: &Path) -> ConfigError {
+pub(super) fn unknown(name: String, value: &toml::Value, path: &Path) -> ConfigError {
     let suggestion = closest(&name, SECTIONS.iter().map(|kind| kind.name));
     let known: Vec<String> = SECTIONS.iter().map(|kind| format!("[[{}]]", kind.name)).collect();
-    ConfigError::UnknownSection { path: path.into(), name, suggestion, known: known.join(", ") }
+    let written = if value.is_table() { format!("[{name}]") } else { format!("[[{name}]]") };
+    let path = path.into();
+    ConfigError::UnknownSection { path, written, suggestion, known: known.join(", ") }
 }
 
 /// The kind of section that has a key of this name to itself.

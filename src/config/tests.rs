@@ -102,7 +102,7 @@ fn an_unknown_section_is_named_with_the_nearest() {
     let known = "known are [[group]], [[expect]]";
     for (file, near) in [
         ("[[groups]]\nname = \"a\"", "[[groups]] in /etc/systole.toml, did you mean [[group]]?"),
-        ("[groups]\nname = \"a\"", "[[groups]] in /etc/systole.toml, did you mean [[group]]?"),
+        ("[groups]\nname = \"a\"", "[groups] in /etc/systole.toml, did you mean [[group]]?"),
         ("[[expected]]\nnames = []", "[[expected]] in /etc/systole.toml, did you mean [[expect]]?"),
         ("[[webhook]]\nurl = \"x\"", "[[webhook]] in /etc/systole.toml;"),
     ] {

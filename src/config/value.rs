@@ -52,6 +52,20 @@ pub fn integer(text: &str, least: u64, most: u64) -> Result<u64, String> {
         .and_then(|v| in_range(v, least, most))
 }
 
+/// A whole number, also with a decimal unit as in `50k` or `2M`; both bounds included.
+///
+/// # Errors
+/// It is none, or out of range.
+pub fn count(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let (number, scale) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        _ => (text, 1),
+    };
+    let number = integer(number, 0, u64::MAX / scale)?;
+    in_range(number * scale, least, most)
+}
+
 /// A number; both bounds included.
 ///
 /// # Errors
@@ -143,4 +157,19 @@ pub fn log_filter(text: &str) -> Result<String, String> {
 fn in_range<T: PartialOrd>(value: T, least: T, most: T) -> Result<T, String> {
     // Not `value < least || value > most`: a NaN is in no range.
     if value >= least && value <= most { Ok(value) } else { Err("is out of range".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_may_have_a_decimal_unit() {
+        for (text, value) in [("50k", 50_000), ("2M", 2_000_000), ("1_000", 1_000), ("7", 7)] {
+            assert_eq!(count(text, 1, 1 << 27), Ok(value), "{text}");
+        }
+        for bad in ["", "k", "1kk", "-1k", "500M", "99999999999999999999M", "1.5k"] {
+            assert!(count(bad, 1, 1 << 27).is_err(), "{bad}");
+        }
+    }
 }
