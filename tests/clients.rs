@@ -133,6 +133,7 @@ fn status_pages_through_the_states_worst_first() {
         let body = match path {
             "/api/v1/summary" => summary.to_owned(),
             "/api/v1/qos?group=d%20b" => qos.to_owned(),
+            p if p.contains("failing=1") => page(&[peer("up", "db-9")], ""),
             p if p.contains("cursor=1-7") => page(&[peer("down", "db-2")], ""),
             p if p.contains("state=down") => page(&[peer("down", "db-1")], ",\"next\":\"1-7\""),
             p if p.contains("state=left") => page(&[peer("left", "db-3")], ""),
@@ -148,6 +149,10 @@ fn status_pages_through_the_states_worst_first() {
         .filter(|w| w.starts_with("db"))
         .collect();
     assert_eq!(names, ["db-1", "db-2", "db-3"], "{stdout}");
+    assert!(
+        stdout.contains("\n1 peer with a warning: db-9 (systole status --failing)\n"),
+        "{stdout}"
+    );
     assert!(!stdout.contains('\x1b'), "no colours but on a terminal");
     let paths: Vec<String> = questions.try_iter().collect();
     assert_eq!(paths[1], "/api/v1/peers?state=down&group=d%20b&limit=21");
@@ -226,6 +231,29 @@ fn watch_as_json_is_one_object_a_line_and_a_closed_pipe_is_no_error() {
     let Output { status, stderr, .. } = child.wait_with_output().expect("it is our child");
     assert_eq!(status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&stderr), format!("watching http://{http}\n"));
+}
+
+#[test]
+fn watch_notices_that_nobody_reads_though_nothing_happens() {
+    for options in [&["watch", "--json"][..], &["watch"]] {
+        let http = monitor(|path| match path.starts_with("/api/v1/events") {
+            true => (200, transition(1) + &transition(2)),
+            false => (404, "{}".to_owned()),
+        });
+        let mut command = systole(&http, options);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary is built");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        for _ in 0..2 {
+            lines.next().expect("a line comes while it runs").expect("it is text");
+        }
+        drop(lines);
+        // Nothing more is told: without a look at the pipe this would wait for ever.
+        assert_eq!(child.wait().expect("it is our child").code(), Some(0), "{options:?}");
+    }
 }
 
 #[test]

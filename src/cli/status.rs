@@ -19,6 +19,7 @@ Examples:
   systole status web-1                       one peer, with the evidence
   systole status --all                       every peer, whatever its state
   systole status --group web                 the group in figures, and who of it is not up
+  systole status --failing                   who says that something is wrong, also of those up
   systole status --state down --label rack=r7
   systole status --all --json | jq -r '.peers[].name'
 ";
@@ -34,13 +35,15 @@ const PAGE: usize = 1_000;
 const DEFAULT_LIMIT: usize = 20;
 /// Most of the missing that are named.
 const MOST_MISSING: usize = 8;
+/// Most of those with a warning that are named.
+const MOST_NAMED: usize = 8;
 
 /// What was given as flags.
 #[derive(clap::Args, Debug)]
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
 pub struct StatusArgs {
     /// A peer's name; without it, those that are not up are listed.
-    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident"])]
+    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident", "failing"])]
     name: Option<String>,
     /// List the peers in this state; without it those in any but up.
     #[arg(long, value_parser = ["up", "suspect", "down", "unreachable", "left", "all"])]
@@ -60,6 +63,9 @@ pub struct StatusArgs {
     /// List only members of this open incident (see `systole incidents`).
     #[arg(long, value_name = "ID")]
     incident: Option<u32>,
+    /// List only peers that say of themselves that something is wrong (warn, critical), up ones too.
+    #[arg(long)]
+    failing: bool,
     /// List so many at most, 20 unless --all is given; 0 lists all.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -75,6 +81,7 @@ impl StatusArgs {
     fn states(&self) -> Vec<Option<&str>> {
         match self.state.as_deref() {
             _ if self.all => vec![None],
+            None if self.failing => vec![None],
             None => NOT_UP.into_iter().map(Some).collect(),
             Some("all") => vec![None],
             state => vec![state],
@@ -97,6 +104,7 @@ impl StatusArgs {
         whom.extend(self.prefix.as_ref().map(|prefix| format!("name {prefix}…")));
         whom.extend(self.label.iter().map(|label| format!("label {label}")));
         whom.extend(self.incident.map(|id| format!("incident #{id}")));
+        whom.extend(self.failing.then(|| "says warn or critical".to_owned()));
         (!whom.is_empty()).then(|| whom.join(", "))
     }
 }
@@ -108,6 +116,8 @@ struct Listing {
     /// The group asked for, when the monitor knows somebody of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<GroupQos>,
+    /// Who says that something is wrong, the first of them by name.
+    failing: Vec<String>,
     /// Who is expected and has not come, the first of them.
     missing: Vec<Expected>,
     peers: Vec<PeerSummary>,
@@ -127,7 +137,13 @@ pub fn status(args: StatusArgs) -> Result<u8, Failure> {
     let client = Client::new(&args.monitor.http)?;
     let terminal = Terminal::detect();
     if let Some(name) = &args.name {
-        let peer = client.peer(name)?;
+        let several = |failure: Failure| match name.contains(['*', '?']) && failure.code() == 3 {
+            true => Failure::not_found(format!(
+                "{failure}; several are listed by --prefix, --group and --label"
+            )),
+            false => failure,
+        };
+        let peer = client.peer(name).map_err(several)?;
         match args.json {
             true => terminal::print_json(&peer)?,
             false => terminal::print(&detail(&peer, terminal))?,
@@ -169,7 +185,31 @@ fn list(client: &Client, args: &StatusArgs) -> Result<Listing, Failure> {
         missing = client.get::<Expectations>("/api/v1/expected")?.expected;
     }
     let anybody = !anybody.is_empty();
-    Ok(Listing { summary, group, missing, peers, truncated, anybody })
+    let failing = failing(client)?;
+    Ok(Listing { summary, group, failing, missing, peers, truncated, anybody })
+}
+
+/// The first of those whose own status is warn or critical, whatever state they are in.
+fn failing(client: &Client) -> Result<Vec<String>, Failure> {
+    let (mut names, mut cursor) = (Vec::new(), None::<String>);
+    while names.len() <= MOST_NAMED {
+        let most = (MOST_NAMED + 1 - names.len()).to_string();
+        let parameters =
+            [("failing", Some("1")), ("limit", Some(most.as_str())), ("cursor", cursor.as_deref())];
+        let page = client.get::<PeerPage>(&format!("/api/v1/peers{}", query(parameters)));
+        let page = match page {
+            Ok(page) => page,
+            // A monitor of an older version does not know the question.
+            Err(failure) if failure.code() == 2 => break,
+            Err(failure) => return Err(failure),
+        };
+        names.extend(page.peers.into_iter().map(|peer| peer.name));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(names)
 }
 
 /// Adds the peers in a state, page by page, up to so many in all.
@@ -189,6 +229,7 @@ fn collect(
             ("group", args.group.as_deref()),
             ("prefix", args.prefix.as_deref()),
             ("incident", incident.as_deref()),
+            ("failing", args.failing.then_some("1")),
             ("limit", Some(page_size.as_str())),
             ("cursor", cursor.as_deref()),
         ];
@@ -227,9 +268,9 @@ fn overview(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String 
     text = text + "\n" + &terminal::render(&table);
     if listing.truncated {
         let shown = words::plural(listing.peers.len() as u64, "peer");
-        let hint = format!(
-            "… {shown} shown, there are more: --limit N, --state, --group, --prefix, --all"
-        );
+        let ways =
+            if args.all { "--limit N" } else { "--limit N, --state, --group, --prefix, --all" };
+        let hint = format!("… {shown} shown, there are more: {ways}");
         text = text + "\n" + &terminal.paint(Severity::Quiet, &hint);
     }
     text
@@ -244,6 +285,7 @@ fn nobody(listing: &Listing, args: &StatusArgs) -> String {
         (None, None) => "Everybody is up.".into(),
         (None, Some(state)) => format!("Nobody is in state {state}."),
         (Some(whom), _) if !listing.anybody => format!("Nobody matches: {whom}."),
+        (Some(whom), None) if args.failing => format!("Nobody matches: {whom}."),
         (Some(whom), None) => format!("All who match are up: {whom}."),
         (Some(whom), Some(state)) => {
             format!("Of those who match nobody is in state {state}: {whom}.")
@@ -289,6 +331,16 @@ fn head(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String {
             named.join(", ")
         );
         text = text + "\n" + &terminal.paint(Severity::Bad, &missing);
+    }
+    if !listing.failing.is_empty() {
+        let named = listing.failing.iter().take(MOST_NAMED);
+        let named = named.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let (count, more) = match listing.failing.len() > MOST_NAMED {
+            true => (format!("more than {}", words::plural(MOST_NAMED as u64, "peer")), ", …"),
+            false => (words::plural(listing.failing.len() as u64, "peer"), ""),
+        };
+        let line = format!("{count} with a warning: {named}{more} (systole status --failing)");
+        text = text + "\n" + &terminal.paint(Severity::Doubtful, &line);
     }
     for (severity, line) in alarms(summary) {
         text = text + "\n" + &terminal.paint(severity, &line);

@@ -11,7 +11,7 @@ use crate::api::{PeerDetail, PeerPage, PeerSummary};
 use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::reactor::{Command, ReactorHandle};
-use crate::wire::{self, PeerId, Profile};
+use crate::wire::{self, PeerId, Profile, Status};
 use std::fmt;
 use std::str::FromStr;
 
@@ -37,6 +37,8 @@ pub struct Filter {
     pub flapping: Option<bool>,
     /// Only those under a silence, or only those under none.
     pub silenced: Option<bool>,
+    /// Only those that say of themselves that something is wrong, or only those that do not.
+    pub failing: Option<bool>,
 }
 
 impl Filter {
@@ -44,6 +46,9 @@ impl Filter {
     fn wants_slot(&self, slot: &SlotData) -> bool {
         self.state.is_none_or(|wanted| wanted == slot.state)
             && self.silenced.is_none_or(|wanted| wanted == slot.silenced)
+            && self.failing.is_none_or(|wanted| {
+                wanted == matches!(slot.status, Status::Warn | Status::Critical)
+            })
     }
 
     /// Whether what the alarms know of a peer matches.

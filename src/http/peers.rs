@@ -14,7 +14,8 @@ use axum::http::StatusCode;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: u64 = 1_000;
-const KEYS: &str = "state, group, prefix, label, incident, flapping, silenced, limit, cursor";
+const KEYS: &str =
+    "state, group, prefix, label, incident, flapping, silenced, failing, limit, cursor";
 
 /// What a listing was asked for.
 #[derive(Debug, PartialEq)]
@@ -47,6 +48,7 @@ impl ListQuery {
                 }
                 "flapping" => query.filter.flapping = Some(switch(&key, &value)?),
                 "silenced" => query.filter.silenced = Some(switch(&key, &value)?),
+                "failing" => query.filter.failing = Some(switch(&key, &value)?),
                 "limit" => match number(&key, &value)? {
                     limit @ 1..=MAX_LIMIT => query.limit = limit as usize,
                     _ => return Err(bad_value(&key, &value, "must be 1 to 1000")),
@@ -152,6 +154,7 @@ mod tests {
             ("incident", "7"),
             ("flapping", "1"),
             ("silenced", "0"),
+            ("failing", "1"),
             ("limit", "1000"),
             ("cursor", "1-65536"),
         ])
@@ -169,6 +172,7 @@ mod tests {
             incident: Some(7),
             flapping: Some(true),
             silenced: Some(false),
+            failing: Some(true),
         };
         assert_eq!(query, ListQuery { filter, cursor: "1-65536".parse().unwrap(), limit: 1_000 });
     }
