@@ -85,6 +85,9 @@ impl Policy {
         };
         let down_ns =
             timeout_ns.saturating_add(self.grace_ns).min(self.ceiling_ns).max(self.floor_ns);
+        // Behind one that was later than an interval, the next is expected at once and not in the past:
+        // nobody is suspect the moment that he beats.
+        let expected_ns = expected_ns.max(0.0);
         let left_ns = to_float(down_ns) - expected_ns;
         let suspect_ns = to_ns(expected_ns + left_ns * self.suspect_fraction);
         Deadlines { suspect_ns: suspect_ns.min(down_ns), down_ns }
@@ -127,6 +130,25 @@ mod tests {
     use crate::testing::{Rng, seeds};
 
     const MS: u64 = 1_000_000;
+
+    /// Five intervals late, and so far ahead of when the next one would be expected.
+    #[test]
+    fn nobody_is_suspect_the_moment_that_it_beats() {
+        for word in Detector::WORDS {
+            let policy = Policy {
+                detector: word.parse().unwrap(),
+                floor_ns: 200 * MS,
+                suspect_fraction: 0.5,
+                ..Policy::default()
+            };
+            let mut arrivals = Arrivals::default();
+            (0..40).for_each(|_| policy.learn(&mut arrivals, 100 * MS, 1, 100_000));
+            policy.learn(&mut arrivals, 600 * MS, 1, 100_000);
+            let Deadlines { suspect_ns, down_ns } = policy.deadlines(&arrivals, 100_000);
+            assert!(suspect_ns >= down_ns / 2, "{word}: {suspect_ns} of {down_ns}");
+            assert!(down_ns >= 200 * MS);
+        }
+    }
 
     #[test]
     fn fixed_is_missed_times_the_interval_whatever_was_learnt() {

@@ -17,6 +17,7 @@ use super::record::{Beat, Datagram, Fate, NEVER, Record, Told, Trouble};
 use super::scenario::{Scenario, US};
 use std::fmt;
 use story::Story;
+use systole::engine::Detector;
 use systole::engine::transition::{PeerState, Reason};
 
 /// What was wrong.
@@ -90,6 +91,13 @@ struct Heard {
     at_home: bool,
 }
 
+/// A time that is not known exactly.
+#[derive(Clone, Copy)]
+struct Span {
+    least: u64,
+    most: u64,
+}
+
 pub struct Oracle<'a> {
     pub scenario: &'a Scenario,
     pub record: &'a Record,
@@ -104,13 +112,24 @@ impl Oracle<'_> {
         if stated_us == 0 { default_us * US } else { stated_us * US }
     }
 
-    fn timeout_ns(&self, stated_us: u64) -> u64 {
+    /// For how long a peer may be silent, at least and at most, before it is down. What a detector
+    /// learns is not computed here: it may choose between the floor and the ceiling.
+    fn timeout_ns(&self, stated_us: u64) -> Span {
         let policy = &self.scenario.policy;
-        (self.interval_ns(stated_us) as f64 * policy.missed) as u64 + policy.grace_ns
+        if !matches!(policy.detector, Detector::Fixed { .. }) {
+            return Span { least: policy.floor_ns, most: policy.ceiling_ns };
+        }
+        let timeout_ns = self.interval_ns(stated_us) as f64 * policy.missed;
+        let timeout_ns = timeout_ns as u64 + policy.grace_ns;
+        Span { least: timeout_ns, most: timeout_ns }
     }
 
-    fn suspect_ns(&self, stated_us: u64) -> u64 {
-        (self.timeout_ns(stated_us) as f64 * self.scenario.policy.suspect_fraction) as u64
+    /// The same, before it is suspect: a share of the timeout, or of what is left of it behind the
+    /// time when the next heartbeat is expected.
+    fn suspect_ns(&self, stated_us: u64) -> Span {
+        let Span { least, most } = self.timeout_ns(stated_us);
+        let share = |ns: u64| (ns as f64 * self.scenario.policy.suspect_fraction) as u64;
+        Span { least: share(least), most: if least == most { share(most) } else { most } }
     }
 
     /// Judges every peer's story.

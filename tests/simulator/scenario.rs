@@ -128,6 +128,21 @@ fn kills(seed: u64, scale_ns: u64, stormy_until_ns: u64) -> Vec<(u64, u64)> {
     kills
 }
 
+/// In one world of four the detector learns; drawn apart, too.
+fn learning(seed: u64, scale_ns: u64, policy: Policy) -> Policy {
+    let mut rng = Rng::new(seed ^ 0x1EA2);
+    let detector = match rng.below(16) {
+        0 => Detector::Chen(Default::default()),
+        1 => Detector::Bertier(Default::default()),
+        2 => Detector::Phi(Default::default()),
+        3 => Detector::Blend(Default::default()),
+        _ => return policy,
+    };
+    let timeout_ns = (scale_ns as f64 * policy.missed) as u64 + policy.grace_ns;
+    let (floor_ns, ceiling_ns) = (timeout_ns / pick(&mut rng, &[2, 8]), 2 * timeout_ns);
+    Policy { detector, floor_ns, ceiling_ns, ..policy }
+}
+
 impl Scenario {
     /// The world of a seed.
     pub fn of(seed: u64) -> Scenario {
@@ -166,9 +181,15 @@ impl Scenario {
             true => Policy { missed: 1.5, grace_ns: 0, suspect_fraction: hardly_late, ..policy },
             false => policy,
         };
+        let policy = learning(seed, scale_ns, policy);
         let stormy_until_ns = START_NS + rounds * scale_ns;
         // Long enough for everybody's silence to be found, where that is not too long to simulate.
-        let silence_ns = (2.0 * scale_ns as f64 * policy.missed) as u64 + policy.grace_ns;
+        let silence_ns = match policy.detector {
+            Detector::Fixed { .. } => {
+                (2.0 * scale_ns as f64 * policy.missed) as u64 + policy.grace_ns
+            }
+            _ => policy.ceiling_ns,
+        };
         let silence_ns = 2 * silence_ns + 2 * SECOND;
         let calm_ns = if silence_ns < 200 * SECOND { silence_ns } else { 20 * SECOND };
         let stalls = rng.one_in(2);

@@ -105,8 +105,8 @@ impl Story<'_> {
     /// Nobody is blamed whose heartbeat had arrived, nor before its time.
     fn silence(&self, t: &Transition, birth_ns: u64) -> Result<(), Violation> {
         let of = |us| match t.to {
-            PeerState::Suspect => self.oracle.suspect_ns(us),
-            _ => self.oracle.timeout_ns(us),
+            PeerState::Suspect => self.oracle.suspect_ns(us).least,
+            _ => self.oracle.timeout_ns(us).least,
         };
         if t.deadline_ns > t.fired_ns || t.last_seen_ns > t.deadline_ns {
             return self.wrong("blame", t.fired_ns, format!("{t:?} before its own deadline"));
@@ -183,10 +183,10 @@ impl Story<'_> {
         let stated = self.heard.iter().filter(later).chain([newest]).map(|h| h.beat.interval_us);
         let stated: Vec<u64> = stated.collect();
         let least = |of: &dyn Fn(u64) -> u64| stated.iter().map(|us| of(*us)).min().unwrap_or(0);
-        let suspect_ns = least(&|us| oracle.suspect_ns(us));
+        let suspect_ns = least(&|us| oracle.suspect_ns(us).least);
         let allowed_ns = match t.to {
             PeerState::Suspect => suspect_ns,
-            _ => least(&|us| oracle.timeout_ns(us)),
+            _ => least(&|us| oracle.timeout_ns(us).least),
         };
         let one_ns = least(&|us| oracle.interval_ns(us)).min(suspect_ns);
         if oracle.record.kills.is_empty() {
@@ -325,11 +325,13 @@ impl Story<'_> {
             let dated_ns = dated_ns.unwrap_or(0);
             let longest =
                 |of: &dyn Fn(u64) -> u64| intervals.iter().copied().map(of).max().unwrap_or(0);
-            let timeout_ns = longest(&|us| self.oracle.timeout_ns(us));
-            let suspect_ns = longest(&|us| self.oracle.suspect_ns(us));
+            let timeout_ns = longest(&|us| self.oracle.timeout_ns(us).most);
+            let suspect_ns = longest(&|us| self.oracle.suspect_ns(us).most);
             let interval_ns = longest(&|us| self.oracle.interval_ns(us));
             let one_more_ns = interval_ns + self.oracle.scenario.policy.grace_ns;
-            let ratio = timeout_ns as f64 / suspect_ns.max(1) as f64;
+            let soonest = |us: &u64| self.oracle.suspect_ns(*us).least;
+            let soonest_ns = intervals.iter().map(soonest).min().unwrap_or(0);
+            let ratio = timeout_ns as f64 / soonest_ns.max(1) as f64;
             let more_ns = (one_more_ns as f64 * ratio) as u64;
             for (after_ns, more_ns, state) in
                 [(suspect_ns, one_more_ns, "suspect"), (timeout_ns, more_ns, "down")]
@@ -370,7 +372,7 @@ impl Story<'_> {
             if applied_ns == NEVER {
                 return self.wrong("all applied", h.read_ns, "read and never applied".to_owned());
             }
-            if dated_ns + self.oracle.timeout_ns(h.beat.interval_us) <= by_ns
+            if dated_ns + self.oracle.timeout_ns(h.beat.interval_us).least <= by_ns
                 || by_ns > self.oracle.end_ns
             {
                 continue;
