@@ -1,8 +1,9 @@
 //! Exact texts: what a person at three in the morning reads.
 
 use super::super::events::tests::event;
+use super::peer::{circumstances, detail, now, verdict};
 use super::*;
-use crate::api::{PeerCounts, TimingSettings};
+use crate::api::{PeerCounts, PeerDetail, TimingSettings};
 use clap::Parser;
 use std::collections::BTreeMap;
 
