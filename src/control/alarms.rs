@@ -229,28 +229,34 @@ impl Alarms {
     /// These peers, or those that they are behind, may have been quiet until now. Whoever went down meanwhile
     /// has alarmed nobody, and does now.
     pub fn unquiet(&mut self, all: &[SlotData], now_ns: u64, around: &Surroundings<'_>) {
-        let mut still_down = Vec::new();
-        for slot in all {
-            if self.incidents.of(slot.peer).is_some()
-                || self.is_quiet(slot.peer, Some(slot), around)
-            {
+        let of = |state| all.iter().filter(move |slot| slot.state == state);
+        let down = of(PeerState::Down).filter(|slot| self.alarms_now(slot, around));
+        let still_down: Vec<_> = down
+            .map(|slot| StillDown {
+                peer: slot.peer,
+                group: slot.group,
+                size: around.tallies.size(slot.group),
+                since_ns: slot.since_ns,
+            })
+            .collect();
+        self.incidents.still_down(&still_down, now_ns);
+        for slot in of(PeerState::Unreachable) {
+            if self.incidents.of(slot.peer).is_some() {
                 continue;
             }
-            match slot.state {
-                PeerState::Unreachable => {
+            // From the top: each belongs to the incident of who is above it.
+            for slot in unreachable_line(slot, around).iter().rev() {
+                if self.alarms_now(slot, around) {
                     self.unreachable(slot.peer, slot.group, now_ns, around);
                 }
-                PeerState::Down => still_down.push(StillDown {
-                    peer: slot.peer,
-                    group: slot.group,
-                    size: around.tallies.size(slot.group),
-                    since_ns: slot.since_ns,
-                }),
-                _ => {}
             }
         }
-        self.incidents.still_down(&still_down, now_ns);
         self.collect();
+    }
+
+    /// Whether a peer that has failed is part of no incident yet, and is not quiet.
+    fn alarms_now(&self, slot: &SlotData, around: &Surroundings<'_>) -> bool {
+        self.incidents.of(slot.peer).is_none() && !self.is_quiet(slot.peer, Some(slot), around)
     }
 
     /// Takes one of the engine's findings. Notes may follow.
@@ -339,6 +345,14 @@ fn parent_of(peer: PeerId, around: &Surroundings<'_>) -> Option<PeerId> {
     let named = around.registry.with(peer, |p| around.groups.parent_of(&p?).map(PeerId::of));
     let learnt = || around.groups.learnt_parent(&around.control.slot_of(peer)?);
     named.or_else(learnt)
+}
+
+/// A peer that is unreachable, its parent if that is so, too, and so on upwards.
+fn unreachable_line(slot: &SlotData, around: &Surroundings<'_>) -> Vec<SlotData> {
+    let above = |slot: &SlotData| around.control.slot_of(parent_of(slot.peer, around)?);
+    let unreachable = |slot: &SlotData| slot.state == PeerState::Unreachable;
+    let line = std::iter::successors(Some(*slot), |slot| above(slot).filter(unreachable));
+    line.take(1 + MOST_FOREBEARS as usize).collect()
 }
 
 #[cfg(test)]

@@ -323,10 +323,15 @@ fn a_silenced_switch_keeps_its_children_out_of_incidents() {
     assert_eq!(told(&monitor), ["child: unreachable"]);
 }
 
-fn becomes(monitor: &mut FakeMonitor, peer: PeerId, from: PeerState, to: PeerState) {
+/// In the table, without a report of it.
+fn become_silently(monitor: &mut FakeMonitor, peer: PeerId, to: PeerState) {
     let table = &mut monitor.owner(peer).table;
     let index = table.find(peer).unwrap();
     table.slot(index).write().set_state(to);
+}
+
+fn becomes(monitor: &mut FakeMonitor, peer: PeerId, from: PeerState, to: PeerState) {
+    become_silently(monitor, peer, to);
     monitor.report_transition(peer, from, to);
     monitor.publish();
 }
@@ -363,6 +368,34 @@ fn a_silenced_core_keeps_all_behind_it_quiet_and_alarms_with_them_when_it_is_ove
     let open = monitor.state.incidents(true).open;
     let figures: Vec<_> = open.iter().map(|one| (one.down, one.unreachable)).collect();
     assert_eq!(figures, [(1, 2)], "{:#?}", told(&monitor));
+}
+
+/// Three generations, judged in any order, at once or one by one.
+#[test]
+fn who_is_unreachable_is_of_the_incident_of_who_is_down_above_it() {
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (order, at_once) in orders.into_iter().flat_map(|order| [(order, 3), (order, 1)]) {
+        let mut monitor = fleet(config());
+        let [core, edge, host] = chain(&mut monitor);
+        for (peer, state) in [
+            (core, PeerState::Down),
+            (edge, PeerState::Unreachable),
+            (host, PeerState::Unreachable),
+        ] {
+            become_silently(&mut monitor, peer, state);
+        }
+        monitor.publish();
+        monitor.obey();
+        let all = order.map(|i| slot(&monitor, [core, edge, host][i]));
+        let around = monitor.state.surroundings();
+        let now_ns = clock::monotonic_ns();
+        for some in all.chunks(at_once) {
+            monitor.state.alarms().unquiet(some, now_ns, &around);
+        }
+        let open = monitor.state.incidents(true).open;
+        let figures: Vec<_> = open.iter().map(|one| (one.down, one.unreachable)).collect();
+        assert_eq!(figures, [(1, 2)], "{order:?}, {at_once} at once");
+    }
 }
 
 #[test]
