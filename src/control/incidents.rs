@@ -197,6 +197,9 @@ pub struct Incidents {
     /// The groups' brakes that are on, whether or not there is an incident of them.
     #[serde(default)]
     held_groups: BTreeMap<u16, MassSilence>,
+    /// When the fleet's hold ended last; groups may be held on.
+    #[serde(default)]
+    fleet_let_go_ns: u64,
     /// Each group's last downs that belong to no incident, oldest first.
     recent: HashMap<u16, VecDeque<(u64, PeerId)>>,
     closed: VecDeque<Incident>,
@@ -387,6 +390,7 @@ impl Incidents {
     /// Tells what has settled and closes what is over by the time alone. `suspect` says how many of a scope
     /// are so now.
     pub fn advance(&mut self, now_ns: u64, suspect: impl Fn(Scope) -> u32) {
+        self.tell_held_beyond(now_ns, &suspect);
         self.count_held(suspect);
         let over = |i: &Incident| i.figures.held > 0 && i.held_until_ns <= now_ns;
         let over: Vec<u32> = self.open.iter().filter(|(_, i)| over(i)).map(|(id, _)| *id).collect();
@@ -446,6 +450,7 @@ impl Incidents {
         for silence in self.held_groups.values_mut() {
             silence.at_ns = silence.at_ns.saturating_add_signed(by_ns);
         }
+        self.fleet_let_go_ns = self.fleet_let_go_ns.saturating_add_signed(by_ns);
         self.by_cause = open.iter().map(|(id, incident)| (incident.figures.cause, *id)).collect();
         let last = open.keys().next_back().copied().unwrap_or(0);
         self.last_id = self.last_id.max(last);

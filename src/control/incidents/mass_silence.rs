@@ -30,7 +30,8 @@ impl MassSilence {
 impl Incidents {
     /// The brake holds a scope's suspects for so long at most, or (without) lets them go because
     /// heartbeats return. Returns the incident. While the whole fleet is held, its groups are no news,
-    /// and what was told of them becomes part of it; those that are held beyond it are told then.
+    /// and what was told of them becomes part of it; those that are held beyond it are told by
+    /// [`Incidents::advance`].
     pub fn mass_silence(&mut self, silence: MassSilence) -> Option<u32> {
         let MassSilence { scope, hold_ns, .. } = silence;
         let known = self.by_cause.get(&Cause::MassSilence(scope)).copied();
@@ -113,8 +114,7 @@ impl Incidents {
         }
     }
 
-    /// A hold has ended. Whoever is judged now was part of it. Groups that are held beyond the fleet's hold
-    /// have incidents of their own from now on.
+    /// A hold has ended. Whoever is judged now was part of it.
     pub(super) fn let_go(&mut self, id: u32, at_ns: u64) {
         let Some(incident) = self.open.get_mut(&id) else { return };
         if incident.figures.held == 0 {
@@ -122,14 +122,25 @@ impl Incidents {
         }
         incident.figures.held = 0;
         incident.joins_until_ns = at_ns + WINDOW_NS;
-        let of_fleet = incident.figures.cause == Cause::MassSilence(Scope::Fleet);
+        if incident.figures.cause == Cause::MassSilence(Scope::Fleet) {
+            self.fleet_let_go_ns = at_ns;
+        }
         self.tell(id, Step::Updated, at_ns);
-        self.held_groups.retain(|_, silence| silence.until_ns() > at_ns);
-        if of_fleet {
-            // Others are let go while this one can still be joined.
-            let beyond = |silence: &&MassSilence| silence.until_ns() > at_ns + WINDOW_NS;
-            let held: Vec<_> = self.held_groups.values().filter(beyond).copied().collect();
-            held.into_iter().for_each(|silence| _ = self.hold(silence, at_ns));
+    }
+
+    /// Groups that are held on although the fleet was let go have incidents of their own, once that one cannot
+    /// be joined any more: most are let go in the same instant. How many are held is what `suspect` says.
+    pub(super) fn tell_held_beyond(&mut self, now_ns: u64, suspect: impl Fn(Scope) -> u32) {
+        self.held_groups.retain(|_, silence| silence.until_ns() > now_ns);
+        if self.held_fleet().is_some() || now_ns <= self.fleet_let_go_ns.saturating_add(WINDOW_NS) {
+            return;
+        }
+        let is_untold = |silence: &&MassSilence| {
+            !self.by_cause.contains_key(&Cause::MassSilence(silence.scope))
+        };
+        let untold: Vec<_> = self.held_groups.values().filter(is_untold).copied().collect();
+        for silence in untold {
+            self.hold(MassSilence { silent: suspect(silence.scope), ..silence }, now_ns);
         }
     }
 }
