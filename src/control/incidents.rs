@@ -116,6 +116,12 @@ impl Figures {
     pub fn members(&self) -> u32 {
         self.down + self.unreachable
     }
+
+    /// So many are held, and one at least, since a hold ends by its release alone.
+    fn hold(&mut self, suspect: u32) {
+        self.held = suspect.max(1);
+        self.most = self.most.max(self.held);
+    }
 }
 
 /// An incident with the members that it names.

@@ -64,8 +64,7 @@ impl Incidents {
         let is_news = !self.by_cause.contains_key(&cause);
         let id = self.open(cause, at_ns, now_ns, living)?;
         let incident = self.open.get_mut(&id)?;
-        incident.figures.held = silent.max(1);
-        incident.figures.most = incident.figures.most.max(silent);
+        incident.figures.hold(silent);
         incident.held_until_ns = silence.until_ns();
         // Whoever is judged all the same is part of it.
         incident.joins_until_ns = u64::MAX;
@@ -87,7 +86,7 @@ impl Incidents {
     pub(super) fn count_held(&mut self, suspect: impl Fn(Scope) -> u32) {
         for incident in self.open.values_mut().filter(|incident| incident.figures.held > 0) {
             if let Cause::MassSilence(scope) = incident.figures.cause {
-                incident.figures.held = suspect(scope).max(1);
+                incident.figures.hold(suspect(scope));
             }
         }
     }

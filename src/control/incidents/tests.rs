@@ -315,6 +315,27 @@ fn a_group_that_is_let_go_right_behind_the_fleet_is_not_told() {
 }
 
 #[test]
+fn the_most_that_were_held_is_never_less_than_who_is() {
+    let mut incidents = Incidents::default();
+    let hold_ns = Some(60 * S);
+    let scope = Scope::Fleet;
+    incidents.mass_silence(MassSilence {
+        scope,
+        hold_ns,
+        silent: 1_529,
+        living: 2_000,
+        at_ns: 10 * S,
+    });
+    let mut figures = |at_ns, suspect| {
+        incidents.advance(at_ns, |_| suspect);
+        let figures = incidents.get(1).unwrap().figures;
+        (figures.held, figures.most)
+    };
+    assert_eq!(figures(11 * S, 2_000), (2_000, 2_000));
+    assert_eq!(figures(12 * S, 1_100), (1_100, 2_000));
+}
+
+#[test]
 fn what_has_no_room_is_counted_and_memory_stays_bounded() {
     let mut incidents = Incidents::default();
     for group in 0..MOST_OPEN as u16 + 5 {
