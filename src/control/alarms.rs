@@ -78,6 +78,13 @@ pub struct Surroundings<'a> {
     pub control: &'a ControlState,
 }
 
+impl Surroundings<'_> {
+    /// Peers in a group.
+    fn size(&self, group: u16) -> u32 {
+        self.tallies.size(group, self.control)
+    }
+}
+
 /// Everything that alarms, or keeps from it. What is not skipped here is kept by [`super::kept`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Alarms {
@@ -166,7 +173,7 @@ impl Alarms {
             PeerState::Down if raises => self.incidents.down(Failure {
                 peer: t.peer,
                 group,
-                size: around.tallies.size(group),
+                size: around.size(group),
                 at_ns: t.fired_ns,
                 detection_ns: t.fired_ns.saturating_sub(t.last_seen_ns),
                 told,
@@ -199,7 +206,7 @@ impl Alarms {
             Some(PeerState::Unreachable) => Some(false),
             _ => None,
         };
-        let size = around.tallies.size(group);
+        let size = around.size(group);
         self.incidents.unreachable(peer, (parent, failed), size, at_ns)
     }
 
@@ -235,7 +242,7 @@ impl Alarms {
             .map(|slot| StillDown {
                 peer: slot.peer,
                 group: slot.group,
-                size: around.tallies.size(slot.group),
+                size: around.size(slot.group),
                 since_ns: slot.since_ns,
             })
             .collect();

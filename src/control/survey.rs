@@ -114,6 +114,8 @@ pub struct Tallies {
     groups: RwLock<Arc<Vec<Tally>>>,
     /// How many were in each group when an earlier process counted them.
     before: OnceLock<Vec<u32>>,
+    /// How many were when that was first asked for, if it was before the end of a round.
+    first: OnceLock<Vec<u32>>,
 }
 
 impl Tallies {
@@ -122,11 +124,16 @@ impl Tallies {
         self.all().get(number as usize).copied().unwrap_or_default()
     }
 
-    /// Peers in a group; until they are counted, those that an earlier process counted.
-    pub fn size(&self, number: u16) -> u32 {
+    /// Peers in a group; before the first round they are counted by their slots, once, and those that
+    /// an earlier process has counted are believed. Nobody alarms about 3 of 0.
+    pub fn size(&self, number: u16, state: &ControlState) -> u32 {
         let at = number as usize;
         match &self.all()[..] {
-            [] => self.before.get().and_then(|sizes| sizes.get(at)).copied().unwrap_or(0),
+            [] => {
+                let first = self.first.get_or_init(|| count_slots(state));
+                let sizes = [Some(first), self.before.get()].into_iter().flatten();
+                sizes.filter_map(|sizes| sizes.get(at)).copied().max().unwrap_or(0)
+            }
             all => all.get(at).map_or(0, Tally::known),
         }
     }
@@ -156,6 +163,22 @@ impl Tallies {
 }
 
 const UNPOISONED: &str = "nothing panics while it holds the tallies";
+
+/// How many are in each group, by its number, as their slots say.
+fn count_slots(state: &ControlState) -> Vec<u32> {
+    let mut sizes = Vec::new();
+    for handle in state.reactors() {
+        let slots = (0..handle.view.high_water()).filter_map(|index| handle.view.read(index));
+        for slot in slots.filter(|slot| slot.state != PeerState::Unknown) {
+            let group = slot.group as usize;
+            if sizes.len() <= group {
+                sizes.resize(group + 1, 0);
+            }
+            sizes[group] += 1;
+        }
+    }
+    sizes
+}
 
 /// The walk.
 pub(super) struct Survey {

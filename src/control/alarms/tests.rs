@@ -399,6 +399,22 @@ fn who_is_unreachable_is_of_the_incident_of_who_is_down_above_it() {
 }
 
 #[test]
+fn the_size_of_a_group_is_known_before_the_first_survey() {
+    let mut monitor = FakeMonitor::with_config(config(), 2, 1_000);
+    for i in 0..40 {
+        let state = if i < 3 { PeerState::Down } else { PeerState::Up };
+        monitor.add(&format!("web-{i}"), "web", &[], state);
+    }
+    monitor.publish();
+    monitor.obey();
+    let down = [0, 1, 2].map(|i| slot(&monitor, web(i)));
+    let around = monitor.state.surroundings();
+    monitor.state.alarms().unquiet(&down, clock::monotonic_ns(), &around);
+    let open = monitor.state.incidents(true).open;
+    assert_eq!((open[0].down, open[0].size), (3, 40));
+}
+
+#[test]
 fn who_ceases_to_flap_while_it_is_down_alarms_then_with_all_behind_it() {
     let mut monitor = fleet(config());
     let [core, edge, host] = chain(&mut monitor);
