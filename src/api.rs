@@ -367,9 +367,9 @@ pub struct Incident {
     /// The incident that has taken it in, where one has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub part_of: Option<u32>,
-    /// The names of the first members, 32 at most; all of them are listed by
+    /// The names of the first members, 32 at most; empty in a note. All of them are listed by
     /// `/api/v1/peers?incident=ID`.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub first: Vec<String>,
 }
 
@@ -577,4 +577,19 @@ pub struct ErrorDetail {
     pub code: String,
     /// For people: one sentence.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_of_incidents_are_there_when_they_are_empty() {
+        let open = vec![Incident::default()];
+        let text = serde_json::to_value(Incidents { open, ..Incidents::default() }).unwrap();
+        assert_eq!(text["open"][0]["first"], serde_json::json!([]));
+        for list in ["closed", "conflicts"] {
+            assert_eq!(text[list], serde_json::json!([]), "{list}");
+        }
+    }
 }
