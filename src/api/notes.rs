@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What every note of the event stream begins with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteHead {
-    /// In the same numbers as the transitions; also the event's id.
+    /// The number of the transition that it follows; the event's id has its place behind that one, too.
     pub seq: u64,
     /// The monitor's id.
     pub monitor: String,
@@ -75,7 +75,8 @@ pub struct IncidentNote {
     /// Number and time.
     #[serde(flatten)]
     pub head: NoteHead,
-    /// `opened`, `updated` (it has grown, or a hold has ended) or `closed`.
+    /// `opened`, `updated` (it has grown, or a hold has ended) or `closed`; `open` to who begins to
+    /// follow, of what was opened before.
     pub step: String,
     /// As it is then; without the names of its members.
     pub incident: Incident,

@@ -17,7 +17,7 @@ use super::expect::{Expectations, Expected};
 use super::flapping::Flapping;
 use super::groups::GroupTable;
 use super::incidents::{Failure, Incidents, MassSilence, StillDown};
-use super::notes::Note;
+use super::notes::{Note, Place};
 use super::qos::Qos;
 use super::registry::Registry;
 use super::silences::Silences;
@@ -106,6 +106,9 @@ pub struct Alarms {
     pub conflicts: Conflicts,
     #[serde(skip)]
     notes: Vec<Note>,
+    /// The place of the last note that was taken.
+    #[serde(skip)]
+    noted: Place,
 }
 
 impl Alarms {
@@ -322,9 +325,23 @@ impl Alarms {
         }
     }
 
-    /// The notes since the last call, in order.
-    pub fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
+    /// The notes since the last call, in order, with their places behind this transition: of `least` order
+    /// or more.
+    pub fn take_notes(&mut self, seq: u64, least: u64) -> Vec<(Note, Place)> {
+        let Alarms { notes, noted, incidents, .. } = self;
+        let place = |note: Note| {
+            *noted = noted.next(seq, least);
+            if let Note::Incident(told) = &note {
+                incidents.placed(told, *noted);
+            }
+            (note, *noted)
+        };
+        notes.drain(..).map(place).collect()
+    }
+
+    /// Places are given behind this one from now on.
+    pub fn noted_before(&mut self, place: Place) {
+        self.noted = place;
     }
 
     /// The names of who a note is about, where the alarms alone know them still.

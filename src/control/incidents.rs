@@ -32,6 +32,7 @@
 mod mass_silence;
 mod still_down;
 
+use super::notes::Place;
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
 pub use mass_silence::MassSilence;
@@ -73,6 +74,8 @@ pub enum Cause {
 /// What became of an incident.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// It began before; told to who begins to follow.
+    Open,
     /// It began.
     Opened,
     /// It has grown, or become worse, and stopped for the moment; or a hold has ended.
@@ -143,6 +146,12 @@ pub struct Incident {
     held_until_ns: u64,
     /// Nothing joins a mass silence after this time, nanoseconds.
     joins_until_ns: u64,
+    /// Where its beginning stands in the stream, once that is told.
+    #[serde(default)]
+    pub opened_at: Option<Place>,
+    /// And its end.
+    #[serde(default)]
+    pub closed_at: Option<Place>,
 }
 
 /// Something to tell.
@@ -441,6 +450,11 @@ impl Incidents {
                 }
             }
             (figures.down, figures.unreachable) = (0, 0);
+            // An older file does not know; nobody who comes back is told of those.
+            incident.opened_at.get_or_insert_default();
+            if figures.closed_ns > 0 {
+                incident.closed_at.get_or_insert_default();
+            }
         }
         for member in self.members.values() {
             if let Some(incident) = open.get_mut(&member.incident) {
@@ -469,6 +483,29 @@ impl Incidents {
         let gone = self.members.keys().copied().filter(|peer| !failed(*peer));
         for peer in gone.collect::<Vec<_>>() {
             self.back(peer, 0, now_ns);
+        }
+    }
+
+    /// Its beginning or its end stands there in the stream.
+    pub fn placed(&mut self, told: &Told, place: Place) {
+        let id = told.figures.id;
+        let mut closed = self.closed.iter_mut().rev();
+        let incident = self.open.get_mut(&id);
+        let incident = incident.or_else(|| closed.find(|closed| closed.figures.id == id));
+        let Some(incident) = incident else { return };
+        match told.step {
+            Step::Opened => incident.opened_at = Some(place),
+            Step::Closed => incident.closed_at = Some(place),
+            Step::Open | Step::Updated => {}
+        }
+    }
+
+    /// The numbers of the transitions are others than those that it was told behind.
+    pub fn renumbered(&mut self) {
+        for incident in self.open.values_mut().chain(&mut self.closed) {
+            for place in [&mut incident.opened_at, &mut incident.closed_at].into_iter().flatten() {
+                *place = Place::default().next(0, 1);
+            }
         }
     }
 
@@ -533,6 +570,8 @@ impl Incidents {
             worse: false,
             held_until_ns: 0,
             joins_until_ns: 0,
+            opened_at: None,
+            closed_at: None,
         };
         self.open.insert(self.last_id, incident);
         self.by_cause.insert(cause, self.last_id);

@@ -20,7 +20,7 @@
 
 use super::alarms::{Alarms, Marks};
 use super::expect::Expected;
-use super::notes::{Note, NoteEntry};
+use super::notes::{self, NoteEntry, Place};
 use super::silences::{MOST_SILENCES, SilenceError, Silences};
 use super::{ControlState, events::Entry};
 use crate::clock;
@@ -241,6 +241,7 @@ pub(super) fn resume((file, body): (WholeFile, Body), state: &ControlState) -> A
     let pending = state.events.latest(usize::MAX, |entry| entry.marks.pending).len() as u64;
     let judged = newest - pending;
     let mut alarms = state.alarms();
+    begin(state, &mut alarms, judged);
     match understand(body, state) {
         Ok(Some((head, kept))) => {
             let config = &state.config;
@@ -254,8 +255,13 @@ pub(super) fn resume((file, body): (WholeFile, Body), state: &ControlState) -> A
             state.tallies.were(kept.sizes);
             alarms.resume(kept.alarms, shift_ns);
             alarms.expect.were_missing(&kept.missing);
+            let same_numbers = kept.identity == (config.monitor_id, config.epoch_ns);
+            if !same_numbers {
+                alarms.incidents.renumbered();
+            }
             // Without the log, or in another boot, what the file says must do.
-            if kept.identity == (config.monitor_id, config.epoch_ns) && same_boot {
+            if same_numbers && same_boot {
+                begin(state, &mut alarms, kept.seq);
                 go_through(state, &mut alarms, kept.seq + 1..=judged);
             }
             let unseen_ns = looked_ns.map_or(0, |looked_ns| now_ns.saturating_sub(looked_ns));
@@ -314,6 +320,13 @@ fn is_known(head: &Head, state: &ControlState) -> bool {
     groups <= state.groups.count() && state.groups.check(groups) == check
 }
 
+/// The log of notes begins behind this transition, and behind all that was told there before.
+fn begin(state: &ControlState, alarms: &mut Alarms, seq: u64) {
+    let place = Place { seq, order: notes::order_now() };
+    alarms.noted_before(place);
+    state.notes.begin(place);
+}
+
 /// Goes through these transitions of the log: again with what was decided of them, or for the first
 /// time. Returns their marks. Their notes go to the log of notes, in their places: who resumes behind
 /// an earlier number has not seen them.
@@ -326,7 +339,7 @@ fn go_through(
     let mut all = Vec::new();
     while after < last {
         let chunk = state.events.read(after, STRIDE.min((last - after) as usize));
-        let mut notes = Vec::new();
+        let mut told = Vec::new();
         for (seq, entry) in chunk.numbered().take_while(|(seq, _)| *seq <= last) {
             let Entry { transition: t, marks, names, wall_offset_ns, .. } = entry;
             let around = state.surroundings();
@@ -334,16 +347,16 @@ fn go_through(
                 false => alarms.judge_again(t, names, *marks, &around),
                 true => alarms.judge(t, names, &around),
             });
-            notes.extend(alarms.take_notes().into_iter().map(|note: Note| {
+            told.extend(alarms.take_notes(seq, notes::FIRST).into_iter().map(|(note, place)| {
                 let names = alarms.names_of(&note).unwrap_or_else(|| state.names_of(&note));
-                NoteEntry { note, seq, wall_offset_ns: *wall_offset_ns, names }
+                NoteEntry { note, place, wall_offset_ns: *wall_offset_ns, names }
             }));
             after = seq;
         }
         if chunk.entries.is_empty() {
             break;
         }
-        state.notes.append(&mut notes);
+        state.notes.append(&mut told);
     }
     all
 }

@@ -32,6 +32,7 @@ mod rate;
 pub mod registry;
 pub mod report;
 pub mod silences;
+mod standing;
 pub mod survey;
 #[cfg(test)]
 pub(crate) mod testing;

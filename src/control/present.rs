@@ -81,10 +81,10 @@ pub fn event(config: &ControlConfig, seq: u64, entry: &Entry) -> Event {
 
 /// A note as subscribers see it.
 pub fn note(config: &ControlConfig, entry: &NoteEntry) -> api::Note {
-    let NoteEntry { note, seq, wall_offset_ns, names } = entry;
+    let NoteEntry { note, place, wall_offset_ns, names } = entry;
     let stamp = |monotonic_ns| stamp(wall(monotonic_ns, *wall_offset_ns));
     let head = NoteHead {
-        seq: *seq,
+        seq: place.seq,
         monitor: format!("{:016x}", config.monitor_id),
         epoch: config.epoch_ns,
         time: stamp(note.at_ns()),
@@ -94,6 +94,7 @@ pub fn note(config: &ControlConfig, entry: &NoteEntry) -> api::Note {
         Note::Incident(told) => {
             let now = Now { monotonic_ns: told.at_ns, wall_offset_ns: *wall_offset_ns };
             let step = match told.step {
+                Step::Open => "open",
                 Step::Opened => "opened",
                 Step::Updated => "updated",
                 Step::Closed => "closed",

@@ -22,7 +22,7 @@ use super::alarms::{Alarms, Marks};
 use super::assign::Assignments;
 use super::events::{Entry, Names};
 use super::kept::{self, AlarmsFile};
-use super::notes::NoteEntry;
+use super::notes::{self, NoteEntry};
 use super::rate::Rate;
 use super::registry;
 use super::silences::Silences;
@@ -322,16 +322,19 @@ impl Publisher {
 
     /// Marks the transitions of this round, and notes what is to be said of them.
     fn judge(&mut self, notices: Vec<Notice>, wall_offset_ns: i64) {
-        let Publisher { state, batch, notes, silences, silencing, assignments, unquiet, .. } = self;
+        let Publisher {
+            state, batch, notes: told, silences, silencing, assignments, unquiet, ..
+        } = self;
         let mut alarms = state.alarms();
-        let mut seq = state.events.newest();
+        let (mut seq, now) = (state.events.newest(), notes::order_now());
         let mut take = |seq: u64, alarms: &mut Alarms, behind: Option<&Entry>| {
-            notes.extend(alarms.take_notes().into_iter().map(|note| {
+            let least = if behind.is_some() { notes::FIRST } else { now };
+            told.extend(alarms.take_notes(seq, least).into_iter().map(|(note, place)| {
                 // Who is forgotten has its name in its last transition, and in its incident.
                 let own = behind.filter(|entry| note.peer() == Some(entry.transition.peer));
                 let own = own.map(|entry| entry.names.clone()).or_else(|| alarms.names_of(&note));
                 let names = own.unwrap_or_else(|| state.names_of(&note));
-                NoteEntry { note, seq, wall_offset_ns, names }
+                NoteEntry { note, place, wall_offset_ns, names }
             }));
         };
         for notice in notices {

@@ -1,6 +1,7 @@
 //! `/api/v1/events`: the transitions as server-sent events, live and from the past; with `?notes=1`
-//! also what is told beside them, each note behind the transition that it follows and under that
-//! one's number, so that resuming needs no other.
+//! also what is told beside them, each note behind the transition that it follows. The id of each event
+//! is its place in the stream (`7`, a note behind it `7.1`), and the greeting has the one to begin with:
+//! so resuming needs nothing else.
 //!
 //! ```text
 //! loop {
@@ -10,17 +11,18 @@
 //! ```
 //!
 //! The subscriber's pace is its own: nothing is queued for it but the frame in flight, and one too
-//! slow for the log's bounded memory is told with `event: gap` what it missed. When the monitor ends,
-//! a subscriber first gets all there is.
+//! slow for the log's bounded memory is told with `event: gap` what it missed. Who begins
+//! to follow the notes is told which incidents are open. When the monitor ends, a subscriber first gets
+//! all there is.
 
 use super::Monitor;
 use super::error::ApiError;
 use super::query::{Pairs, bad_value, number, unknown_key};
-use super::subscribers::Place;
+use super::subscribers;
 use crate::api::EventGap;
 use crate::api::{EPOCH_HEADER, SEQ_HEADER};
 use crate::control::events::{Chunk, Entry, Names};
-use crate::control::notes::NoteEntry;
+use crate::control::notes::{NoteEntry, Place};
 use crate::control::{ControlState, STATES, present};
 use crate::engine::transition::PeerState;
 use crate::wire::PeerId;
@@ -38,15 +40,13 @@ use tokio::sync::watch;
 /// Most events in one frame of the body.
 const FRAME: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A browser that lost us tries again after a second.
-const GREETING: &[u8] = b"retry: 1000\n\n";
 const KEYS: &str = "after, epoch, group, notes, peer, to";
 
 /// What a subscriber wants.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Subscription {
-    /// The last number that it has seen.
-    after: Option<u64>,
+    /// The last place that it has seen.
+    after: Option<Place>,
     /// The epoch in which that number was given; without it, this monitor's is taken for granted.
     epoch: Option<u64>,
     group: Option<String>,
@@ -63,7 +63,11 @@ impl Subscription {
         let mut wanted = Subscription::default();
         for (key, value) in pairs {
             match key.as_str() {
-                "after" => wanted.after = Some(number(&key, &value)?),
+                "after" => {
+                    let words = "not the id of an event, like 7 or 7.1";
+                    let place = value.parse().map_err(|_| bad_value(&key, &value, words))?;
+                    wanted.after = Some(place);
+                }
                 "epoch" => wanted.epoch = Some(number(&key, &value)?),
                 "group" => wanted.group = Some(value),
                 "peer" => wanted.peer = Some(value),
@@ -85,19 +89,33 @@ impl Subscription {
         }
         if let Some(last) = headers.get("last-event-id").filter(|value| !value.is_empty()) {
             let last = last.to_str().ok().and_then(|text| text.trim().parse().ok());
-            let not_a_number = || ApiError::bad_request("`Last-Event-ID` is not a whole number");
-            wanted.after = Some(last.ok_or_else(not_a_number)?);
+            let no_id = || ApiError::bad_request("`Last-Event-ID` is not one, like 7 or 7.1");
+            wanted.after = Some(last.ok_or_else(no_id)?);
         }
         Ok(wanted)
     }
 
-    /// The cursor to begin with. Another epoch's numbers say nothing here, so whoever resumes from
+    /// The place to begin behind. Another epoch's numbers say nothing here, so whoever resumes from
     /// one gets all that is held, and is told if that is not all there was.
-    fn start(&self, state: &ControlState) -> u64 {
-        match self.epoch {
-            Some(epoch) if epoch != state.config.epoch_ns => 0,
-            _ => state.events.start(self.after),
+    fn start(&self, state: &ControlState) -> Place {
+        if self.is_of_another_epoch(state) {
+            return Place::default();
         }
+        let seq = state.events.start(self.after.map(|place| place.seq));
+        match self.after {
+            None => state.notes.end(seq),
+            Some(place) if place.seq == seq => place,
+            Some(_) => Place::of(seq),
+        }
+    }
+
+    /// Whether it begins with what comes from now on.
+    fn is_new(&self, state: &ControlState) -> bool {
+        self.after.is_none() && !self.is_of_another_epoch(state)
+    }
+
+    fn is_of_another_epoch(&self, state: &ControlState) -> bool {
+        self.epoch.is_some_and(|epoch| epoch != state.config.epoch_ns)
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -132,9 +150,10 @@ pub(super) async fn subscribe(
         ApiError::unavailable(format!("{most} follow the events already; try again later"))
     })?;
     // Where the stream begins, for who has seen no transition yet and comes back after a loss.
-    let begins_after = wanted.start(&monitor.state).to_string();
+    let after = wanted.start(&monitor.state);
+    let begins_after = after.seq.to_string();
     let epoch = monitor.state.config.epoch_ns.to_string();
-    let follower = Follower::new(monitor, wanted, place);
+    let follower = Follower::new(monitor, wanted, after, place);
     let frames = stream::unfold(follower, |mut follower| async {
         let frame = follower.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), follower))
@@ -150,28 +169,32 @@ struct Follower {
     state: Arc<ControlState>,
     wanted: Subscription,
     cursor: u64,
-    note_cursor: u64,
+    /// It has got the notes up to here.
+    noted: Place,
     bell: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     greeted: bool,
-    _place: Place,
+    _place: subscribers::Place,
 }
 
 impl Follower {
-    fn new(monitor: Monitor, wanted: Subscription, place: Place) -> Follower {
+    fn new(
+        monitor: Monitor,
+        wanted: Subscription,
+        after: Place,
+        place: subscribers::Place,
+    ) -> Follower {
         let Monitor { state, shutdown, .. } = monitor;
         let bell = state.events.bell();
-        let cursor = wanted.start(&state);
-        let note_cursor = state.notes.start(cursor);
-        let greeted = false;
-        Follower { state, wanted, cursor, note_cursor, bell, shutdown, greeted, _place: place }
+        let (cursor, noted, greeted) = (after.seq, after, false);
+        Follower { state, wanted, cursor, noted, bell, shutdown, greeted, _place: place }
     }
 
     /// The next frame of the body; `None` ends it.
     async fn next(&mut self) -> Option<Bytes> {
         if !self.greeted {
             self.greeted = true;
-            return Some(Bytes::from_static(GREETING));
+            return Some(self.greeting());
         }
         let quiet_until = tokio::time::Instant::now() + KEEP_ALIVE;
         loop {
@@ -179,8 +202,10 @@ impl Follower {
             let stop = *self.shutdown.borrow_and_update();
             self.bell.mark_unchanged();
             let chunk = self.state.events.read(self.cursor, FRAME);
-            let (notes, first) = self.state.notes.read(self.note_cursor, FRAME);
-            self.note_cursor = first;
+            let notes = match self.wanted.notes {
+                true => self.state.notes_after(self.noted, FRAME),
+                false => Vec::new(),
+            };
             if let Some(frame) = self.take(&chunk, &notes) {
                 return Some(frame);
             }
@@ -202,19 +227,35 @@ impl Follower {
         }
     }
 
+    /// A browser that lost us tries again after a second, and from here on.
+    fn greeting(&self) -> Bytes {
+        let mut frame = format!("retry: 1000\nid: {}\n\n", self.noted).into_bytes();
+        if self.wanted.notes && self.wanted.is_new(&self.state) {
+            let standing = self.state.standing(self.noted);
+            standing.iter().for_each(|note| self.write_note(&mut frame, note));
+        }
+        frame.into()
+    }
+
     /// Moves the cursors behind the chunk and its notes, and writes what the subscriber wants of
     /// them, if anything. Notes of transitions that are still to be read stay for the next time.
     fn take(&mut self, chunk: &Chunk, notes: &[NoteEntry]) -> Option<Bytes> {
         self.cursor = chunk.first_seq + chunk.entries.len() as u64 - 1;
-        let of_chunk = notes.partition_point(|note| note.seq <= self.cursor);
-        self.note_cursor += of_chunk as u64;
+        let of_chunk = notes.partition_point(|note| note.place.seq <= self.cursor);
+        if let Some(last) = notes[..of_chunk].last() {
+            self.noted = last.place;
+        }
+        if of_chunk < FRAME {
+            // None is to come behind an earlier transition.
+            self.noted = self.noted.max(Place::of(self.cursor));
+        }
         let mut notes = notes[..of_chunk].iter().peekable();
         let mut frame = Vec::new();
         if let Some(missing) = &chunk.missing {
             write_gap(&mut frame, *missing.start(), *missing.end());
         }
         for (seq, entry) in chunk.numbered() {
-            while let Some(note) = notes.next_if(|note| note.seq < seq) {
+            while let Some(note) = notes.next_if(|note| note.place.seq < seq) {
                 self.write_note(&mut frame, note);
             }
             if !self.wanted.wants(entry) {
@@ -224,7 +265,7 @@ impl Follower {
                 frame.reserve(chunk.entries.len() * 640);
             }
             let event = present::event(&self.state.config, seq, entry);
-            write_event(&mut frame, "transition", seq, &event);
+            write_event(&mut frame, "transition", Place::of(seq), &event);
         }
         notes.for_each(|note| self.write_note(&mut frame, note));
         (!frame.is_empty()).then(|| frame.into())
@@ -233,17 +274,17 @@ impl Follower {
     fn write_note(&self, frame: &mut Vec<u8>, entry: &NoteEntry) {
         if self.wanted.wants_note(entry) {
             let note = present::note(&self.state.config, entry);
-            write_event(frame, note.event(), entry.seq, &note);
+            write_event(frame, note.event(), entry.place, &note);
         }
     }
 }
 
 fn write_gap(frame: &mut Vec<u8>, from_seq: u64, to_seq: u64) {
-    write_event(frame, "gap", to_seq, &EventGap { from_seq, to_seq });
+    write_event(frame, "gap", Place::of(to_seq), &EventGap { from_seq, to_seq });
 }
 
 /// Writes one event. JSON has no line breaks of its own, so one `data:` line holds it.
-fn write_event(frame: &mut Vec<u8>, event: &str, id: u64, data: &impl serde::Serialize) {
+fn write_event(frame: &mut Vec<u8>, event: &str, id: Place, data: &impl serde::Serialize) {
     const IN_MEMORY: &str = "writing to memory cannot fail, and these types always serialise";
     write!(frame, "id: {id}\nevent: {event}\ndata: ").expect(IN_MEMORY);
     serde_json::to_writer(&mut *frame, data).expect(IN_MEMORY);
@@ -271,9 +312,11 @@ mod tests {
     #[test]
     fn the_header_of_a_returning_browser_outranks_the_query() {
         assert_eq!(parse(&[], None).unwrap().after, None);
-        assert_eq!(parse(&[("after", "7")], None).unwrap().after, Some(7));
-        assert_eq!(parse(&[("after", "7")], Some("9")).unwrap().after, Some(9));
-        assert_eq!(parse(&[("after", "7")], Some("")).unwrap().after, Some(7));
+        assert_eq!(parse(&[("after", "7")], None).unwrap().after, Some(Place::of(7)));
+        let noted = Some(Place { seq: 9, order: 3 });
+        assert_eq!(parse(&[("after", "7")], Some("9.3")).unwrap().after, noted);
+        assert_eq!(parse(&[("after", "9.3")], None).unwrap().after, noted);
+        assert_eq!(parse(&[("after", "7")], Some("")).unwrap().after, Some(Place::of(7)));
         for bad in [("after", "-1"), ("after", "x"), ("to", "gone"), ("since", "1"), ("epoch", "x")]
         {
             assert!(parse(&[bad], None).is_err(), "{bad:?}");
@@ -290,7 +333,7 @@ mod tests {
         let ours = config().epoch_ns.to_string();
         let check = |query: &[(&str, &str)], cursor: u64| {
             let wanted = parse(query, None).unwrap();
-            assert_eq!(wanted.start(&monitor.state), cursor, "{query:?}");
+            assert_eq!(wanted.start(&monitor.state), Place::of(cursor), "{query:?}");
         };
         check(&[], 20);
         check(&[("epoch", &ours)], 20);
@@ -323,7 +366,12 @@ mod tests {
     fn an_event_is_three_lines_and_its_data_reads_back() {
         let entry = entry(5, PeerState::Down, Some(("a\"b", "g")));
         let mut frame = Vec::new();
-        write_event(&mut frame, "transition", 41, &present::event(&config(), 41, &entry));
+        write_event(
+            &mut frame,
+            "transition",
+            Place::of(41),
+            &present::event(&config(), 41, &entry),
+        );
         write_gap(&mut frame, 3, 9);
         let text = String::from_utf8(frame).unwrap();
         let events: Vec<Vec<&str>> =

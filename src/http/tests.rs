@@ -74,7 +74,9 @@ impl Site {
     pub(super) fn follow(&self, query: &str) -> Stream {
         let answer = ureq::get(format!("{}/api/v1/events{query}", self.base)).call().unwrap();
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Stream(BufReader::new(Box::new(answer.into_body().into_reader())))
+        let body =
+            BufReader::new(Box::new(answer.into_body().into_reader()) as Box<dyn Read + Send>);
+        Stream { body, id: String::new() }
     }
 
     pub(super) fn close(mut self) {
@@ -84,7 +86,11 @@ impl Site {
 }
 
 /// A follower of the events.
-pub(super) struct Stream(BufReader<Box<dyn Read + Send>>);
+pub(super) struct Stream {
+    body: BufReader<Box<dyn Read + Send>>,
+    /// The last `id:`.
+    id: String,
+}
 
 #[derive(Debug)]
 pub(super) enum Heard {
@@ -100,10 +106,11 @@ impl Iterator for Stream {
         let mut kind = String::new();
         loop {
             let mut line = String::new();
-            if self.0.read_line(&mut line).unwrap() == 0 {
+            if self.body.read_line(&mut line).unwrap() == 0 {
                 return None;
             }
             match line.trim_end().split_once(": ") {
+                Some(("id", id)) => self.id = id.to_owned(),
                 Some(("event", event)) => kind = event.to_owned(),
                 Some(("data", data)) if kind == "gap" => {
                     return Some(Heard::Gap(serde_json::from_str(data).unwrap()));
@@ -122,6 +129,18 @@ impl Iterator for Stream {
 }
 
 impl Stream {
+    /// The next note of an incident, past transitions: what became of it, and of which.
+    fn incident(&mut self) -> (String, u32) {
+        let note = self.find_map(|heard| match heard {
+            Heard::Note(note) => Some(*note),
+            _ => None,
+        });
+        match note {
+            Some(api::Note::Incident(note)) => (note.step, note.incident.id),
+            other => panic!("an incident was due: {other:?}"),
+        }
+    }
+
     pub(super) fn sequence(&mut self) -> u64 {
         match self.next() {
             Some(Heard::Transition(event)) => event.seq,
@@ -182,6 +201,49 @@ fn the_page_bears_lists_that_are_left_out_and_swallows_no_error() {
         assert!(super::PAGE.contains(guarded), "{guarded}");
     }
     assert!(!super::PAGE.contains("catch(() => {})") && !super::PAGE.contains("catch {}"));
+}
+
+/// An incident begins and ends by time alone, behind a transition that all have seen.
+#[test]
+fn who_was_away_or_is_new_knows_what_is_open_and_hears_it_end() {
+    let mut site = Site::open(fleet());
+    let new = api::NewSilence { selector: "db-*".into(), for_ns: 1 << 40, reason: String::new() };
+    let silence = site.monitor.state.silence(new).unwrap();
+    let down = ["db-0", "db-1"].map(|name| site.monitor.add(name, "db", &[], PeerState::Down));
+    site.monitor.report_transition(PeerId::of("web-1"), PeerState::Up, PeerState::Suspect);
+    let settle = |site: &mut Site| {
+        for _ in 0..4 {
+            site.monitor.publish();
+            site.monitor.obey();
+        }
+    };
+    settle(&mut site);
+    let mut always = site.follow("?after=0&notes=1");
+    assert_eq!(always.sequence(), 1);
+    let before = always.id.clone();
+    site.monitor.state.end_silence(silence.id).unwrap();
+    settle(&mut site);
+    let opened = ("opened".to_owned(), 1);
+    assert_eq!(always.incident(), opened);
+    let mut returned = site.follow(&format!("?after={before}&notes=1"));
+    assert_eq!(returned.incident(), opened, "it has not heard of it");
+    assert_eq!(returned.id, always.id);
+    let mut knows = site.follow(&format!("?after={}&notes=1", always.id));
+    let mut new = site.follow("?notes=1");
+    assert_eq!(new.incident(), ("open".to_owned(), 1));
+    assert_eq!(new.id, always.id);
+    let mut other = site.follow("?notes=1&group=web");
+    for peer in down {
+        site.monitor.report_transition(peer, PeerState::Down, PeerState::Up);
+    }
+    site.monitor.report_transition(PeerId::of("web-1"), PeerState::Suspect, PeerState::Up);
+    settle(&mut site);
+    for follower in [&mut always, &mut returned, &mut knows, &mut new] {
+        assert_eq!(follower.incident(), ("closed".to_owned(), 1));
+    }
+    // Of another group, it hears of no incident.
+    assert!((2..=4).contains(&other.sequence()));
+    site.close();
 }
 
 #[test]

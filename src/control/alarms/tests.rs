@@ -36,7 +36,7 @@ fn web(i: u32) -> PeerId {
 /// Everything in the logs, transitions as `peer: state marks`, notes as what they are, in order.
 fn told(monitor: &FakeMonitor) -> Vec<String> {
     let chunk = monitor.state.events.read(0, usize::MAX);
-    let (notes, _) = monitor.state.notes.read(0, usize::MAX);
+    let (notes, _) = monitor.state.notes.read(Default::default(), usize::MAX);
     let config = &monitor.state.config;
     let mut told: Vec<(u64, String)> = Vec::new();
     for (seq, entry) in chunk.numbered() {
@@ -63,7 +63,7 @@ fn told(monitor: &FakeMonitor) -> Vec<String> {
                 format!("missing {peer}{group} {known} {missing}")
             }
         };
-        told.push((entry.seq, text));
+        told.push((entry.place.seq, text));
     }
     // Stable: a note stands behind the transition whose number it has.
     told.sort_by_key(|(seq, _)| *seq);
@@ -523,7 +523,7 @@ fn a_conflict_is_told_when_it_begins_and_when_it_ends_and_shown_in_between() {
     let mut alarms = monitor.state.alarms();
     let around = monitor.state.surroundings();
     (1..140).for_each(|s| _ = alarms.advance(now_ns + s * 1_000_000_000, &around));
-    assert!(matches!(alarms.take_notes()[..], [Note::Conflict(change)] if !change.began));
+    assert!(matches!(alarms.take_notes(0, 1)[..], [(Note::Conflict(change), _)] if !change.began));
     drop(alarms);
     assert_eq!((monitor.state.summary().alarms.in_conflict, of(1)), (0, None));
 }

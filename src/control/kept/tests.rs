@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::NewSilence;
 use crate::control::events::EventLog;
-use crate::control::incidents::Incident;
+use crate::control::incidents::{Incident, Step, StillDown};
 use crate::control::notes::Note;
 use crate::control::registry::Registry;
 use crate::control::testing::{FakeMonitor, Random, config, profile, seeds, transition};
@@ -84,7 +84,14 @@ fn flapping(monitor: &FakeMonitor) -> Vec<bool> {
 }
 
 fn notes(monitor: &FakeMonitor) -> Vec<Note> {
-    monitor.state.notes.read(0, usize::MAX).0.into_iter().map(|entry| entry.note).collect()
+    monitor
+        .state
+        .notes
+        .read(Place::default(), usize::MAX)
+        .0
+        .into_iter()
+        .map(|entry| entry.note)
+        .collect()
 }
 
 fn go_down(monitor: &mut FakeMonitor, peers: impl IntoIterator<Item = u32>) {
@@ -172,7 +179,7 @@ fn an_incident_stays_one_and_is_told_once_and_its_end_is_told() {
     let mut next = life(Some(&dir), log(&first));
     assert_eq!(open(&next), open(&first));
     // Who has seen all of the first is told nothing by the next; who has not, is told it in its place.
-    let behind = |seq| next.state.notes.read(next.state.notes.start(seq), usize::MAX).0;
+    let behind = |seq| next.state.notes_after(Place::of(seq), usize::MAX);
     assert_eq!(behind(next.state.events.newest()), []);
     assert_eq!(behind(0).len(), notes(&first).len());
     go_down(&mut next, 9..12);
@@ -186,6 +193,58 @@ fn an_incident_stays_one_and_is_told_once_and_its_end_is_told() {
     reconcile(&next.state);
     let closed = next.state.incidents(true).closed;
     assert_eq!((closed[0].id, closed[0].most), (1, 11));
+}
+
+/// By time alone, as when a silence ends: behind the last transition, which a follower may have seen.
+#[test]
+fn who_follows_over_restarts_hears_each_incident_open_once_and_close_once() {
+    let said = |notes: Vec<NoteEntry>| -> Vec<_> {
+        notes
+            .iter()
+            .map(|entry| match entry.note {
+                Note::Incident(told) => (told.step, told.figures.id),
+                _ => panic!("{entry:?}"),
+            })
+            .collect()
+    };
+    let behind = |monitor: &FakeMonitor, place| said(monitor.state.notes_after(place, 99));
+    let standing = |monitor: &FakeMonitor, place| said(monitor.state.standing(place));
+    let end = |monitor: &FakeMonitor| monitor.state.notes.end(monitor.state.events.newest());
+    let dir = TempDir::new();
+    let mut first = life(Some(&dir), Vec::new());
+    go_down(&mut first, 1..3);
+    let seen = Place::of(first.state.events.newest());
+    let now_ns = clock::monotonic_ns();
+    let still_down = StillDown { peer: web(1), group: 1, size: 29, since_ns: now_ns };
+    first.state.alarms().incidents.still_down(&[still_down], now_ns);
+    first.publish();
+    let told = end(&first);
+    assert_eq!(behind(&first, seen), [(Step::Opened, 1)]);
+    assert_eq!((behind(&first, told), standing(&first, seen)), (vec![], vec![]));
+    assert_eq!(standing(&first, told), [(Step::Open, 1)]);
+    first.keep();
+
+    let mut next = life(Some(&dir), log(&first));
+    assert_eq!(behind(&next, seen), [(Step::Opened, 1)], "it was away when it opened");
+    assert_eq!(behind(&next, told), []);
+    let began = end(&next);
+    assert_eq!(standing(&next, began), [(Step::Open, 1)], "it begins now");
+    reconcile(&next.state);
+    assert_eq!(standing(&next, began), [(Step::Open, 1)], "its end is still to be told");
+    next.publish();
+    for place in [told, began] {
+        assert_eq!(behind(&next, place), [(Step::Closed, 1)]);
+    }
+    assert_eq!(behind(&next, seen), [(Step::Opened, 1), (Step::Closed, 1)]);
+    assert_eq!(standing(&next, began), [(Step::Open, 1)]);
+    let over = end(&next);
+    assert_eq!(standing(&next, over), []);
+    next.keep();
+
+    let last = life(Some(&dir), log(&next));
+    assert_eq!(behind(&last, told), [(Step::Closed, 1)]);
+    assert_eq!(behind(&last, seen), [(Step::Opened, 1), (Step::Closed, 1)]);
+    assert_eq!((behind(&last, over), standing(&last, end(&last))), (vec![], vec![]));
 }
 
 #[test]
