@@ -362,7 +362,8 @@ pub struct Incident {
     pub held: u32,
     /// The most members, or peers held, at once.
     pub most: u32,
-    /// Peers that could have been members: those of the group, or of the fleet.
+    /// Peers that could have been members: those of the group, or of the fleet; the most members if they
+    /// are more.
     pub size: u32,
     /// The incident that has taken it in, where one has.
     #[serde(skip_serializing_if = "Option::is_none", default)]

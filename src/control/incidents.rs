@@ -107,7 +107,7 @@ pub struct Figures {
     pub held: u32,
     /// The most members that it had at once, or the most that were held.
     pub most: u32,
-    /// Peers that it could have had: those of the group, or of the fleet.
+    /// Peers that it could have had: those of the group, or of the fleet; its members if they are more.
     pub size: u32,
     /// The incident that has taken it in, 0 for none.
     #[serde(default)]
@@ -588,6 +588,8 @@ impl Incidents {
         }
         figures.grew_ns = figures.grew_ns.max(at_ns);
         figures.most = figures.most.max(figures.members());
+        // Others may be behind those of its group.
+        figures.size = figures.size.max(figures.members());
         if incident.first.len() < FIRST && !incident.first.contains(&peer) {
             incident.first.push(peer);
         }

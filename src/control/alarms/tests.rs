@@ -395,6 +395,7 @@ fn who_is_unreachable_is_of_the_incident_of_who_is_down_above_it() {
         let open = monitor.state.incidents(true).open;
         let figures: Vec<_> = open.iter().map(|one| (one.down, one.unreachable)).collect();
         assert_eq!(figures, [(1, 2)], "{order:?}, {at_once} at once");
+        assert!(open[0].size >= 3, "three of {}", open[0].size);
     }
 }
 
