@@ -42,8 +42,9 @@ impl Parser {
     pub fn line(&mut self, line: &str) -> Option<Frame> {
         if line.is_empty() {
             let frame = std::mem::take(&mut self.frame);
-            // A frame without data is no event (a `retry:` alone, two blank lines).
-            return std::mem::take(&mut self.has_data).then_some(frame);
+            // A frame without data is no event (a `retry:` alone, two blank lines), but may have an id.
+            let has_data = std::mem::take(&mut self.has_data);
+            return (has_data || frame.id.is_some()).then_some(frame);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -85,8 +86,8 @@ pub enum Update {
 /// Where a subscriber is: what it asks for when it connects, and what it makes of what comes.
 #[derive(Debug, Default)]
 struct Cursor {
-    /// Sequence number of the last transition or note seen, or where to begin.
-    after: Option<u64>,
+    /// The id of the last event, or where to begin.
+    after: Option<String>,
     /// The epoch of the last transition seen. A gap does not tell its own: until a transition of the
     /// new epoch comes, what was held then is asked for again rather than skipped.
     epoch: Option<u64>,
@@ -110,29 +111,37 @@ impl Cursor {
     fn begin(&mut self, headers: &HeaderMap) {
         let number = |name: &str| headers.get(name)?.to_str().ok()?.parse().ok();
         if let (None, Some(epoch)) = (self.epoch, number(EPOCH_HEADER)) {
-            (self.after, self.epoch) = (number(SEQ_HEADER).or(self.after), Some(epoch));
+            let begins = number(SEQ_HEADER).map(|seq: u64| seq.to_string());
+            (self.after, self.epoch) = (begins.or(self.after.take()), Some(epoch));
         }
     }
 
     /// What a frame says; `None` for one that is not for us.
     fn take(&mut self, frame: &Frame) -> Result<Option<Update>, String> {
         let unreadable = |error| format!("an event that is not one ({error})");
+        let id = frame.id.clone();
         match frame.event.as_str() {
             "transition" => {
                 let event: Event = serde_json::from_str(&frame.data).map_err(unreadable)?;
-                (self.after, self.epoch) = (Some(event.seq), Some(event.epoch));
+                (self.after, self.epoch) = (id.or(Some(event.seq.to_string())), Some(event.epoch));
                 Ok(Some(Update::Transition(Box::new(event))))
             }
             "gap" => {
                 let gap: EventGap = serde_json::from_str(&frame.data).map_err(unreadable)?;
-                self.after = Some(gap.to_seq);
+                self.after = Some(gap.to_seq.to_string());
                 Ok(Some(Update::Gap(gap)))
+            }
+            // It says where the stream begins.
+            "" if frame.data.is_empty() => {
+                self.after = id.or(self.after.take());
+                Ok(None)
             }
             // A newer monitor may say more.
             event => {
                 let Some(note) = Note::parse(event, &frame.data) else { return Ok(None) };
                 let note = note.map_err(unreadable)?;
-                (self.after, self.epoch) = (Some(note.head().seq), Some(note.head().epoch));
+                let head = note.head();
+                (self.after, self.epoch) = (id.or(Some(head.seq.to_string())), Some(head.epoch));
                 Ok(Some(Update::Note(Box::new(note))))
             }
         }
@@ -160,7 +169,7 @@ impl EventStream {
         EventStream {
             client,
             query,
-            cursor: Cursor { after, epoch: None },
+            cursor: Cursor { after: after.map(|seq| seq.to_string()), epoch: None },
             body: None,
             parser: Parser::default(),
             connected_before: false,
@@ -209,8 +218,8 @@ impl EventStream {
         let query = self.cursor.query(&self.query);
         let url = format!("{}/api/v1/events{query}", self.client.base());
         let mut request = self.client.agent().get(url).header("accept", "text/event-stream");
-        if let Some(after) = self.cursor.after {
-            request = request.header("last-event-id", after.to_string());
+        if let Some(after) = &self.cursor.after {
+            request = request.header("last-event-id", after);
         }
         let request = request.config().timeout_per_read(Some(LONGEST_SILENCE)).build();
         let answer = self.client.check(request.call())?;
@@ -299,16 +308,19 @@ pub(super) mod tests {
         let data = serde_json::to_string(&event(41)).unwrap();
         let transition = Frame { event: "transition".into(), data, ..Frame::default() };
         assert_eq!(cursor.take(&transition), Ok(Some(Update::Transition(Box::new(event(41))))));
-        assert_eq!((cursor.after, cursor.epoch), (Some(41), Some(1)));
+        assert_eq!((cursor.after.as_deref(), cursor.epoch), (Some("41"), Some(1)));
         let data = r#"{"from_seq":42,"to_seq":99}"#.to_owned();
         let gap = Frame { event: "gap".into(), data, ..Frame::default() };
         assert_eq!(cursor.take(&gap), Ok(Some(Update::Gap(EventGap { from_seq: 42, to_seq: 99 }))));
-        assert_eq!(cursor.after, Some(99));
+        assert_eq!(cursor.after.as_deref(), Some("99"));
         let data =
             r#"{"seq":100,"monitor":"a1","epoch":1,"time":"","from":"","for_ns":5,"deaf":true}"#;
-        let note = Frame { event: "blind".into(), data: data.into(), ..Frame::default() };
+        let id = Some("100.3".to_owned());
+        let note = Frame { event: "blind".into(), data: data.into(), id };
         assert!(matches!(cursor.take(&note), Ok(Some(Update::Note(_)))));
-        assert_eq!(cursor.after, Some(100));
+        assert_eq!(cursor.after.as_deref(), Some("100.3"));
+        let begin = Frame { id: Some("101".into()), ..Frame::default() };
+        assert_eq!((cursor.take(&begin), cursor.after.as_deref()), (Ok(None), Some("101")));
         let other = Frame { event: "news".into(), ..Frame::default() };
         assert_eq!(cursor.take(&other), Ok(None));
         let broken = Frame { event: "gap".into(), data: "{".into(), ..Frame::default() };
@@ -317,10 +329,10 @@ pub(super) mod tests {
 
     #[test]
     fn the_epoch_is_asked_for_once_it_is_known() {
-        let unknown = Cursor { after: Some(7), epoch: None };
+        let unknown = Cursor { after: Some("7".into()), epoch: None };
         assert_eq!(unknown.query(""), "");
         assert_eq!(unknown.query("?group=web"), "?group=web");
-        let known = Cursor { after: Some(7), epoch: Some(3) };
+        let known = Cursor { after: Some("7".into()), epoch: Some(3) };
         assert_eq!(known.query(""), "?epoch=3");
         assert_eq!(known.query("?group=web"), "?group=web&epoch=3");
     }
