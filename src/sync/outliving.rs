@@ -8,7 +8,7 @@
 //!
 //! A killed process has run its instructions up to some one of them, and the compiler may have
 //! moved a relaxed store past another; past a Release fence or a Release store behind it, it may
-//! not. So [`until_store`] undoes any of those that no barrier has sealed: more than a compiler
+//! not. So `until_store` undoes any of those that no barrier has sealed: more than a compiler
 //! does, never less.
 
 #[cfg(not(test))]
