@@ -18,7 +18,7 @@
 use super::Monitor;
 use super::error::ApiError;
 use super::query::{Pairs, bad_value, number, unknown_key};
-use super::subscribers;
+use super::subscribers::Seat;
 use crate::api::EventGap;
 use crate::api::{EPOCH_HEADER, SEQ_HEADER};
 use crate::control::events::{Chunk, Entry, Names};
@@ -145,7 +145,7 @@ pub(super) async fn subscribe(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wanted = Subscription::parse(pairs, &headers)?;
-    let place = monitor.subscribers.enter().ok_or_else(|| {
+    let seat = monitor.subscribers.enter().ok_or_else(|| {
         let most = monitor.subscribers.most();
         ApiError::unavailable(format!("{most} follow the events already; try again later"))
     })?;
@@ -153,7 +153,7 @@ pub(super) async fn subscribe(
     let after = wanted.start(&monitor.state);
     let begins_after = after.seq.to_string();
     let epoch = monitor.state.config.epoch_ns.to_string();
-    let follower = Follower::new(monitor, wanted, after, place);
+    let follower = Follower::new(monitor, wanted, after, seat);
     let frames = stream::unfold(follower, |mut follower| async {
         let frame = follower.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), follower))
@@ -174,20 +174,15 @@ struct Follower {
     bell: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     greeted: bool,
-    _place: subscribers::Place,
+    _seat: Seat,
 }
 
 impl Follower {
-    fn new(
-        monitor: Monitor,
-        wanted: Subscription,
-        after: Place,
-        place: subscribers::Place,
-    ) -> Follower {
+    fn new(monitor: Monitor, wanted: Subscription, after: Place, seat: Seat) -> Follower {
         let Monitor { state, shutdown, .. } = monitor;
         let bell = state.events.bell();
         let (cursor, noted, greeted) = (after.seq, after, false);
-        Follower { state, wanted, cursor, noted, bell, shutdown, greeted, _place: place }
+        Follower { state, wanted, cursor, noted, bell, shutdown, greeted, _seat: seat }
     }
 
     /// The next frame of the body; `None` ends it.

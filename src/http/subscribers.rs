@@ -1,8 +1,8 @@
 //! How many may follow the event stream at once: a stream never ends by itself, so without a bound
 //! connections could take every file descriptor and the workers' time.
 //!
-//! A subscriber holds a [`Place`] for as long as its stream lasts; dropping it frees the place. One
-//! that finds no place is refused and counted, never queued.
+//! A subscriber holds a [`Seat`] for as long as its stream lasts; dropping it frees the seat. One
+//! that finds no seat is refused and counted, never queued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Most event streams at once. Each takes a connection and up to 160 KiB while a frame is in flight.
 pub const MAX_SUBSCRIBERS: usize = 1_024;
 
-/// The places, and how many were refused one.
+/// The seats, and how many were refused one.
 pub(super) struct Subscribers {
     free: Arc<Semaphore>,
     most: usize,
     refused: AtomicU64,
 }
 
-/// One subscriber's place, until it is dropped.
-pub(super) struct Place {
+/// One subscriber's seat, until it is dropped.
+pub(super) struct Seat {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -28,10 +28,10 @@ impl Subscribers {
         Subscribers { free: Arc::new(Semaphore::new(most)), most, refused: AtomicU64::new(0) }
     }
 
-    /// A place, or `None` when all are taken, which is counted.
-    pub(super) fn enter(&self) -> Option<Place> {
+    /// A seat, or `None` when all are taken, which is counted.
+    pub(super) fn enter(&self) -> Option<Seat> {
         match self.free.clone().try_acquire_owned() {
-            Ok(permit) => Some(Place { _permit: permit }),
+            Ok(permit) => Some(Seat { _permit: permit }),
             Err(_) => {
                 // Relaxed: a count, and nothing is ordered by it.
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_free_again_when_its_subscriber_has_gone() {
+    fn a_seat_is_free_again_when_its_subscriber_has_gone() {
         let subscribers = Subscribers::at_most(2);
         let first = subscribers.enter();
         let second = subscribers.enter();
