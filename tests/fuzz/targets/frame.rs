@@ -82,9 +82,11 @@ impl<'a> Expected<'a> {
         let ip = match self.net {
             NetSlice::Ipv4(ip) => {
                 let header = ip.header();
+                // The other parser also looks behind an authentication header.
                 header.ihl() == 5
+                    && header.protocol().0 == 17
                     && !ip.is_payload_fragmented()
-                    && header.to_header().calc_header_checksum() == header.header_checksum()
+                    && sum(header.slice()) == 0xFFFF
             }
             NetSlice::Ipv6(ip) => {
                 ip.header().next_header().0 == 17
@@ -98,6 +100,16 @@ impl<'a> Expected<'a> {
     }
 }
 
+/// The sum of an IPv4 header (RFC 1071), all ones when its checksum is right. The other parser's own
+/// leaves out the reserved flag, which the sender's has in it.
+fn sum(header: &[u8]) -> u16 {
+    let words = header.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+    words.fold(0, |sum: u16, word| {
+        let (sum, carry) = sum.overflowing_add(word);
+        sum + u16::from(carry)
+    })
+}
+
 /// Makes the checksums of an IPv4 header without options and of the datagram behind it right.
 fn repair(frame: &mut [u8]) {
     let tag = match frame.get(12..14) {
@@ -107,13 +119,8 @@ fn repair(frame: &mut [u8]) {
     let Some(header) = frame.get_mut(ETHERNET + tag..ETHERNET + tag + 20) else { return };
     if header[0] == 0x45 {
         header[10..12].fill(0);
-        let words =
-            header.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-        let mut sum: u32 = words.sum();
-        while sum > 0xFFFF {
-            sum = (sum & 0xFFFF) + (sum >> 16);
-        }
-        header[10..12].copy_from_slice(&(!sum as u16).to_be_bytes());
+        let sum = sum(header);
+        header[10..12].copy_from_slice(&(!sum).to_be_bytes());
     }
     let right = SlicedPacket::from_ethernet(frame).ok().and_then(|packet| {
         let there = Expected::of(&packet)?;
