@@ -19,6 +19,7 @@ use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
 use crate::engine::way::named;
 use crate::reactor::{Command, ReactorHandle};
+use crate::wire::Status;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::thread;
@@ -34,6 +35,8 @@ const PAUSE: Duration = Duration::from_nanos(expect::LOOK_NS);
 pub struct Tally {
     /// Peers by state, in the order of [`PeerState`]'s numbers.
     states: [u32; 7],
+    /// The living by what they say of themselves, in the order of [`Status`]'s codes.
+    statuses: [u32; Status::ALL.len()],
     /// Heartbeats applied, of the peers that there are.
     pub heartbeats: u64,
     /// Heartbeats missing from their sequences.
@@ -48,6 +51,11 @@ impl Tally {
     /// Peers in a state.
     pub fn of(&self, state: PeerState) -> u32 {
         self.states[state as usize]
+    }
+
+    /// Peers that are up or suspect and say this of themselves.
+    pub fn saying(&self, status: Status) -> u32 {
+        self.statuses[status as usize]
     }
 
     /// Peers in any state.
@@ -75,6 +83,7 @@ impl Tally {
 
     fn count(&mut self, slot: &SlotData, detector: &Detector) {
         self.states[slot.state as usize] += 1;
+        self.statuses[slot.status as usize] += u32::from(slot.state.is_alive());
         self.heartbeats += u64::from(slot.heartbeats);
         self.gaps += u64::from(slot.gaps);
         if let Some(jitter_ns) = jitter_ns(detector, &slot.arrivals) {
@@ -86,6 +95,7 @@ impl Tally {
     /// Adds another's.
     pub fn add(&mut self, other: &Tally) {
         self.states.iter_mut().zip(other.states).for_each(|(own, more)| *own += more);
+        self.statuses.iter_mut().zip(other.statuses).for_each(|(own, more)| *own += more);
         self.heartbeats += other.heartbeats;
         self.gaps += other.gaps;
         self.jitter_ns += other.jitter_ns;

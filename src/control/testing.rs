@@ -160,6 +160,13 @@ impl FakeMonitor {
         owner.handle.states.moved(PeerState::Unknown, state);
     }
 
+    /// Has a peer give a status of itself.
+    pub(crate) fn say(&mut self, peer: PeerId, status: Status) {
+        let table = &mut self.owner(peer).table;
+        let index = table.find(peer).unwrap();
+        table.slot(index).write().set_status(status);
+    }
+
     /// Reports a change of state, without making it in the table.
     pub(crate) fn report_transition(&mut self, peer: PeerId, from: PeerState, to: PeerState) {
         self.report(peer, Report::Transition(transition(peer, from, to)));

@@ -12,8 +12,10 @@ use crate::control::figures::{
     SCRAPE_BOUNDS_NS, by_reason, coarse, drop_reason, plain_counters, refusal_reason,
 };
 use crate::control::report::{QualityRow, Scoped};
+use crate::control::survey::Tally;
 use crate::control::{ControlState, LISTED};
 use crate::metrics::HistogramKind;
+use crate::wire::Status;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -103,6 +105,14 @@ fn peers(state: &ControlState, to: &mut DescriptorEncoder) -> fmt::Result {
     for kept in LISTED {
         let labels = [("state", kept.as_str())];
         family.encode_family(&labels)?.encode_gauge(&(state.peers_in(kept) as i64))?;
+    }
+    let mut fleet = Tally::default();
+    state.tallies.all().iter().for_each(|group| fleet.add(group));
+    let help = "Living peers by the status that they give, as last surveyed";
+    let mut family = to.encode_descriptor("systole_peer_status", help, None, MetricType::Gauge)?;
+    for status in Status::ALL {
+        let labels = [("status", status.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&i64::from(fleet.saying(status)))?;
     }
     let help = "Transitions by the states that they lead from and to";
     let mut family =

@@ -7,7 +7,7 @@ use crate::control::testing::{FakeMonitor, config};
 use crate::engine::transition::PeerState;
 use crate::metrics::{Counter, HistogramKind};
 use crate::reactor::Command;
-use crate::wire::PeerId;
+use crate::wire::{PeerId, Status};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -249,8 +249,19 @@ fn who_was_away_or_is_new_knows_what_is_open_and_hears_it_end() {
 #[test]
 fn incidents_silences_expectations_and_quality_are_served() {
     let mut site = Site::open(fleet());
+    for (peer, status) in [
+        ("web-1", Status::Warn),
+        ("web-2", Status::Critical),
+        ("web-3", Status::Critical),
+        // It is down, and what it last said is long ago.
+        ("web-0", Status::Critical),
+    ] {
+        site.monitor.say(PeerId::of(peer), status);
+    }
     site.monitor.obey();
     site.monitor.survey();
+    let failing: PeerPage = site.get("/api/v1/peers?failing=1&state=up");
+    assert_eq!(failing.peers.len(), 3);
     let mut stream = site.follow("?after=0&notes=1");
     let mut transitions = site.follow("?after=0");
     for i in 0..4 {
@@ -310,6 +321,9 @@ fn incidents_silences_expectations_and_quality_are_served() {
         "systole_incidents_open 1",
         "systole_peers{state=\"unreachable\"} 0",
         "systole_living_peers{scope=\"fleet\"} 28",
+        "systole_peer_status{status=\"ok\"} 25",
+        "systole_peer_status{status=\"warn\"} 1",
+        "systole_peer_status{status=\"critical\"} 2",
         "systole_living_peers{scope=\"group\",group=\"web\"} 27",
         "systole_detections_total{scope=\"group\",group=\"web\"} 4.0",
         "systole_mistakes_total{scope=\"fleet\"} 0.0",
