@@ -52,7 +52,7 @@ pub fn integer(text: &str, least: u64, most: u64) -> Result<u64, String> {
         .and_then(|v| in_range(v, least, most))
 }
 
-/// A whole number, also with a decimal unit as in `50k` or `2M`; both bounds included.
+/// A whole number, also with a decimal unit as in `50k` or `1.5M`; both bounds included, at most 2^53.
 ///
 /// # Errors
 /// It is none, or out of range.
@@ -62,8 +62,18 @@ pub fn count(text: &str, least: u64, most: u64) -> Result<u64, String> {
         Some(b'M') => (&text[..text.len() - 1], 1_000_000),
         _ => (text, 1),
     };
-    let number = integer(number, 0, u64::MAX / scale)?;
-    in_range(number * scale, least, most)
+    if scale == 1 || !number.contains('.') {
+        let number = integer(number, 0, u64::MAX / scale)?;
+        return in_range(number * scale, least, most);
+    }
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = number.parse::<f64>().ok().filter(|_| digits).ok_or("is not a whole number")?;
+    let value = number * scale as f64;
+    // So 1.1M is 1,100,000, although no binary fraction is 1.1.
+    match (value - value.round()).abs() < 1e-6 {
+        true => in_range(value.round() as u64, least, most),
+        false => Err("is not a whole number".into()),
+    }
 }
 
 /// A number; both bounds included.
@@ -165,10 +175,21 @@ mod tests {
 
     #[test]
     fn a_count_may_have_a_decimal_unit() {
-        for (text, value) in [("50k", 50_000), ("2M", 2_000_000), ("1_000", 1_000), ("7", 7)] {
+        for (text, value) in [
+            ("50k", 50_000),
+            ("2M", 2_000_000),
+            ("1_000", 1_000),
+            ("7", 7),
+            ("1.5k", 1_500),
+            ("1.1M", 1_100_000),
+            (".5M", 500_000),
+        ] {
             assert_eq!(count(text, 1, 1 << 27), Ok(value), "{text}");
         }
-        for bad in ["", "k", "1kk", "-1k", "500M", "99999999999999999999M", "1.5k"] {
+        for bad in [
+            "", "k", ".k", "1kk", "-1k", "500M", "99999999999999999999M", "1.5", "1.0005k", "-1.5k",
+            "1e3.k", "1..5k",
+        ] {
             assert!(count(bad, 1, 1 << 27).is_err(), "{bad}");
         }
     }

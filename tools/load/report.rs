@@ -215,8 +215,8 @@ impl Report {
         }
         let numbers = table.column_mut(1).expect("rows have three columns");
         numbers.set_cell_alignment(CellAlignment::Right);
-        let _ = writeln!(out, "{table}");
-        let _ = writeln!(out, "{}", self.distributions());
+        let _ = writeln!(out, "{}", table.trim_fmt());
+        let _ = writeln!(out, "{}", self.distributions().trim_fmt());
         let _ = write!(out, "{}", self.conclusion());
         out
     }
