@@ -12,14 +12,6 @@
 //! few, since nobody was alarmed when they went. A peer is a member of one incident at most, that of the
 //! parent before that of the group; whoever goes down after a mass silence was let go belongs to it still.
 //!
-//! **How many are a crowd?** As many as chance would not bring together. Suppose that every peer
-//! goes down once a day by itself, which is more than anybody would put up with. Then of n
-//! peers n·w/day go down in a window w on average, and [`threshold`] is the least number that
-//! chance exceeds once in a million windows: 3 of 100 peers, 5 of 1,000, 19 of 40,000 in ten
-//! seconds; never more than all of a group, so that a pair that goes down together is one. A window
-//! is ten seconds or, if longer, the time that it took to detect the latest: peers that fail at one
-//! instant are found over the length of an interval, which is less.
-//!
 //! Sans-IO: the time is an argument, what happened comes out of [`Incidents::take_told`]. Whose
 //! failure should alarm nobody (silenced, in maintenance, flapping) is not reported here at all.
 //!
@@ -29,12 +21,17 @@
 //! Bounds: [`MOST_OPEN`] open incidents, downs beyond stay single and are counted; the last
 //! [`MOST_CLOSED`] closed; members are as many as there are peers, [`FIRST`] shown of each.
 
+mod crowd;
+mod incident;
 mod mass_silence;
 mod still_down;
 
 use super::notes::Place;
 use crate::engine::groups::Scope;
 use crate::wire::PeerId;
+use crowd::MOST_THRESHOLD;
+pub use crowd::threshold;
+pub use incident::{Cause, Figures, Incident, Step};
 pub use mass_silence::MassSilence;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -50,109 +47,9 @@ pub const FIRST: usize = 32;
 const WINDOW_NS: u64 = 10_000_000_000;
 /// How long an incident must not have grown for its size to be told, nanoseconds.
 const SETTLED_NS: u64 = 2_000_000_000;
-/// A crowd, whatever the size of the fleet; also what is remembered of a group's last downs.
-const MOST_THRESHOLD: u32 = 256;
-/// Less is no crowd, unless it is all of a group.
-const LEAST_THRESHOLD: u32 = 3;
-const DAY_NS: f64 = 86_400e9;
-const CHANCE: f64 = 1e-6;
-
-/// What an incident is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub enum Cause {
-    /// Many of a group, by its number, went down within a window.
-    Group(u16),
-    /// A parent is down, and its children with it.
-    Parent(PeerId),
-    /// So many fell silent at once that they are held as suspect.
-    MassSilence(Scope),
-    /// Peers of a group, by its number, were still down when their planned silence was over, or when they
-    /// had ceased to flap.
-    StillDown(u16),
-}
-
-/// What became of an incident.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// It began before; told to who begins to follow.
-    Open,
-    /// It began.
-    Opened,
-    /// It has grown, or become worse, and stopped for the moment; or a hold has ended.
-    Updated,
-    /// All its members are back, have left, or were forgotten.
-    Closed,
-}
-
-/// An incident in figures; plain data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Figures {
-    /// Its number, from 1.
-    pub id: u32,
-    /// What it is about.
-    pub cause: Cause,
-    /// The first failure, monotonic nanoseconds.
-    pub began_ns: u64,
-    /// When it was recognised as one.
-    pub opened_ns: u64,
-    /// When the last failure was added.
-    pub grew_ns: u64,
-    /// When it was closed; 0 while it is open.
-    pub closed_ns: u64,
-    /// Members that are down now.
-    pub down: u32,
-    /// Members that are unreachable now.
-    pub unreachable: u32,
-    /// Held as suspect by the brake: the silent; 0 when nothing is held.
-    pub held: u32,
-    /// The most members that it had at once, or the most that were held.
-    pub most: u32,
-    /// Peers that it could have had: those of the group, or of the fleet; its members if they are more.
-    pub size: u32,
-    /// The incident that has taken it in, 0 for none.
-    #[serde(default)]
-    pub part_of: u32,
-}
-
-impl Figures {
-    /// Members now.
-    pub fn members(&self) -> u32 {
-        self.down + self.unreachable
-    }
-
-    /// So many are held, and one at least, since a hold ends by its release alone.
-    fn hold(&mut self, suspect: u32) {
-        self.held = suspect.max(1);
-        self.most = self.most.max(self.held);
-    }
-}
-
-/// An incident with the members that it names.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Incident {
-    /// In figures.
-    pub figures: Figures,
-    /// The first members, in the order in which they failed.
-    pub first: Vec<PeerId>,
-    /// The name of the parent that it is about, once that is forgotten: nobody else knows it then.
-    #[serde(default)]
-    pub parent_name: Option<String>,
-    /// The size that was last told.
-    told: u32,
-    /// Members that were unreachable are down, which is not told yet.
-    #[serde(default)]
-    worse: bool,
-    /// A hold ends then by itself, nanoseconds.
-    held_until_ns: u64,
-    /// Nothing joins a mass silence after this time, nanoseconds.
-    joins_until_ns: u64,
-    /// Where its beginning stands in the stream, once that is told.
-    #[serde(default)]
-    pub opened_at: Option<Place>,
-    /// And its end.
-    #[serde(default)]
-    pub closed_at: Option<Place>,
-}
+/// How long a group's last downs are kept, nanoseconds: its window is as long as its detection
+/// takes, and what any group's may be is unknown here.
+const KEPT_NS: u64 = 86_400_000_000_000;
 
 /// Something to tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,24 +122,6 @@ pub struct Incidents {
     refused: u64,
     #[serde(skip)]
     swept_ns: u64,
-}
-
-/// How many of `size` peers have to go down within a window for it to be no chance.
-pub fn threshold(size: u32, window_ns: u64) -> u32 {
-    let mean = f64::from(size) * window_ns as f64 / DAY_NS;
-    let all = size.max(2);
-    if mean >= f64::from(MOST_THRESHOLD) {
-        return MOST_THRESHOLD.min(all);
-    }
-    // Poisson: the least k with P(X ≥ k) ≤ CHANCE.
-    let (mut k, mut exactly) = (0, (-mean).exp());
-    let mut at_least = 1.0;
-    while at_least > CHANCE && k < MOST_THRESHOLD {
-        at_least -= exactly;
-        k += 1;
-        exactly *= mean / f64::from(k);
-    }
-    k.max(LEAST_THRESHOLD).min(all)
 }
 
 impl Incidents {
@@ -422,9 +301,8 @@ impl Incidents {
         }
         if now_ns >= self.swept_ns + WINDOW_NS {
             self.swept_ns = now_ns;
-            // As long a window as any group may have had is unknown here; a day is enough to keep.
             let old = |downs: &VecDeque<(u64, PeerId)>| {
-                downs.back().is_none_or(|(then, _)| then + DAY_NS as u64 <= now_ns)
+                downs.back().is_none_or(|(then, _)| then + KEPT_NS <= now_ns)
             };
             self.recent.retain(|_, downs| !old(downs));
         }
@@ -621,13 +499,6 @@ impl Incidents {
         }
         self.closed.push_back(incident);
         true
-    }
-}
-
-impl Incident {
-    /// Nobody is missing, nobody is held, and nobody can join any more that was.
-    fn is_over(&self, now_ns: u64) -> bool {
-        self.figures.members() == 0 && self.figures.held == 0 && self.joins_until_ns < now_ns
     }
 }
 

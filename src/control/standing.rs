@@ -33,16 +33,11 @@ impl ControlState {
         let began = |incident: &&Incident| incident.opened_at.is_some_and(|at| at <= upto);
         let goes_on = |incident: &&Incident| incident.closed_at.is_none_or(|at| at > upto);
         let incidents = alarms.incidents.open_ones().chain(alarms.incidents.closed_ones());
-        let standing = incidents.filter(began).filter(goes_on);
+        let mut standing: Vec<_> = incidents.filter(began).filter(goes_on).collect();
+        standing.sort_by_key(|incident| incident.figures.id);
         let now_ns = clock::monotonic_ns();
-        let mut all: Vec<_> = standing
-            .map(|incident| self.step_of(&alarms, incident, Step::Open, now_ns, upto))
-            .collect();
-        all.sort_by_key(|entry| match entry.note {
-            Note::Incident(told) => told.figures.id,
-            _ => 0,
-        });
-        all
+        let note = |incident| self.step_of(&alarms, incident, Step::Open, now_ns, upto);
+        standing.into_iter().map(note).collect()
     }
 
     fn steps(&self, after: Place, upto: Place) -> Vec<NoteEntry> {
