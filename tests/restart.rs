@@ -2,10 +2,11 @@
 //!
 //! `SYSTOLE_KILLS` sets how often it is killed under load; a few times unless it says otherwise.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use systole::api::{Incidents, PeerDetail, Summary};
@@ -55,16 +56,15 @@ impl Place {
 
     fn start(&self, options: &[&str]) -> Monitor {
         let mut process = self.command(options).spawn().expect("the binary is built");
-        let mut ready = String::new();
-        let out = process.stdout.as_mut().expect("it is piped");
-        BufReader::new(out).read_line(&mut ready).expect("it says something");
+        let out = BufReader::new(process.stdout.take().expect("it is piped"));
         let stderr = process.stderr.take().expect("it is piped");
         let log = std::thread::spawn(move || {
             let mut log = String::new();
             let _ = BufReader::new(stderr).read_to_string(&mut log);
             log
         });
-        let monitor = Monitor { process, log: Some(log) };
+        let mut monitor = Monitor { process, out, log: Some(log) };
+        let ready = monitor.says();
         assert!(ready.starts_with("ready "), "not ready: {}", monitor.kill());
         monitor
     }
@@ -100,10 +100,18 @@ impl Drop for Place {
 
 struct Monitor {
     process: Child,
+    out: BufReader<ChildStdout>,
     log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Monitor {
+    /// The next line on its standard output; empty when it has ended.
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("it is text");
+        line
+    }
+
     /// SIGKILL; returns what it had logged.
     fn kill(mut self) -> String {
         let _ = self.process.kill();
@@ -142,7 +150,7 @@ fn peers_names_and_numbers_survive_a_kill() {
     let monitor = place.start(&[]);
     let after: Summary = place.get("/api/v1/summary");
     assert_eq!((after.peers, after.last_seq), (before.peers, before.last_seq));
-    assert_eq!((&after.monitor, after.epoch), (&before.monitor, before.epoch));
+    assert_eq!((after.monitor, after.epoch), (before.monitor.clone(), before.epoch));
     let state = after.state.expect("it keeps state");
     assert_eq!((state.peers_recovered, state.slots_discarded), (2, 0));
     let short: PeerDetail = place.get("/api/v1/peers/short");
@@ -222,7 +230,7 @@ fn a_check_beside_a_monitor_that_runs_touches_nothing() {
     assert!(check().contains("there is state to go on with"));
 }
 
-/// Handing over is for good, so what cannot start must not ask; and a check says the same before.
+/// A hand-over is a pause, so what cannot start should not ask; and a check says the same before.
 #[test]
 fn a_takeover_that_cannot_start_leaves_the_monitor_that_runs() {
     let (place, other) = (Place::new("failed-heir"), Place::new("failed-heir-other"));
@@ -250,6 +258,36 @@ fn a_takeover_that_cannot_start_leaves_the_monitor_that_runs() {
     let log = monitor.end();
     assert!(!log.contains("handing over"), "{log}");
     drop(stranger);
+}
+
+/// An heir that was given the sockets, and ends before it is ready: the old one goes on in its own process,
+/// on its own sockets and cores, as after a restart.
+#[test]
+fn an_heir_that_comes_to_nothing_is_no_loss() {
+    let place = Place::new("lost-heir");
+    let mut monitor = place.start(&["--reactors", "2"]);
+    place.send("web-1 interval=1h");
+    let before = place.until("it is known", |summary| summary.peers.up == 1);
+    for life in 2..4 {
+        let heir = UnixStream::connect(place.directory.join("takeover")).expect("it is offered");
+        let terms = format!("{{\"udp\":[\"{}\"],\"reactors\":2}}\n", place.udp);
+        (&heir).write_all(terms.as_bytes()).expect("it listens");
+        let mut answer = String::new();
+        BufReader::new(&heir).read_line(&mut answer).expect("it answers");
+        assert!(answer.contains("Yes"), "{answer}");
+        // Nobody reads it meanwhile.
+        place.send(&format!("web-{life} interval=1h"));
+        drop(heir);
+        assert!(monitor.says().starts_with("ready "), "life {life}: {}", monitor.kill());
+        let after = place.until("what came was read", |summary| summary.peers.up == life);
+        assert_eq!((after.monitor, after.epoch), (before.monitor.clone(), before.epoch));
+        assert_eq!(after.reactors, before.reactors);
+    }
+    let next = place.start(&["--reactors", "2", "--takeover"]);
+    let log = monitor.wait();
+    assert_eq!(log.matches("going on from the state").count(), 2, "{log}");
+    assert_eq!(place.get::<Summary>("/api/v1/summary").peers.up, 3);
+    next.end();
 }
 
 #[test]

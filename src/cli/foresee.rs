@@ -1,5 +1,5 @@
 //! What would keep a monitor from starting, found out before anything is begun: before the one that runs
-//! is asked to hand over, which it does for good, and for `--check`, which only asks.
+//! is asked to hand over, for which it has to pause, and for `--check`, which only asks.
 //!
 //! Nothing is changed by it. An address is bound for an instant, without sharing it, so that no datagram
 //! goes astray; one that the monitor that runs holds is no obstacle, since it lets go of it.

@@ -36,6 +36,7 @@ pub mod outputs;
 pub mod plan;
 pub mod relay;
 pub mod replay;
+mod resume;
 mod rival;
 pub mod run;
 pub mod serve;

@@ -10,9 +10,9 @@
 use super::foresee::{self, Http};
 use super::listen::Listening;
 use super::state::{self, Identity, Keeper};
-use super::takeover::{self, Sockets, Terms};
+use super::takeover::{self, Predecessor, Sockets, Terms};
 use super::terminal::colours_allowed;
-use super::{Failure, bypass, keys, rival};
+use super::{Failure, bypass, keys, resume, rival};
 use crate::clock;
 use crate::config::{ExpectSettings, GroupSettings, LogFormat, Settings};
 use crate::control::expect::{Expectation, Expected};
@@ -48,6 +48,10 @@ enum End {
     ReactorFailed(String),
     /// Another process takes over; it waits for the answer.
     HandOver(UnixStream),
+    /// It is ready.
+    HeirReady,
+    /// It has ended before it was.
+    HeirGone,
 }
 
 /// Runs the monitor until SIGINT or SIGTERM.
@@ -64,15 +68,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
     let guard = keys::guard(&settings)?;
     let terms = Terms::of(&settings, reactors);
-    let listening = match take_over(&settings, &terms)? {
-        Some((Sockets { groups, http }, moves)) => {
-            Listening::adopt(groups, http, moves, &settings)?
-        }
-        None => {
-            rival::refuse(&settings)?;
-            Listening::open(&settings, reactors)?
-        }
-    };
+    let (listening, predecessor) = listen(&settings, &terms)?;
     let udp = listening.udp();
     let (attachment, shares) = bypass::attach(&settings, &udp, reactors)?;
     let Listening { groups: bound, http: listener } = listening;
@@ -114,7 +110,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         groups,
         learnt_holds,
         max_peers: settings.max_peers,
-        cores,
+        cores: cores.clone(),
         guard: guard.clone(),
         newcomers: settings.newcomers,
         taps,
@@ -126,7 +122,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let inlets = sockets.into_iter().zip(shares);
     let inlets = inlets.map(|(sockets, xdp)| Inlet { sockets, xdp }).collect();
     let listener_thread = Some(control.publisher_thread());
-    let asked = end.clone();
+    let (asked, heard) = (end.clone(), end.clone());
     let on_failure = move |message| drop(end.send(End::ReactorFailed(message)));
     let fleet = reactor::start(&reactor_settings, inlets, memory, listener_thread, on_failure)
         .map_err(explain)?;
@@ -151,6 +147,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         });
     }
     say_ready(&udp, http_address)?;
+    predecessor.into_iter().for_each(Predecessor::relieve);
     let mut heir = None;
     let failure = match ends.recv().context("the signal thread ended")? {
         End::Signal(signal) => {
@@ -164,6 +161,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
             heir = Some(stream);
             None
         }
+        // Of an heir that nobody has asked for yet.
+        End::HeirReady | End::HeirGone => None,
     };
 
     drop(prober);
@@ -180,16 +179,58 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     };
     shutdown.send_replace(true);
     server.join().context("the HTTP server")?;
-    given.context("handing the sockets over")?;
+    if let (Some(heir), Some(copies)) = (heir, copies)
+        && (given.is_err() || !becomes_ready(heir, heard, &ends)?)
+    {
+        warn!("the new one has ended before it was ready: going on from the state");
+        cores.give_back();
+        return Err(resume::go_on(&copies).into());
+    }
     match failure {
         None => Ok(()),
         Some(message) => Err(Failure::failed(message).into()),
     }
 }
 
-/// The sockets of the monitor that runs, if that is wanted and there is one, and where HTTP goes. It ends
-/// with the answer, so what would keep us from starting is found out before it is asked.
-fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<(Sockets, Http)>, Failure> {
+/// Where we listen: on what we have left ourselves, what another process hands over, what is inherited, or
+/// what is bound; and who handed over.
+fn listen(settings: &Settings, terms: &Terms) -> Result<(Listening, Option<Predecessor>), Failure> {
+    if let Some(Sockets { groups, http }) = resume::left()? {
+        return Ok((Listening::adopt(groups, http, Http::Inherits, settings)?, None));
+    }
+    if let Some((Sockets { groups, http }, predecessor, moves)) = take_over(settings, terms)? {
+        return Ok((Listening::adopt(groups, http, moves, settings)?, Some(predecessor)));
+    }
+    rival::refuse(settings)?;
+    Ok((Listening::open(settings, terms.reactors)?, None))
+}
+
+/// Whether the one that was given the sockets says that it is ready. Once it has them, nobody waits for us:
+/// a signal ends us as well.
+fn becomes_ready(
+    heir: UnixStream,
+    heard: mpsc::Sender<End>,
+    ends: &mpsc::Receiver<End>,
+) -> anyhow::Result<bool> {
+    let tell = move |is_ready| {
+        drop(heard.send(if is_ready { End::HeirReady } else { End::HeirGone }));
+    };
+    takeover::await_heir(heir, tell).context("waiting for the new one")?;
+    loop {
+        match ends.recv().context("the signal thread ended")? {
+            End::HeirReady | End::Signal(_) => return Ok(true),
+            End::HeirGone => return Ok(false),
+            End::ReactorFailed(_) | End::HandOver(_) => {}
+        }
+    }
+}
+
+/// The sockets of the monitor that runs, if that is wanted and there is one, and where HTTP goes. It stops
+/// before it answers, so what would keep us from starting is found out before it is asked.
+fn take_over(
+    settings: &Settings,
+    terms: &Terms,
+) -> Result<Option<(Sockets, Predecessor, Http)>, Failure> {
     if !settings.takeover {
         return Ok(None);
     }
@@ -205,9 +246,9 @@ fn take_over(settings: &Settings, terms: &Terms) -> Result<Option<(Sockets, Http
     }
     foresee::files_and_transport(settings)?;
     let http = foresee::http(settings.http, Some(&directory))?;
-    let Some(sockets) = takeover::ask(&directory, terms)? else { return Ok(None) };
+    let Some((sockets, predecessor)) = takeover::ask(&directory, terms)? else { return Ok(None) };
     info!(directory = %directory.display(), "took over from the one that ran");
-    Ok(Some((sockets, http)))
+    Ok(Some((sockets, predecessor, http)))
 }
 
 /// Copies of the sockets, which keep them open when the reactors have ended.

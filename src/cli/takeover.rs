@@ -5,8 +5,9 @@
 //!   what I listen on, reactors  ──────▶ the same? else "no", and it goes on
 //!                                       reads what has come, tells the last transitions, ends the
 //!                                       state in order, unlocks the directory
-//!   sockets (SCM_RIGHTS)        ◀────── and ends
-//!   state, reactors, ready
+//!   sockets (SCM_RIGHTS)        ◀────── and keeps copies
+//!   state, reactors
+//!   ready                       ──────▶ ends; if the connection ends first, it goes on (`resume`)
 //! ```
 //!
 //! The sockets are never closed, so the kernel queues what comes in between, and the new process
@@ -19,6 +20,7 @@ use crate::config::Settings;
 use sendfd::{RecvWithFd, SendWithFd};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,6 +31,8 @@ use tracing::{info, warn};
 const SOCKET: &str = "takeover";
 /// Descriptors of one message; the kernel takes up to 253.
 const AT_A_TIME: usize = 64;
+/// What the new one says at last.
+const READY: &str = "ready\n";
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -69,12 +73,32 @@ pub struct Sockets {
     pub http: TcpListener,
 }
 
+impl Sockets {
+    /// Their descriptors: address by address in reactor order, then HTTP's.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let udp = self.groups.iter().flatten().map(AsRawFd::as_raw_fd);
+        udp.chain([self.http.as_raw_fd()]).collect()
+    }
+}
+
+/// The monitor that has let go. It goes on if we end before it was told that we are ready: the connection is
+/// closed by the end of the process, when the state is unlocked, and not before.
+pub struct Predecessor(ManuallyDrop<UnixStream>);
+
+impl Predecessor {
+    /// We are ready: it can end.
+    pub fn relieve(self) {
+        // If it has ended by itself, nobody needs to be told.
+        let _ = ManuallyDrop::into_inner(self.0).write_all(READY.as_bytes());
+    }
+}
+
 /// Asks the monitor that uses a state directory for its sockets, and waits until it has ended its
 /// part. `None` when there is no such monitor.
 ///
 /// # Errors
-/// It refuses, or something is wrong on the way; it may have ended by then.
-pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<Sockets>, Failure> {
+/// It refuses, or something is wrong on the way; it goes on then.
+pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecessor)>, Failure> {
     let path = directory.join(SOCKET);
     let Ok(stream) = UnixStream::connect(&path) else { return Ok(None) };
     let failed = |error: io::Error| Failure::failed(format!("taking over: {error}"));
@@ -95,7 +119,7 @@ pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<Sockets>, Failure> 
             let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
             let groups = (0..groups).map(group).collect();
             let http = sockets.next().map(TcpListener::from).ok_or_else(no_sockets)?;
-            Ok(Some(Sockets { groups, http }))
+            Ok(Some((Sockets { groups, http }, Predecessor(ManuallyDrop::new(stream)))))
         }
     }
 }
@@ -157,21 +181,28 @@ fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
 /// Gives the sockets away, and with them the right to the state.
 ///
 /// # Errors
-/// The other side has gone: the sockets close with this process.
+/// The other side has gone.
 pub fn give(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
     let reactors = sockets.groups.first().map_or(0, Vec::len);
     answer(stream, &Answer::Yes { groups: sockets.groups.len(), reactors })?;
-    let all: Vec<RawFd> = sockets
-        .groups
-        .iter()
-        .flatten()
-        .map(AsRawFd::as_raw_fd)
-        .chain([sockets.http.as_raw_fd()])
-        .collect();
-    for some in all.chunks(AT_A_TIME) {
+    for some in sockets.descriptors().chunks(AT_A_TIME) {
         stream.send_with_fd(b"f", some)?;
     }
     Ok(())
+}
+
+/// Waits beside us for the one that was given the sockets; `heard` is told whether it is ready, or has
+/// ended before.
+///
+/// # Errors
+/// The system refuses a thread.
+pub fn await_heir(stream: UnixStream, heard: impl FnOnce(bool) + Send + 'static) -> io::Result<()> {
+    let body = move || {
+        // As long as it takes: whoever waits for it to start can end it.
+        let _ = stream.set_read_timeout(None);
+        heard(read_line(&stream).is_ok_and(|line| line == READY));
+    };
+    std::thread::Builder::new().name("systole-heir".into()).spawn(body).map(drop)
 }
 
 fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
@@ -231,13 +262,28 @@ mod tests {
 
         std::thread::scope(|scope| {
             let theirs = scope.spawn(|| ask(temp.path(), &terms(50)).unwrap().unwrap());
-            give(&heard.recv().unwrap(), &ours).unwrap();
-            let theirs = theirs.join().unwrap();
+            let heir = heard.recv().unwrap();
+            give(&heir, &ours).unwrap();
+            let (theirs, predecessor) = theirs.join().unwrap();
             let addresses = |sockets: &Sockets| -> Vec<_> {
                 sockets.groups.iter().flatten().map(|s| s.local_addr().unwrap()).collect()
             };
             assert_eq!(addresses(&theirs), addresses(&ours));
             assert_eq!(theirs.http.local_addr().unwrap(), ours.http.local_addr().unwrap());
+            let (tell, told) = mpsc::channel();
+            await_heir(heir, move |is_ready| tell.send(is_ready).unwrap()).unwrap();
+            predecessor.relieve();
+            assert!(told.recv().unwrap());
         });
+    }
+
+    #[test]
+    fn an_heir_that_ends_is_not_ready() {
+        let (old, new) = UnixStream::pair().unwrap();
+        let (tell, told) = mpsc::channel();
+        await_heir(old, move |is_ready| tell.send(is_ready).unwrap()).unwrap();
+        (&new).write_all(b"read").unwrap();
+        drop(new);
+        assert!(!told.recv().unwrap());
     }
 }

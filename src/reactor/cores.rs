@@ -39,18 +39,29 @@ impl CorePlan {
 
     /// Keeps the calling thread, and all that it starts from now on, off the reactors' cores.
     pub fn keep_off(&self) {
-        if self.spare.is_empty() {
-            return;
+        if !self.spare.is_empty() {
+            stay_on(&self.spare);
         }
-        // SAFETY: a cpu_set_t is a plain array of bits, for which zero is valid.
-        let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-        for core in self.spare.iter().filter(|core| core.id < libc::CPU_SETSIZE as usize) {
-            // SAFETY: the number is within the set.
-            unsafe { libc::CPU_SET(core.id, &mut set) };
-        }
-        // SAFETY: the set is valid for its whole size. A refusal leaves the thread where it may be.
-        unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), &set) };
     }
+
+    /// Lets the calling thread, and what it becomes, run on all of them again.
+    pub fn give_back(&self) {
+        let all: Vec<CoreId> = self.reactors.iter().flatten().chain(&self.spare).copied().collect();
+        if !all.is_empty() {
+            stay_on(&all);
+        }
+    }
+}
+
+fn stay_on(cores: &[CoreId]) {
+    // SAFETY: a cpu_set_t is a plain array of bits, for which zero is valid.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    for core in cores.iter().filter(|core| core.id < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the number is within the set.
+        unsafe { libc::CPU_SET(core.id, &mut set) };
+    }
+    // SAFETY: the set is valid for its whole size. A refusal leaves the thread where it may be.
+    unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), &set) };
 }
 
 /// Makes the calling thread a reactor's: pins it to its core, and asks for exact timers and a better
@@ -92,9 +103,13 @@ mod tests {
         }
         let allowed = std::thread::spawn(move || {
             plan.keep_off();
-            core_affinity::get_core_ids().unwrap()
+            let spare = core_affinity::get_core_ids().unwrap();
+            plan.give_back();
+            (spare, CorePlan::new(1))
         });
-        let core = CorePlan::new(1).reactor(0).unwrap();
-        assert!(!allowed.join().unwrap().contains(&core));
+        let all = CorePlan::new(1);
+        let (spare, again) = allowed.join().unwrap();
+        assert!(!spare.contains(&all.reactor(0).unwrap()));
+        assert_eq!(again, all);
     }
 }
