@@ -204,7 +204,7 @@ impl Follower {
             if let Some(frame) = self.take(&chunk, &notes) {
                 return Some(frame);
             }
-            if !chunk.entries.is_empty() {
+            if !chunk.entries.is_empty() || notes.len() == FRAME {
                 // All filtered out. A long past must not keep the thread from others.
                 tokio::task::yield_now().await;
                 continue;
@@ -227,15 +227,19 @@ impl Follower {
         let mut frame = format!("retry: 1000\nid: {}\n\n", self.noted).into_bytes();
         if self.wanted.notes && self.wanted.is_new(&self.state) {
             let standing = self.state.standing(self.noted);
-            standing.iter().for_each(|note| self.write_note(&mut frame, note));
+            let wanted = standing.iter().filter(|note| self.wanted.wants_note(note));
+            wanted.for_each(|note| self.write_note(&mut frame, note));
         }
         frame.into()
     }
 
     /// Moves the cursors behind the chunk and its notes, and writes what the subscriber wants of
-    /// them, if anything. Notes of transitions that are still to be read stay for the next time.
+    /// them, if anything, in the order of their places. Notes of transitions that are still to be read stay
+    /// for the next time, and so do transitions behind the last note when there may be more notes.
     fn take(&mut self, chunk: &Chunk, notes: &[NoteEntry]) -> Option<Bytes> {
-        self.cursor = chunk.first_seq + chunk.entries.len() as u64 - 1;
+        let end = chunk.first_seq + chunk.entries.len() as u64 - 1;
+        let more_before = notes.last().filter(|_| notes.len() == FRAME).map(|note| note.place.seq);
+        self.cursor = more_before.map_or(end, |seq| end.min(seq));
         let of_chunk = notes.partition_point(|note| note.place.seq <= self.cursor);
         if let Some(last) = notes[..of_chunk].last() {
             self.noted = last.place;
@@ -244,12 +248,25 @@ impl Follower {
             // None is to come behind an earlier transition.
             self.noted = self.noted.max(Place::of(self.cursor));
         }
-        let mut notes = notes[..of_chunk].iter().peekable();
+        let mut notes =
+            notes[..of_chunk].iter().filter(|note| self.wanted.wants_note(note)).peekable();
         let mut frame = Vec::new();
         if let Some(missing) = &chunk.missing {
-            write_gap(&mut frame, *missing.start(), *missing.end());
+            // In pieces, between the notes that are held longer: ids never go back.
+            let mut from_seq = *missing.start();
+            while let Some(note) = notes.next_if(|note| note.place.seq <= *missing.end()) {
+                if note.place.seq >= from_seq {
+                    write_gap(&mut frame, from_seq, note.place.seq);
+                    from_seq = note.place.seq + 1;
+                }
+                self.write_note(&mut frame, note);
+            }
+            let to_seq = self.cursor.min(*missing.end());
+            if from_seq <= to_seq {
+                write_gap(&mut frame, from_seq, to_seq);
+            }
         }
-        for (seq, entry) in chunk.numbered() {
+        for (seq, entry) in chunk.numbered().take_while(|(seq, _)| *seq <= self.cursor) {
             while let Some(note) = notes.next_if(|note| note.place.seq < seq) {
                 self.write_note(&mut frame, note);
             }
@@ -267,10 +284,8 @@ impl Follower {
     }
 
     fn write_note(&self, frame: &mut Vec<u8>, entry: &NoteEntry) {
-        if self.wanted.wants_note(entry) {
-            let note = present::note(&self.state.config, entry);
-            write_event(frame, note.event(), entry.place, &note);
-        }
+        let note = present::note(&self.state.config, entry);
+        write_event(frame, note.event(), entry.place, &note);
     }
 }
 
@@ -290,7 +305,10 @@ fn write_event(frame: &mut Vec<u8>, event: &str, id: Place, data: &impl serde::S
 mod tests {
     use super::*;
     use crate::api::Event;
+    use crate::control::ControlConfig;
+    use crate::control::notes::Note;
     use crate::control::testing::{FakeMonitor, config, entry};
+    use crate::http::subscribers::Subscribers;
     use crate::wire::PeerId;
 
     fn headers(last_event_id: Option<&str>) -> HeaderMap {
@@ -338,6 +356,81 @@ mod tests {
         check(&[("after", "7"), ("epoch", "1")], 0);
         check(&[("epoch", "1"), ("after", "7")], 0);
         check(&[("after", "99"), ("epoch", &ours)], 0);
+    }
+
+    /// Many notes behind few transitions, and the other way round, from every place: nothing twice, nothing
+    /// lost, never back.
+    #[test]
+    fn from_wherever_it_is_taken_up_a_stream_has_all_in_order() {
+        let entry = |place: Place| NoteEntry {
+            note: Note::Blind { from_ns: 1, to_ns: 2, deaf: false },
+            place,
+            wall_offset_ns: 0,
+            names: Names::default(),
+        };
+        for (per, every, ring) in [(3, 1, 4_096), (700, 300, 4_096), (1, 7, 4_096), (3, 2, 100)] {
+            let config = ControlConfig { ring_capacity: ring, ..config() };
+            let mut monitor = FakeMonitor::with_config(config, 1, 10);
+            for seq in 1..=600 {
+                monitor.report_transition(PeerId(seq), PeerState::Up, PeerState::Down);
+            }
+            monitor.publish();
+            let state = &monitor.state;
+            let places = (1..=600).filter(|seq| seq % every == 0);
+            let places = places.flat_map(|seq| (1..=per).map(move |order| Place { seq, order }));
+            let places: Vec<Place> = places.take(900).collect();
+            let first = state.notes.end(0);
+            state.notes.append(&mut places.iter().copied().map(entry).collect());
+            for begin in [0, 1, 299, 300, 301, 599]
+                .into_iter()
+                .flat_map(|seq| [0, 1, 2, 300].map(|order| Place { seq, order }.max(first)))
+            {
+                let wanted = Subscription { after: Some(begin), notes: true, ..Default::default() };
+                let (_, shutdown) = watch::channel(true);
+                let subscribers = Arc::new(Subscribers::at_most(1));
+                let seat = subscribers.enter().unwrap();
+                let patience = KEEP_ALIVE;
+                let monitor = Monitor { state: state.clone(), subscribers, patience, shutdown };
+                let mut follower = Follower::new(monitor, wanted, begin, seat);
+                follower.greeted = true;
+                let mut text = String::new();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+                runtime.unwrap().block_on(async {
+                    while let Some(frame) = follower.next().await {
+                        text += std::str::from_utf8(&frame).unwrap();
+                    }
+                });
+                let (mut got, mut gaps) = (Vec::new(), 0);
+                for event in text.split_terminator("\n\n") {
+                    let id: Place = event
+                        .lines()
+                        .next()
+                        .unwrap()
+                        .strip_prefix("id: ")
+                        .unwrap()
+                        .parse()
+                        .unwrap();
+                    match event.split_once("data: {\"from_seq\":") {
+                        Some((_, data)) => {
+                            let from: u64 = data.split(',').next().unwrap().parse().unwrap();
+                            got.extend((from..=id.seq).map(Place::of));
+                            gaps += 1;
+                        }
+                        None => got.push(id),
+                    }
+                }
+                let mut all: Vec<Place> = (1..=600).map(Place::of).chain(places.clone()).collect();
+                all.retain(|place| *place > begin);
+                all.sort();
+                assert!(
+                    got == all,
+                    "{per} every {every} from {begin}: {} of {}",
+                    got.len(),
+                    all.len()
+                );
+                assert_eq!(gaps > 0, ring < 600 && begin.seq < 500, "from {begin}");
+            }
+        }
     }
 
     #[test]
