@@ -207,6 +207,14 @@ impl Peers {
             Parent::InDoubt { again_ns, .. } => {
                 return hold(again_ns, waited_for.with(Extensions::PARENT));
             }
+            // It was away while the peer was silent: its way may have been cut.
+            Parent::Alive { since_ns, .. } if since_ns > silence.last_seen_ns => {
+                down_ns = down_ns.max(since_ns.saturating_add(silence.deadlines.down_ns));
+                waited_for = waited_for.with(Extensions::PARENT);
+                if down_ns > self.horizon_ns {
+                    return hold(down_ns, waited_for);
+                }
+            }
             Parent::Alive { heard_ns, .. } if heard_ns > down_ns => {
                 // Its heartbeat ended the doubt.
                 down_ns = heard_ns.min(self.horizon_ns);
@@ -240,10 +248,14 @@ impl Peers {
         let policy = self.groups.policy(slot.group());
         let forget_ns = slot.since_ns().saturating_add(policy.forget_down_ns);
         let again_ns = self.horizon_ns + silence.deadlines.down_ns.max(RECHECK_NS);
+        let is_old = forget_ns <= self.horizon_ns;
         let (to, deadline_ns) = match self.parent(slot) {
-            _ if forget_ns <= self.horizon_ns => (Some(PeerState::Forgotten), forget_ns),
-            Parent::Gone { .. } => (None, again_ns.min(forget_ns)),
-            Parent::InDoubt { again_ns, .. } => (None, again_ns.min(forget_ns)),
+            // Asked for again when it would be old: a parent that went before it is forgotten by then.
+            Parent::Gone { .. } if !is_old => (None, again_ns.min(forget_ns)),
+            // Not forgotten before its parent is: nobody has been told yet whether it lives.
+            Parent::Gone { .. } => (None, again_ns),
+            Parent::InDoubt { again_ns, .. } => (None, again_ns),
+            Parent::None if is_old => (Some(PeerState::Forgotten), forget_ns),
             Parent::None => (Some(PeerState::Down), self.horizon_ns),
             Parent::Alive { since_ns, .. } => {
                 // Whoever recovers first: the children get a whole timeout behind their parent.

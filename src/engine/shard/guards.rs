@@ -418,6 +418,57 @@ fn children_get_a_timeout_behind_a_parent_that_recovers_first() {
     assert_eq!(bench.state(1), Up);
 }
 
+/// A cut a little longer than the timeout: the parent is back before its children were to be missed.
+#[test]
+fn children_whose_turn_comes_behind_their_parents_return_get_a_timeout_too() {
+    let mut bench = family();
+    bench.observe(&beats([1, 2], 2), START + 90 * MS);
+    let back_ns = START + DOWN_NS + 20 * MS;
+    let mut told = run(&mut bench, START, back_ns, &[Down, Unreachable]);
+    for round in 0..8u64 {
+        let now_ns = back_ns + round * 100 * MS;
+        // Child 1 comes back behind its own deadline, child 2 never does.
+        let awake: &[u64] = if round < 2 { &[9] } else { &[1, 9] };
+        bench.observe(&beats(awake.iter().copied(), 3 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down, Unreachable]));
+    }
+    let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.to, t.deadline_ns)).collect();
+    assert_eq!(story, [(9, Down, START + DOWN_NS), (2, Down, back_ns + DOWN_NS)]);
+}
+
+/// Behind a parent that is away for longer than the dead of their group are remembered.
+#[test]
+fn nobody_is_forgotten_before_its_parent_of_whom_nobody_knows_whether_it_lives() {
+    for parent_returns in [true, false] {
+        let forgetting = |after_ms: u64| Policy { forget_down_ns: after_ms * MS, ..policy() };
+        let policies = vec![forgetting(5_000), forgetting(2_000)];
+        let mut bench = Bench::with(Groups::new(policies, BrakeSettings::OFF), 64, START);
+        let groups = bench.shard.shared.groups.clone();
+        let group = 3;
+        groups.set_policy(group, 1);
+        let parent = groups.parent_number(PeerId(9)).unwrap();
+        bench.observe(&beats([1, 2, 9], 1), START);
+        (1..=2).for_each(|peer| bench.shard.assign(PeerId(peer), group, parent, START));
+        let telling = [Down, Unreachable, Forgotten];
+        let mut told = run(&mut bench, START, START + 4_000 * MS, &telling);
+        for round in 0..60u64 {
+            let now_ns = START + 4_000 * MS + round * 100 * MS;
+            if parent_returns {
+                bench.observe(&[beat(9, 1, 2 + round as u32)], now_ns);
+            }
+            told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &telling));
+        }
+        let of = |peer: u64| told.iter().filter(move |t| t.peer.0 == peer).map(|t| t.to);
+        let fate: &[PeerState] = match parent_returns {
+            true => &[Unreachable, Down, Forgotten],
+            false => &[Unreachable, Forgotten],
+        };
+        for child in [1, 2] {
+            assert_eq!(of(child).collect::<Vec<_>>(), fate, "{told:?}");
+        }
+    }
+}
+
 /// Its timeout behind a parent that has come back counts from the return, not from the last suspicion.
 #[test]
 fn a_parent_that_is_suspect_now_and_then_hides_no_dead_child() {
