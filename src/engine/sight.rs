@@ -150,6 +150,9 @@ pub struct Sight {
     /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
+    /// The end of the one in which there was no process; 0 for none. Whoever lives then was not called
+    /// down before it, though deadlines that were set anew meanwhile may say so.
+    began_ns: u64,
 }
 
 impl Sight {
@@ -162,6 +165,14 @@ impl Sight {
     /// Datagrams were lost between these times.
     pub fn deaf(&mut self, from_ns: u64, to_ns: u64) {
         self.add(Window { from_ns, to_ns, blind_ns: 0, deaf: true });
+    }
+
+    /// There was no process between these times, and what came then found no socket: blind, and deaf as
+    /// well. Whoever lives is granted it, whatever its deadline was.
+    pub fn absent(&mut self, from_ns: u64, to_ns: u64) {
+        self.blind(from_ns, to_ns);
+        self.deaf(from_ns, to_ns);
+        self.began_ns = to_ns;
     }
 
     /// The windows, in ascending order.
@@ -195,7 +206,8 @@ impl Sight {
         }
         for window in self.windows() {
             // What had passed before the window opened was judged before it.
-            if window.to_ns <= silence.last_seen_ns || window.from_ns >= judged.down_ns {
+            let is_judged = window.from_ns >= judged.down_ns && window.to_ns != self.began_ns;
+            if window.to_ns <= silence.last_seen_ns || is_judged {
                 continue;
             }
             let missed_ns = window.to_ns - window.from_ns.max(silence.last_seen_ns);
@@ -318,6 +330,18 @@ mod tests {
     fn a_stall_behind_suspicion_moves_only_down() {
         let judged = judge(&[(102 * S + S / 2, 102 * S + S / 2 + S / 10, false)], &SILENT);
         assert_eq!((judged.suspect_ns, judged.down_ns), (102 * S, 103 * S + S / 10));
+    }
+
+    /// The earlier process was more patient, or held it.
+    #[test]
+    fn who_outlived_a_process_is_granted_its_absence_whatever_its_deadline_is_now() {
+        let mut sight = Sight::default();
+        sight.absent(110 * S, 115 * S);
+        let judged = sight.judge(&SILENT);
+        assert_eq!((judged.suspect_ns, judged.down_ns), (116 * S, 116 * S + S / 2));
+        assert!(judged.why.has(Extensions::DEAF));
+        sight.blind(120 * S, 130 * S);
+        assert_eq!(sight.judge(&SILENT), judged, "its deadline had passed before");
     }
 
     #[test]

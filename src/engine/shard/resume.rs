@@ -10,8 +10,7 @@ impl Shard {
     /// No process was looking between these times, and what came then found no socket: blind, and
     /// deaf as well. Told in ascending order, before anything else.
     pub fn was_absent(&mut self, from_ns: u64, to_ns: u64) {
-        self.peers.sight.blind(from_ns, to_ns);
-        self.peers.sight.deaf(from_ns, to_ns);
+        self.peers.sight.absent(from_ns, to_ns);
     }
 
     /// Goes on, at `now_ns`, with what an earlier process left: its peers, its unfinished
