@@ -150,7 +150,7 @@ fn status_pages_through_the_states_worst_first() {
         .collect();
     assert_eq!(names, ["db-1", "db-2", "db-3"], "{stdout}");
     assert!(
-        stdout.contains("\n1 peer with a warning: db-9 (systole status --failing)\n"),
+        stdout.contains("\n1 peer reporting warn or critical: db-9 (systole status --failing)\n"),
         "{stdout}"
     );
     assert!(!stdout.contains('\x1b'), "no colours but on a terminal");

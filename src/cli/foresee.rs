@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::io::sockets::{self, BindError};
 use crate::io::{self, TransportChoice};
 use crate::store::StateDir;
+use crate::trace::recorder::may_record;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn files_and_transport(settings: &Settings) -> Result<(), Failure> {
     if let Some(record) = &settings.record {
         outputs::check(&[], &[("--record", &record.path)])?;
+        may_record(&record.path)
+            .map_err(|error| outputs::cannot("--record", &record.path, &error))?;
     }
     for interface in &settings.xdp.interfaces {
         let is_there = Path::new("/sys/class/net").join(interface.to_string()).exists();
@@ -141,6 +144,13 @@ pub fn everything(settings: &Settings) -> Result<(), Failure> {
     if !is_monitors {
         found?;
     }
+    for (at, address) in settings.udp.iter().enumerate() {
+        if let Some(other) = settings.udp[..at].iter().find(|other| overlap(other, address)) {
+            return Err(Failure::usage(format!(
+                "--udp {other} and {address} are one address, or one is part of the other; give one of them"
+            )));
+        }
+    }
     for &address in &settings.udp {
         match sockets::probe(address) {
             Ok(()) | Err(BindError::Taken { .. }) => {}
@@ -149,4 +159,32 @@ pub fn everything(settings: &Settings) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether nobody can have both.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip());
+    let within = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+    one.port() == other.port() && one.port() != 0 && within
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_addresses_that_are_part_of_one_another_nobody_can_have_both() {
+        let check =
+            |one: &str, other: &str| overlap(&one.parse().unwrap(), &other.parse().unwrap());
+        assert!(check("127.0.0.1:1", "127.0.0.1:1") && check("127.0.0.1:1", "0.0.0.0:1"));
+        assert!(check("[::]:1", "[::1]:1"));
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("0.0.0.0:1", "[::]:1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert!(!check(one, other), "{one} {other}");
+        }
+    }
 }

@@ -8,11 +8,11 @@ const EXAMPLES: &str = "\
 Examples:
   systole forget web-1                       it was taken out of service
   systole forget web-1 web-2 web-3
-  systole status --state down --all --json | jq -r '.peers[].name' | xargs systole forget
+  systole status --state down --limit 0 --json | jq -r '.peers[].name' | xargs systole forget
 ";
 
 const AFTER: &str = "\
-Everything known of a peer is dropped: its past, its key, its place. A transition to `forgotten` \
+Everything known of a peer is dropped: what it has learnt, its key, its place; the log keeps its transitions. A transition to `forgotten` \
 follows. Who was behind it (its children) has no parent then: those that are unreachable are called down. \
 One that beats again is a newcomer; to keep its alarms quiet use `systole silence`. Exit \
 codes: 0 done; 3 a peer is unknown (those before it are removed), or no monitor answers.";

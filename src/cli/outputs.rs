@@ -33,8 +33,7 @@ pub fn check(inputs: &[&Path], outputs: &[(&str, &Path)]) -> Result<(), Failure>
                 path.display()
             )));
         }
-        can_write(path)
-            .map_err(|error| Failure::usage(format!("{option}: {}", problem(path, &error))))?;
+        can_write(path).map_err(|error| cannot(option, path, &error))?;
     }
     Ok(())
 }
@@ -45,6 +44,11 @@ pub fn check(inputs: &[&Path], outputs: &[(&str, &Path)]) -> Result<(), Failure>
 /// It cannot be written (exit code 1).
 pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
     fs::write(path, text).map_err(|error| Failure::failed(problem(path, &error)))
+}
+
+/// An output that is given with this option cannot be written (exit code 2).
+pub fn cannot(option: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format!("{option}: {}", problem(path, error)))
 }
 
 fn problem(path: &Path, error: &io::Error) -> String {

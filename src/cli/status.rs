@@ -340,7 +340,8 @@ fn head(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String {
             true => (format!("more than {}", words::plural(MOST_NAMED as u64, "peer")), ", …"),
             false => (words::plural(listing.failing.len() as u64, "peer"), ""),
         };
-        let line = format!("{count} with a warning: {named}{more} (systole status --failing)");
+        let line =
+            format!("{count} reporting warn or critical: {named}{more} (systole status --failing)");
         text = text + "\n" + &terminal.paint(Severity::Doubtful, &line);
     }
     for (severity, line) in alarms(summary) {

@@ -102,6 +102,7 @@ impl Recorder {
     /// The file cannot be begun, or no thread be had.
     pub fn start(settings: RecordSettings, reactors: usize) -> io::Result<(Recorder, Vec<Tap>)> {
         let taps: Vec<Tap> = (0..reactors).map(|_| Tap::new(RING)).collect();
+        may_record(&settings.path)?;
         let mut writer = Writer::begin(settings)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (ends, sources) = (stop.clone(), taps.clone());
@@ -202,6 +203,18 @@ fn create(path: &Path) -> io::Result<(File, Encoder)> {
     Ok((file, encoder))
 }
 
+/// Whether a recording may be begun there: nothing is there, or a file, which moves on for it. A directory or
+/// a device does not.
+///
+/// # Errors
+/// It is something else.
+pub fn may_record(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(io::Error::other("it is there, and is no file")),
+        _ => Ok(()),
+    }
+}
+
 /// Makes way for a new file: each moves on by one, and the last is replaced.
 fn rotate(settings: &RecordSettings) -> io::Result<()> {
     let numbered = |number: u32| match number {
@@ -224,6 +237,7 @@ fn rotate(settings: &RecordSettings) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
     use crate::trace::Trace;
 
     fn beat(peer: u64, sequence: u32) -> Heartbeat {
@@ -269,6 +283,18 @@ mod tests {
         let last = trace.peers[0].arrivals[99];
         assert_eq!((last.sequence, last.arrived_ns), (99, 100_000_000 - 2_000));
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_stays_where_it_is() {
+        let temp = TempDir::new();
+        let path = temp.path().join("logs");
+        std::fs::create_dir(&path).unwrap();
+        let settings = RecordSettings { path: path.clone(), file_bytes: 1 << 20, files: 3 };
+        let error = Recorder::start(settings, 1).map(drop).unwrap_err();
+        assert_eq!(error.to_string(), "it is there, and is no file");
+        assert!(path.is_dir());
+        assert!(may_record(std::path::Path::new("/dev/null")).is_err());
     }
 
     #[test]

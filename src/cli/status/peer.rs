@@ -132,8 +132,16 @@ pub(super) fn verdict(peer: &PeerDetail) -> String {
             format!("up for {lasted}: last heard {ago} ago{number}{}", next.unwrap_or_default())
         }
         "suspect" => {
-            let next = ahead(&peer.deadline)
-                .map(|when| format!("; called down at {when} unless it beats"));
+            let passed = |deadline: &&str| words::timestamp(deadline) <= now;
+            let next = match peer.deadline.as_deref().filter(passed) {
+                Some(deadline) => Some(format!(
+                    "; held though its deadline {} has passed, as too many are silent or its parent is in \
+                     doubt (systole incidents)",
+                    words::time(deadline, now)
+                )),
+                None => ahead(&peer.deadline)
+                    .map(|when| format!("; called down at {when} unless it beats")),
+            };
             format!(
                 "suspect for {lasted}: silent since {last_seen}{number}{}",
                 next.unwrap_or_default()

@@ -103,6 +103,14 @@ fn the_verdict_tells_the_evidence() {
         "suspect for 2m 4s: silent since 10:02:03.123456 (last heartbeat #812); \
          called down at 10:02:06.173456 (in 1.05 s) unless it beats"
     );
+    // A brake holds it.
+    suspect.summary.silent_ns = 20_000_000_000;
+    assert_eq!(
+        verdict(&suspect),
+        "suspect for 2m 22s: silent since 10:02:03.123456 (last heartbeat #812); \
+         held though its deadline 10:02:06.173456 has passed, as too many are silent or its parent is in \
+         doubt (systole incidents)"
+    );
     assert_eq!(
         verdict(&peer("left")),
         "left 2m 3s ago: said goodbye at 10:02:03.123456 (last heartbeat #812); no alarm follows"
