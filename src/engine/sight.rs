@@ -206,7 +206,9 @@ impl Sight {
         }
         for window in self.windows() {
             // What had passed before the window opened was judged before it.
-            let is_judged = window.from_ns >= judged.down_ns && window.to_ns != self.began_ns;
+            // The absence may have been joined with what came behind it.
+            let is_absence = window.from_ns < self.began_ns && self.began_ns <= window.to_ns;
+            let is_judged = window.from_ns >= judged.down_ns && !is_absence;
             if window.to_ns <= silence.last_seen_ns || is_judged {
                 continue;
             }
@@ -342,6 +344,11 @@ mod tests {
         assert!(judged.why.has(Extensions::DEAF));
         sight.blind(120 * S, 130 * S);
         assert_eq!(sight.judge(&SILENT), judged, "its deadline had passed before");
+        // What joins it takes nothing away.
+        let mut sight = Sight::default();
+        sight.absent(110 * S, 115 * S);
+        sight.deaf(114 * S, 115 * S + S / 10);
+        assert_eq!(sight.judge(&SILENT).down_ns, judged.down_ns + S / 10);
     }
 
     #[test]
