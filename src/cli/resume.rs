@@ -43,7 +43,9 @@ pub fn go_on(sockets: &Sockets) -> Failure {
     }
     let mut arguments = std::env::args_os();
     let mut program = Command::new(PROGRAM);
-    arguments.next().map(|name| program.arg0(name));
+    if let Some(name) = arguments.next() {
+        program.arg0(name);
+    }
     failed(program.args(arguments).env(VARIABLE, left).exec())
 }
 

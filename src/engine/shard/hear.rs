@@ -172,10 +172,10 @@ impl Shard {
         }
         // What is learnt, or lost, may bring the deadline nearer by more than the heartbeat moves it on, and so
         // may the end of what was granted; the timer does not find that out by itself.
-        let clear_ns = self.peers.sight.clear_since_ns().max(self.peers.groups.last_release_ns());
-        let was_extended = last_seen_ns < clear_ns;
         let nearer = interval_changed
             || policy.detector.learns() && {
+                let clear_ns = self.peers.sight.clear_since_ns();
+                let was_extended = last_seen_ns < clear_ns.max(self.peers.groups.last_release_ns());
                 let after = policy.deadlines(&arrivals, beat.interval_us).suspect_ns;
                 let was = policy.deadlines(&before, beat.interval_us).suspect_ns;
                 was_extended || after.saturating_add(elapsed_ns) < was
