@@ -421,6 +421,9 @@ fn taken_over_under_load_no_heartbeat_is_lost() {
             let detail: PeerDetail = place.get(&format!("/api/v1/peers/{}", peer.id));
             assert_eq!(detail.gaps, 0, "{detail:?}\n{table}");
         }
+        // So nobody is granted anything for it but the time that it took.
+        let summary: systole::api::Summary = place.get("/api/v1/summary");
+        assert_eq!((summary.alarms.deaf_ns, summary.kernel_drops), (0, 0), "{lives:#?}");
         monitor.end();
     }
 }

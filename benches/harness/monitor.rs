@@ -151,6 +151,8 @@ impl Monitor {
             counters,
             histograms,
             gets_mail: false,
+            sockets: 0,
+            drops_before: 0,
             drops: 0,
             overlong: 0,
             next_ns: None,

@@ -2,7 +2,7 @@
 //! outlive the process; until when the process was looking, and what it did not see or hear.
 //!
 //! ```text
-//!  words  0 newest    1 looked_ns    2 reserved    3 sight …     one page
+//!  words  0 newest    1 looked_ns    2 reserved    3 sight …    256 left …     one page
 //!         512 ┌────────────────┬────────────────┬─────┬──────────────────┐
 //!             │ number, record │ number, record │  …  │ 32,768 of them   │   a ring, 16 words each
 //!             └────────────────┴────────────────┴─────┴──────────────────┘
@@ -42,7 +42,21 @@ const RESERVED: usize = 2;
 const SIGHT: usize = 3;
 const WINDOW_WORDS: usize = 4;
 const BANK_WORDS: usize = 1 + WINDOWS * WINDOW_WORDS;
-const _: () = assert!(SIGHT + 1 + 2 * BANK_WORDS <= HEADER_WORDS);
+/// Which sockets were left in order (0 for none), then the other two fields of [`Left`].
+const LEFT: usize = 256;
+const _: () = assert!(SIGHT + 1 + 2 * BANK_WORDS <= LEFT && LEFT + 3 <= HEADER_WORDS);
+
+/// What a process that ended in order says of the sockets that it took no more out of: who goes on with
+/// the same ones has missed nothing but what they have dropped since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Which sockets they were; never 0.
+    pub sockets: u64,
+    /// Datagrams that they had dropped by then, since they were made.
+    pub drops: u64,
+    /// Whether heartbeats of the shard may lie in the sockets of other reactors.
+    pub gets_mail: bool,
+}
 
 /// The journal. One writer, the shard's owner.
 pub struct Journal {
@@ -157,6 +171,32 @@ impl Journal {
         self.words[SIGHT].store(next, Ordering::Release);
     }
 
+    /// Notes at an orderly end, when everything that was taken out of the sockets is applied, how they
+    /// were left.
+    pub fn leave(&self, left: Left) {
+        let [sockets, drops, gets_mail] = self.left();
+        // Relaxed, as the owner's alone; the Release store below comes after them.
+        drops.store(left.drops, Ordering::Relaxed);
+        gets_mail.store(left.gets_mail as u64, Ordering::Relaxed);
+        // Release: as in `append`.
+        sockets.store(left.sockets, Ordering::Release);
+    }
+
+    /// How the process before left its sockets; `None` when it did not end in order. Forgotten by the
+    /// call, which comes before anything is taken out of them.
+    pub fn take_left(&self) -> Option<Left> {
+        let [sockets, drops, gets_mail] = self.left();
+        // Release: what is taken out of the sockets comes behind it. Relaxed loads as in `behind`.
+        let sockets = sockets.swap(0, Ordering::Release);
+        let drops = drops.load(Ordering::Relaxed);
+        let gets_mail = gets_mail.load(Ordering::Relaxed) != 0;
+        (sockets != 0).then_some(Left { sockets, drops, gets_mail })
+    }
+
+    fn left(&self) -> [&AtomicU64; 3] {
+        [0, 1, 2].map(|n| &self.words[LEFT + n])
+    }
+
     fn bank(number: u64) -> usize {
         SIGHT + 1 + (number % 2) as usize * BANK_WORDS
     }
@@ -269,6 +309,16 @@ mod tests {
         assert!(journal.behind(many - 3).map(|(n, _)| n).eq(many - 2..=many));
         assert_eq!(journal.behind(many).count(), 0);
         assert_eq!(journal.behind(u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn how_the_sockets_were_left_is_told_once() {
+        let journal = Journal::anonymous().unwrap();
+        assert_eq!(journal.take_left(), None);
+        let left = Left { sockets: 7, drops: u64::MAX, gets_mail: true };
+        journal.leave(left);
+        assert_eq!(journal.take_left(), Some(left));
+        assert_eq!(journal.take_left(), None, "from here on they may be read");
     }
 
     #[test]

@@ -167,11 +167,11 @@ impl Sight {
         self.add(Window { from_ns, to_ns, blind_ns: 0, deaf: true });
     }
 
-    /// There was no process between these times, and what came then found no socket: blind, and deaf as
-    /// well. Whoever lives is granted it, whatever its deadline was.
-    pub fn absent(&mut self, from_ns: u64, to_ns: u64) {
-        self.blind(from_ns, to_ns);
-        self.deaf(from_ns, to_ns);
+    /// There was no process between these times: blind, and `deaf` as well if what came then found no
+    /// socket. Whoever lives is granted it, whatever its deadline was.
+    pub fn absent(&mut self, from_ns: u64, to_ns: u64, deaf: bool) {
+        let blind_ns = to_ns.saturating_sub(from_ns);
+        self.add(Window { from_ns, to_ns, blind_ns, deaf });
         self.began_ns = to_ns;
     }
 
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn who_outlived_a_process_is_granted_its_absence_whatever_its_deadline_is_now() {
         let mut sight = Sight::default();
-        sight.absent(110 * S, 115 * S);
+        sight.absent(110 * S, 115 * S, true);
         let judged = sight.judge(&SILENT);
         assert_eq!((judged.suspect_ns, judged.down_ns), (116 * S, 116 * S + S / 2));
         assert!(judged.why.has(Extensions::DEAF));
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(sight.judge(&SILENT), judged, "its deadline had passed before");
         // What joins it takes nothing away.
         let mut sight = Sight::default();
-        sight.absent(110 * S, 115 * S);
+        sight.absent(110 * S, 115 * S, true);
         sight.deaf(114 * S, 115 * S + S / 10);
         assert_eq!(sight.judge(&SILENT).down_ns, judged.down_ns + S / 10);
     }

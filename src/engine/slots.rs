@@ -4,7 +4,7 @@
 //! the *reserved* slots have memory behind them: more is asked of the caller as the table grows, a
 //! chunk at a time, since a store to a page that the file system has no room for would be fatal.
 
-use super::journal::Journal;
+use super::journal::{Journal, Left};
 #[cfg(not(loom))]
 pub use super::region::Mapping;
 use super::region::Region;
@@ -102,6 +102,8 @@ pub struct Kept {
     pub history: Vec<Transition>,
     /// Until when it had read everything, monotonic ns.
     pub looked_ns: u64,
+    /// How it left its sockets, if they are still ours; `None` says that what came since is lost.
+    pub left: Option<Left>,
 }
 
 impl ShardMemory {

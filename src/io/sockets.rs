@@ -230,6 +230,15 @@ pub fn adopt(sockets: Vec<UdpSocket>, receive_buffer: usize) -> io::Result<Group
     Ok(Group { address, sockets, receive_buffer, unsteered: None })
 }
 
+/// A number that the same sockets in the same order have in every process, and no others on this machine
+/// until it boots anew (SO_COOKIE); 0 if the kernel does not say.
+pub fn identity(sockets: &[UdpSocket]) -> u64 {
+    let cookies = sockets.iter().map(sys::cookie).collect::<io::Result<Vec<_>>>();
+    let mix =
+        |all: u64, cookie: u64| (all ^ cookie).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    cookies.map_or(0, |cookies| cookies.into_iter().fold(sockets.len() as u64, mix))
+}
+
 /// Deals the sockets out: element `r` holds reactor `r`'s socket of each group, in order.
 ///
 /// # Panics

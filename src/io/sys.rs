@@ -65,6 +65,23 @@ pub(super) fn memory_info(socket: &impl AsRawFd) -> io::Result<MemoryInfo> {
     Ok(words)
 }
 
+/// The number that the kernel gives a socket for good (SO_COOKIE, Linux 4.12).
+pub(super) fn cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &mut length,
+        )
+    })?;
+    Ok(cookie)
+}
+
 /// bind(2).
 pub(super) fn bind(socket: RawFd, address: &SocketAddr) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage, a plain C struct.

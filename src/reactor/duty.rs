@@ -22,7 +22,7 @@ use super::mailbox::{MAILBOX_CAPACITY, Mailbox};
 use super::watch::Watch;
 use super::{Command, ReportSender};
 use crate::clock::Clock;
-use crate::engine::journal::Journal;
+use crate::engine::journal::{Journal, Left};
 use crate::engine::shard::{Outlet, Shard};
 use crate::io::Backend;
 use crate::metrics::{Counter, Counters, HistogramKind, Histograms};
@@ -77,7 +77,12 @@ pub struct Reactor<B, C> {
     pub histograms: Arc<Histograms>,
     /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
     pub gets_mail: bool,
-    /// Datagrams that the kernel dropped, as last read.
+    /// Which sockets the transport has, see [`identity`](crate::io::sockets::identity); 0 when that
+    /// cannot be said.
+    pub sockets: u64,
+    /// Datagrams that they had dropped before they were ours.
+    pub drops_before: u64,
+    /// Datagrams that the kernel dropped since, as last read.
     pub drops: u64,
     /// Datagrams too long for any form that have been counted so far.
     pub overlong: u64,
@@ -150,12 +155,21 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     }
 
     /// The process before was last known to look at `looked_ns`: nobody has since. What arrived since
-    /// the sockets were bound is still in them, the rest is lost. Called once, before the first turn.
-    pub fn was_absent_since(&mut self, looked_ns: u64) {
+    /// the sockets were bound is still in them, the rest is lost; nothing is if they are the same
+    /// sockets, `left` in order, but for what they say that they have dropped. Called once, before the
+    /// first turn.
+    pub fn was_absent_since(&mut self, looked_ns: u64, left: Option<Left>) {
         let now_ns = self.clock.now_ns();
         let from_ns = looked_ns.min(now_ns);
         self.shard.blind(from_ns, now_ns, &mut self.reports);
-        self.shard.deaf(from_ns, now_ns, &mut self.reports);
+        match left {
+            Some(left) => {
+                self.drops_before = left.drops;
+                self.gets_mail = left.gets_mail;
+                self.watch.counted_at(from_ns);
+            }
+            None => self.shard.deaf(from_ns, now_ns, &mut self.reports),
+        }
         self.keep_sight();
     }
 
@@ -216,24 +230,32 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         }
     }
 
-    /// Applies what is queued now, and takes no more out of the sockets.
+    /// Applies what is queued now, and takes no more out of the sockets. Returns until when all that
+    /// arrived has been read.
     ///
     /// # Errors
     /// What ends the transport for good.
-    pub fn let_go(&mut self) -> io::Result<()> {
+    pub fn let_go(&mut self) -> io::Result<u64> {
+        let horizon_ns = self.clock.now_ns();
         // One look takes no more than a bounded run of datagrams, and a cancelled receive leaves the
         // rest where it is: without a successor, nobody would ever read it.
         self.drain()?;
         self.backend.let_go();
         while self.receive()? > 0 {}
-        Ok(())
+        Ok(horizon_ns)
     }
 
-    /// Applies what the other reactors have handed over, for the last time.
-    pub fn last_mail(&mut self) {
+    /// Applies what the other reactors have handed over, for the last time, and leaves the sockets, which
+    /// were let go of at `horizon_ns`.
+    pub fn last_mail(&mut self, horizon_ns: u64) {
         self.collect_mail();
+        self.own_up(self.clock.now_ns());
         self.reports.announce();
-        self.looked(self.clock.now_ns());
+        self.looked(horizon_ns);
+        if let Some(journal) = self.journal.as_ref().filter(|_| self.sockets != 0) {
+            let drops = self.drops_before + self.drops;
+            journal.leave(Left { sockets: self.sockets, drops, gets_mail: self.gets_mail });
+        }
     }
 
     /// Everything that had arrived by then is applied.
@@ -275,7 +297,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
         }
-        let lost = self.watch.lost(self.drops + self.mailboxes[self.me].lost(), now_ns);
+        // Of those at our own sockets we know best.
+        let others = self.mailboxes.iter().enumerate().filter(|(other, _)| *other != self.me);
+        let elsewhere = others.map(|(_, mailbox)| mailbox.dropped()).sum::<u64>();
+        let elsewhere = if self.gets_mail { elsewhere } else { 0 };
+        let total = self.drops + self.mailboxes[self.me].lost() + elsewhere;
+        let lost = self.watch.lost(total, now_ns);
         if let Some((from_ns, to_ns)) = lost {
             self.shard.deaf(from_ns, to_ns, &mut self.reports);
         }
@@ -317,7 +344,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Asks how many datagrams wait, and notes what was dropped.
     fn look_at_queues(&mut self) -> u64 {
         let queues = self.backend.queues();
-        self.drops = queues.drops;
+        self.drops = queues.drops.saturating_sub(self.drops_before);
+        self.mailboxes[self.me].set_dropped(self.drops);
         queues.waiting
     }
 

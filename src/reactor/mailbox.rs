@@ -10,7 +10,8 @@
 //! **Judging without missing a heartbeat.** A heartbeat may sit in another reactor's socket while
 //! its owner is about to call the peer down. So each reactor publishes a *watermark*, the time
 //! before which everything that arrived at its sockets has been applied or handed over, and an
-//! owner that takes mail judges no deadline beyond the lowest of them.
+//! owner that takes mail judges no deadline beyond the lowest of them. Nor does it know better than the
+//! others what was lost: what the kernel dropped at their sockets may have been for its peers.
 
 use crate::engine::admission::Source;
 use crate::engine::way::Way;
@@ -45,6 +46,7 @@ pub struct Mailbox {
     watermark_ns: AtomicU64,
     asked: AtomicBool,
     lost: AtomicU64,
+    dropped: AtomicU64,
     waker: OnceLock<Waker>,
 }
 
@@ -63,6 +65,7 @@ impl Mailbox {
             watermark_ns: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
             waker: OnceLock::new(),
         }
     }
@@ -89,6 +92,19 @@ impl Mailbox {
     pub fn lost(&self) -> u64 {
         // Relaxed: see `push`.
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Publishes how many datagrams the kernel has dropped so far at the owner's sockets.
+    pub fn set_dropped(&self, datagrams: u64) {
+        // Relaxed: as in `push`.
+        self.dropped.store(datagrams, Ordering::Relaxed);
+    }
+
+    /// Datagrams that the kernel has dropped so far at the owner's sockets. Whoever has seen a watermark
+    /// sees all that were dropped before it.
+    pub fn dropped(&self) -> u64 {
+        // Relaxed: see `push`.
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest parcel. Only the owner calls it.

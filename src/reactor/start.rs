@@ -15,7 +15,7 @@ use crate::engine::slot::{Kept, ShardMemory, Slots};
 use crate::engine::table::Table;
 use crate::engine::{Budget, Groups, StateCounts};
 use crate::io::{
-    self as transport, AnyBackend, Backend, Inlet, OpenError, Transport, TransportChoice,
+    self as transport, AnyBackend, Backend, Inlet, OpenError, Transport, TransportChoice, sockets,
 };
 use crate::metrics::{Counter, Counters, Histograms};
 use crate::trace::Tap;
@@ -141,7 +141,13 @@ pub fn start(
         Fleet { handles: Vec::new(), fallback: None, stop: stop.clone(), threads: Vec::new() };
     let reading = Arc::new(AtomicUsize::new(reactors));
     let (mut gates, mut waiting, mut handles) = (Vec::new(), Vec::new(), Vec::new());
-    for (me, (inlet, estate)) in inlets.into_iter().zip(estates).enumerate() {
+    for (me, (inlet, mut estate)) in inlets.into_iter().zip(estates).enumerate() {
+        // What the rings of AF_XDP held is gone with them.
+        let sockets = if inlet.xdp.is_some() { 0 } else { sockets::identity(&inlet.sockets) };
+        if let Some(kept) = &mut estate.kept {
+            kept.left = kept.left.filter(|left| left.sockets == sockets);
+        }
+        let left = estate.kept.as_ref().and_then(|kept| kept.left);
         let states = Arc::new(StateCounts::default());
         let counters = Arc::new(Counters::default());
         let histograms = Arc::new(Histograms::default());
@@ -187,6 +193,8 @@ pub fn start(
                     counters,
                     histograms,
                     gets_mail: false,
+                    sockets,
+                    drops_before: 0,
                     drops: 0,
                     overlong: 0,
                     next_ns: None,
@@ -231,7 +239,7 @@ pub fn start(
             }
             let mut reactor = build(backend, shard);
             if let Some(looked_ns) = looked_ns {
-                reactor.was_absent_since(looked_ns);
+                reactor.was_absent_since(looked_ns, left);
             }
             if let Err(error) = run(reactor, &stop, reading) {
                 on_failure(format!("reactor {me} failed: {error}"));
@@ -350,7 +358,7 @@ fn run<B: Backend, C: Clock>(
         reactor.rest(plan)?;
     }
     reactor.turn()?;
-    reactor.let_go()?;
+    let horizon_ns = reactor.let_go()?;
     // The others may have read heartbeats of ours; none of them takes longer than a turn.
     let others = reading.0.clone();
     drop(reading);
@@ -359,7 +367,7 @@ fn run<B: Backend, C: Clock>(
         std::thread::sleep(std::time::Duration::from_millis(1));
         patience -= 1;
     }
-    reactor.last_mail();
+    reactor.last_mail(horizon_ns);
     Ok(())
 }
 

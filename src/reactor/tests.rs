@@ -182,6 +182,8 @@ impl Bench {
             counters,
             histograms,
             gets_mail: false,
+            sockets: 1,
+            drops_before: 0,
             drops: 0,
             overlong: 0,
             next_ns: None,
@@ -375,6 +377,51 @@ fn what_was_not_heard_is_in_the_journal_before_anybody_is_judged() {
     assert!(verdict.extended_by.has(Extensions::DEAF));
     assert!(journal.sight().eq(bench.reactor.shard.sight().windows().iter().copied()));
     assert_eq!(journal.sight().filter(|window| window.deaf).count(), 1);
+}
+
+#[test]
+fn who_goes_on_with_the_same_sockets_has_missed_what_they_dropped_and_nothing_else() {
+    for (dropped_meanwhile, deaf) in [(0, 0), (2, 1)] {
+        let mut bench = Bench::new(1, 1_024);
+        let journal = Arc::new(Journal::anonymous().unwrap());
+        bench.reactor.journal = Some(journal.clone());
+        bench.reactor.backend.drops.set(3);
+        let heard_ns = silent_peer(&mut bench);
+        let horizon_ns = bench.reactor.let_go().unwrap();
+        bench.reactor.last_mail(horizon_ns);
+        assert_eq!(journal.looked_ns(), horizon_ns);
+        let told: Vec<_> = journal.sight().collect();
+        assert!(told.iter().all(|window| window.deaf), "before: {told:?}");
+
+        let mut heir = Bench::new(1, 1_024);
+        heir.reactor.backend.drops.set(3 + dropped_meanwhile);
+        heir.clock.0.set(heard_ns + 100 * MS);
+        heir.reactor.watch = Watch::new(heir.now_ns());
+        let left = journal.take_left();
+        assert!(left.is_some());
+        heir.reactor.was_absent_since(horizon_ns, left);
+        let heard_ns = silent_peer(&mut heir);
+        heir.run_until(heard_ns + 1_000 * MS);
+        let windows = heir.reactor.shard.sight().windows();
+        assert_eq!(windows.iter().filter(|window| window.deaf).count(), deaf, "{windows:?}");
+        assert_eq!(windows[0].from_ns, horizon_ns);
+        assert_eq!(heir.reactor.drops, dropped_meanwhile, "since it has them");
+    }
+}
+
+#[test]
+fn what_another_reactors_sockets_dropped_may_have_been_mail() {
+    let judged = |gets_mail| {
+        let mut bench = Bench::new(2, 1_024);
+        bench.reactor.gets_mail = gets_mail;
+        bench.mailboxes[1].set_watermark_ns(u64::MAX);
+        let heard_ns = silent_peer(&mut bench);
+        bench.run_until(heard_ns + 290 * MS);
+        bench.mailboxes[1].set_dropped(1);
+        down(&bench.run_until(heard_ns + 1_000 * MS)).extended_by
+    };
+    assert_eq!(judged(true), Extensions::DEAF);
+    assert_eq!(judged(false), Extensions::NONE, "the kernel steers all of ours to us");
 }
 
 #[test]

@@ -33,6 +33,11 @@ impl Watch {
         Watch { looked_ns: now_ns, blind: None, lost: 0, lost_ns: now_ns }
     }
 
+    /// What was lost since `from_ns` will be told of, though nobody was there to count it.
+    pub fn counted_at(&mut self, from_ns: u64) {
+        self.lost_ns = from_ns;
+    }
+
     /// The sockets are looked at now.
     #[inline]
     pub fn look(&mut self, now_ns: u64) {

@@ -262,7 +262,8 @@ impl HotFile {
         let one = |shard: u32| {
             let journal = self.journals[shard as usize].clone();
             let history = journal.behind(0).map(|(_, transition)| transition).collect();
-            let kept = Kept { journal, history, looked_ns };
+            let left = journal.take_left();
+            let kept = Kept { journal, history, looked_ns, left };
             Ok(ShardMemory { slots: self.slots(shard)?, kept: Some(kept) })
         };
         let memory = (0..self.shape.shards).map(one).collect::<io::Result<_>>()?;
@@ -305,12 +306,17 @@ impl HotFile {
             windows.sort_by_key(|window| (window.from_ns, window.to_ns));
             sight.take_over(windows, u64::MAX);
         }
-        let shards = to.journals.into_iter().zip(regions).zip(histories);
+        // Where each shard keeps its reactor, it may also keep its sockets.
+        let keeps_shards = self.shape.shards == shape.shards && shift_ns == 0;
+        let left = |journal: &Arc<Journal>| journal.take_left().filter(|_| keeps_shards);
+        let lefts = self.journals.iter().map(left).chain(std::iter::repeat(None));
+        let shards = to.journals.into_iter().zip(regions).zip(histories).zip(lefts);
         let memory = shards
-            .map(|((journal, slots), history)| {
+            .map(|(((journal, slots), history), left)| {
                 journal.looked(looked_ns);
                 journal.keep_sight(sight.windows());
-                ShardMemory { slots, kept: Some(Kept { journal, history, looked_ns }) }
+                let kept = Kept { journal, history, looked_ns, left };
+                ShardMemory { slots, kept: Some(kept) }
             })
             .collect();
         Ok(Hot { memory, generation: to.generation, refused, file: to.file })

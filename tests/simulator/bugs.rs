@@ -31,6 +31,10 @@ pub enum Bug {
     /// A new process does not know until when the one before looked, and takes all time before its
     /// start for blindness.
     LastLookForgotten,
+    /// A process that is handed the sockets does not ask what they dropped meanwhile.
+    LossesInherited,
+    /// It does not know that its peers' heartbeats may lie in the sockets of other reactors.
+    MailForgotten,
     /// A new process takes the whole journal for published.
     JournalTailUntold,
 }
@@ -48,6 +52,8 @@ impl Bug {
         Bug::TransitionDoubled,
         Bug::AbsenceNotGranted,
         Bug::LastLookForgotten,
+        Bug::LossesInherited,
+        Bug::MailForgotten,
         Bug::JournalTailUntold,
     ];
 
@@ -56,6 +62,10 @@ impl Bug {
         match self {
             // Another reactor must have a heartbeat unread at the very time that it is judged.
             Bug::WatermarkRunsAhead => 2_000,
+            // An absence shorter than an interval, in which a queue runs over.
+            Bug::LossesInherited => 1_000,
+            // The same heartbeat in another reactor's socket, and a deadline at once behind the start.
+            Bug::MailForgotten => 3_000,
             Bug::BacklogUnasked => 250,
             _ => 30,
         }

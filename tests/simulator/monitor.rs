@@ -4,7 +4,7 @@
 use super::bugs::Bug;
 use super::machine::{Seat, SimBackend, SimClock};
 use super::record::{FULL, Told};
-use super::scenario::START_NS;
+use super::scenario::{MS, START_NS};
 use super::world::World;
 use corosensei::{Coroutine, CoroutineResult};
 use crossbeam::queue::ArrayQueue;
@@ -60,7 +60,7 @@ pub struct Monitor {
 /// What a reactor leaves behind.
 struct Estate {
     slots: Arc<Slots>,
-    /// None in a world without kills.
+    /// None in a world where no process ends.
     journal: Option<Arc<Journal>>,
     /// The number in the journal of the last transition that was published.
     published: u64,
@@ -81,7 +81,7 @@ impl Monitor {
         let region = || SlotRegion::anonymous(CAPACITY).expect("memory for a few slots");
         let estate = |_| Estate {
             slots: Arc::new(Slots::new(region())),
-            journal: (!scenario.kills.is_empty()).then(journal),
+            journal: (!scenario.endings.is_empty()).then(journal),
             published: 0,
         };
         let mut monitor = Monitor {
@@ -101,6 +101,22 @@ impl Monitor {
     pub fn kill(&mut self, world: &World, now_ns: u64, back_ns: u64) {
         self.reactors.clear();
         world.kill(now_ns, back_ns);
+        self.bury(world, now_ns, back_ns);
+    }
+
+    /// Ends the process in order: its sockets stay open, and all that it has told is published.
+    pub fn hand_over(&mut self, world: &World, now_ns: u64, absent_ns: u64, bug: Option<Bug>) {
+        let ended_ns = self.stop(world, now_ns);
+        self.reactors.clear();
+        self.take(world, usize::MAX, ended_ns, bug);
+        let back_ns = ended_ns + absent_ns;
+        world.hand_over(now_ns, ended_ns, back_ns);
+        self.bury(world, ended_ns, back_ns);
+        world.stop.set(false);
+    }
+
+    /// What is lost with a process that has ended.
+    fn bury(&mut self, world: &World, now_ns: u64, back_ns: u64) {
         let mut record = world.record.borrow_mut();
         for (reactor, handle) in self.handles.drain(..).enumerate() {
             if handle.reports.is_full() {
@@ -118,7 +134,7 @@ impl Monitor {
         self.taken_ns = back_ns;
     }
 
-    /// Starts a process: the first, or the heir of one that was killed.
+    /// Starts a process: the first, or the heir of one that has ended.
     pub fn launch(&mut self, world: &Rc<World>, wakers: &Rc<Vec<Waker>>, bug: Option<Bug>) {
         let scenario = &world.scenario;
         let reactors = scenario.reactors;
@@ -180,7 +196,7 @@ impl Monitor {
     fn inherit(&self, number: usize, world: &World, groups: &Groups) -> (Table, Option<Kept>) {
         let Estate { slots, journal, .. } = &self.estate[number];
         let (slots, seed) = (slots.clone(), [world.scenario.seed, 7]);
-        let Some(journal) = journal.as_ref().filter(|_| world.has_been_killed()) else {
+        let Some(journal) = journal.as_ref().filter(|_| world.has_a_past()) else {
             return (Table::new(slots, seed), None);
         };
         let shards = self.estate.len() as u32;
@@ -190,7 +206,8 @@ impl Monitor {
         assert_eq!((found.repaired, found.discarded), (0, 0), "killed between two stores");
         let history = journal.behind(0).map(|(_, transition)| transition).collect();
         let looked_ns = last_look(self.estate.iter().filter_map(|one| one.journal.as_deref()));
-        (table, Some(Kept { journal: journal.clone(), history, looked_ns }))
+        let left = journal.take_left();
+        (table, Some(Kept { journal: journal.clone(), history, looked_ns, left }))
     }
 
     /// What was counted, by all processes there were.
@@ -205,15 +222,18 @@ impl Monitor {
         }
     }
 
-    /// Ends the reactors, each after its last turn.
-    pub fn stop(&mut self, world: &World) {
+    /// Ends the reactors in order. Returns when the last of them has ended.
+    pub fn stop(&mut self, world: &World, now_ns: u64) -> u64 {
         world.stop.set(true);
-        for reactor in &mut self.reactors {
-            world.barrier_ns.set(u64::MAX);
-            while !reactor.done() {
-                let _ = reactor.resume(());
-            }
+        world.reading.set(self.reactors.len());
+        (0..self.reactors.len()).for_each(|number| world.wake(number, now_ns));
+        let running = |reactors: &[Coroutine<(), (), ()>]| {
+            (0..reactors.len()).filter(|&one| !reactors[one].done()).collect::<Vec<_>>()
+        };
+        while let Some(number) = world.next_to_end(running(&self.reactors).into_iter()) {
+            self.resume(number);
         }
+        world.cores.iter().map(|core| core.now_ns.get()).max().unwrap_or(now_ns)
     }
 
     pub fn remove(&self, world: &World, peer: usize, now_ns: u64) {
@@ -274,15 +294,24 @@ fn begin(
     let views = surroundings.views.clone();
     let (counters, histograms) = (surroundings.counters.clone(), surroundings.histograms.clone());
     let mut shard = Shard::new(table, surroundings, now_ns);
-    let looked_ns = kept.map(|mut kept| {
+    let heritage = kept.map(|mut kept| {
         match seat.bug {
             Some(Bug::AbsenceNotGranted) => kept.looked_ns = now_ns,
             Some(Bug::LastLookForgotten) => kept.looked_ns = 0,
             _ => {}
         }
-        let looked_ns = kept.looked_ns;
+        if let Some(left) = &mut kept.left {
+            match seat.bug {
+                Some(Bug::LossesInherited) => {
+                    left.drops = seat.world.cores[seat.number].kernel_drops.get();
+                }
+                Some(Bug::MailForgotten) => left.gets_mail = false,
+                _ => {}
+            }
+        }
+        let heritage = (kept.looked_ns, kept.left);
         shard.go_on(kept, now_ns);
-        looked_ns
+        heritage
     });
     let backend = SimBackend {
         seat: seat.clone(),
@@ -290,6 +319,7 @@ fn begin(
         counters: counters.clone(),
         to_wake: RefCell::default(),
         counts: TransportCounts::default(),
+        lets_go: false,
     };
     let number = seat.number;
     let mut reactor = Reactor {
@@ -305,6 +335,8 @@ fn begin(
         counters,
         histograms,
         gets_mail: false,
+        sockets: 1 + number as u64,
+        drops_before: 0,
         drops: 0,
         overlong: 0,
         next_ns: None,
@@ -312,25 +344,30 @@ fn begin(
         watch: Watch::new(now_ns),
         journal,
     };
-    if let Some(looked_ns) = looked_ns {
-        reactor.was_absent_since(looked_ns);
+    if let Some((looked_ns, left)) = heritage {
+        reactor.was_absent_since(looked_ns, left);
     }
     run(reactor, seat);
 }
 
 /// The loop of a reactor's thread.
 fn run(mut reactor: Reactor<SimBackend<'_>, SimClock<'_>>, seat: &Seat<'_>) {
+    const NEVER_FAILS: &str = "the simulated transport does not fail";
     let world = &seat.world;
+    let begins = || world.record.borrow_mut().turn_begins(seat.number);
+    let ends = || {
+        let now_ns = world.cores[seat.number].now_ns.get();
+        world.record.borrow_mut().turn_ends(seat.number, now_ns);
+    };
     let mut polls = 0;
     while !world.stop.get() {
-        world.record.borrow_mut().turn_begins(seat.number);
-        let plan = reactor.turn().expect("the simulated transport does not fail");
+        begins();
+        let plan = reactor.turn().expect(NEVER_FAILS);
         if seat.bug == Some(Bug::WatermarkRunsAhead) {
             let now_ns = reactor.clock.now_ns();
             reactor.mailboxes[seat.number].set_watermark_ns(now_ns);
         }
-        let now_ns = world.cores[seat.number].now_ns.get();
-        world.record.borrow_mut().turn_ends(seat.number, now_ns);
+        ends();
         if plan == Plan::Poll {
             // Who spins for long loses his core now and then; it also keeps the simulation short.
             polls += 1;
@@ -338,6 +375,18 @@ fn run(mut reactor: Reactor<SimBackend<'_>, SimClock<'_>>, seat: &Seat<'_>) {
         } else {
             polls = 0;
         }
-        reactor.rest(plan).expect("the simulated transport does not fail");
+        reactor.rest(plan).expect(NEVER_FAILS);
     }
+    // As the product's threads end.
+    begins();
+    reactor.turn().expect(NEVER_FAILS);
+    let horizon_ns = reactor.let_go().expect(NEVER_FAILS);
+    ends();
+    world.reading.set(world.reading.get() - 1);
+    while world.reading.get() > 0 {
+        seat.spend(MS);
+    }
+    begins();
+    reactor.last_mail(horizon_ns);
+    ends();
 }

@@ -165,8 +165,8 @@ impl Oracle<'_> {
             Troubles::of(self.record, Some(reactor), |trouble| !blind || trouble.blind())
         };
         let own: Vec<_> = reactors.clone().map(|reactor| of(reactor, false)).collect();
-        let blind: Vec<_> = reactors.clone().map(|reactor| of(reactor, true)).collect();
-        let losses: Vec<_> = reactors.map(|reactor| self.losses(reactor)).collect();
+        let blind: Vec<_> = reactors.map(|reactor| of(reactor, true)).collect();
+        let losses = self.losses();
         for (peer, (told, beats)) in told.iter().zip(beats).enumerate() {
             let owner = self.record.owners[peer];
             let several = self.scenario.reactors > 1;
@@ -179,7 +179,7 @@ impl Oracle<'_> {
                 mail: &mail[owner],
                 troubles: if several { &all } else { &own[owner] },
                 blind: &blind[owner].0,
-                losses: &losses[owner],
+                losses: &losses,
             };
             story.judge()?;
         }
@@ -199,10 +199,10 @@ impl Oracle<'_> {
         Ok(())
     }
 
-    /// When datagrams were lost that may have held heartbeats of a reactor's peers.
-    fn losses(&self, reactor: usize) -> Vec<u64> {
+    /// When datagrams were lost at the monitor: whose, and for which reactor, nobody can say.
+    fn losses(&self) -> Vec<u64> {
         let lost = |datagram: &Datagram| match datagram.fate {
-            Fate::Dropped { at_ns, by } => (by == reactor).then_some(at_ns),
+            Fate::Dropped { at_ns, .. } => Some(at_ns),
             _ => datagram.perhaps_lost.then_some(datagram.read_ns),
         };
         let mut times: Vec<u64> = self.record.datagrams.iter().filter_map(lost).collect();

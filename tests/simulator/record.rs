@@ -96,8 +96,17 @@ impl Trouble {
     }
 }
 
-/// The trouble of a reactor whose process was killed, until there is another.
-pub const KILLED: &str = "killed";
+/// A time without a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Absence {
+    pub from_ns: u64,
+    pub to_ns: u64,
+    /// Whether its sockets stayed open, and nothing that they held was lost.
+    pub handed_over: bool,
+}
+
+/// The trouble of a reactor whose process has ended, until there is another.
+pub const ABSENT: &str = "absent";
 /// The trouble of a reactor that runs and has no room for what it finds.
 pub const FULL: &str = "its report ring was full";
 /// The trouble of a reactor that was held up on its way into the kernel, with the time to sleep in its
@@ -118,8 +127,8 @@ pub struct Record {
     pub troubles: Vec<Trouble>,
     /// When an operator asked for a peer's removal.
     pub removals: Vec<(u64, usize)>,
-    /// When the process was killed, and when another began.
-    pub kills: Vec<(u64, u64)>,
+    /// When a process ended, and another began.
+    pub absences: Vec<Absence>,
     /// When each reactor last ended a turn.
     turned_ns: Vec<u64>,
     /// For each reactor: datagrams read in its turn, heartbeats handed to it, and those among them
@@ -166,7 +175,7 @@ impl Record {
     /// The process is killed, and another begins at `back_ns`. What it had read and not applied, it
     /// may have.
     pub fn kill(&mut self, now_ns: u64, back_ns: u64, lag_ns: u64) {
-        self.kills.push((now_ns, back_ns));
+        self.absences.push(Absence { from_ns: now_ns, to_ns: back_ns, handed_over: false });
         for reactor in 0..self.turned_ns.len() {
             let mut beats: Vec<usize> = self.mail[reactor].drain(..).collect();
             beats.append(&mut self.collecting[reactor]);
@@ -182,7 +191,14 @@ impl Record {
         // They are known to have looked when the last of them said so.
         let turned_ns = self.turned_ns.iter().copied().min().unwrap_or(now_ns);
         let looked_ns = turned_ns.min(now_ns).saturating_sub(lag_ns);
-        self.trouble(looked_ns, back_ns, None, KILLED);
+        self.trouble(looked_ns, back_ns, None, ABSENT);
+        self.turned_ns.fill(back_ns);
+    }
+
+    /// The process has ended in order between these times, and another begins at `back_ns`.
+    pub fn hand_over(&mut self, from_ns: u64, ended_ns: u64, back_ns: u64) {
+        self.absences.push(Absence { from_ns: ended_ns, to_ns: back_ns, handed_over: true });
+        self.trouble(from_ns, back_ns, None, ABSENT);
         self.turned_ns.fill(back_ns);
     }
 

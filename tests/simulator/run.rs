@@ -4,7 +4,7 @@ use super::bugs::Bug;
 use super::monitor::Monitor;
 use super::oracle::{Oracle, Violation};
 use super::record::{Fate, Record};
-use super::scenario::{MS, SECOND, START_NS, Scenario, exponential};
+use super::scenario::{Ending, MS, SECOND, START_NS, Scenario, exponential};
 use super::senders::{Fleet, MOST_PEERS, names};
 use super::world::{Event, Next, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,8 +80,8 @@ fn run_world(
     }
     let mut monitor = Monitor::start(world, wakers, bug);
     let mut fleet = Fleet::new(scenario, world, START_NS);
-    for &(at_ns, absent_ns) in &scenario.kills {
-        world.at(at_ns, Event::Kill { absent_ns });
+    for &Ending { at_ns, absent_ns, hands_over } in &scenario.endings {
+        world.at(at_ns, Event::End { absent_ns, hands_over });
     }
     world.at(START_NS + scenario.control.gap_ns, Event::Take);
     if scenario.machine.stall_gap_ns > 0 {
@@ -95,8 +95,7 @@ fn run_world(
             }
         }
     }
-    monitor.stop(world);
-    let end_ns = world.cores.iter().map(|core| core.now_ns.get()).max().unwrap_or(0);
+    let end_ns = monitor.stop(world, scenario.end_ns);
     // Whatever is still pending needs room in the rings; there is none to make after the end.
     monitor.take(world, usize::MAX, end_ns, bug);
 
@@ -150,9 +149,13 @@ fn happen(
                 world.at(now_ns + scenario.machine.stall_gap_ns, Event::Stall);
             }
         }
-        Event::Kill { absent_ns } => {
-            let back_ns = now_ns + absent_ns;
-            monitor.kill(world, now_ns, back_ns);
+        // The one before may have taken long to end.
+        Event::End { .. } if !world.is_running(now_ns) => {}
+        Event::End { absent_ns, hands_over } => {
+            match hands_over {
+                true => monitor.hand_over(world, now_ns, absent_ns, bug),
+                false => monitor.kill(world, now_ns, now_ns + absent_ns),
+            }
             monitor.launch(world, wakers, bug);
         }
         Event::Take => {
@@ -191,7 +194,7 @@ fn counters_add_up(
         }
     }
     // A process that is killed takes what it has not counted yet with it.
-    let uncounted = |truth: u64| match record.kills.is_empty() {
+    let uncounted = |truth: u64| match record.absences.is_empty() {
         true => 0,
         false => truth,
     };

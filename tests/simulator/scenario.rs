@@ -37,8 +37,18 @@ pub struct Scenario {
     pub control: Control,
     /// Mean time between two events of [`super::senders`]' menu.
     pub mischief_gap_ns: u64,
-    /// When the monitor's process is killed, and for how long there is none; in ascending order.
-    pub kills: Vec<(u64, u64)>,
+    /// When the monitor's process ends, in ascending order.
+    pub endings: Vec<Ending>,
+}
+
+/// The end of a process, which another one goes on from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ending {
+    pub at_ns: u64,
+    /// For how long there is no process then.
+    pub absent_ns: u64,
+    /// Whether it ends in order and its sockets stay open, or it is killed with them.
+    pub hands_over: bool,
 }
 
 /// The monitor's machine.
@@ -107,14 +117,14 @@ pub fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
 }
 
-/// In one world of three up to four kills, somewhere in the storm. They are drawn apart, so that the
+/// In one world of three up to four endings, somewhere in the storm. They are drawn apart, so that the
 /// rest of a world is what it is without them.
-fn kills(seed: u64, scale_ns: u64, stormy_until_ns: u64) -> Vec<(u64, u64)> {
+fn endings(seed: u64, scale_ns: u64, stormy_until_ns: u64) -> Vec<Ending> {
     let mut rng = Rng::new(seed ^ 0xDEAD);
     if !rng.one_in(3) {
         return Vec::new();
     }
-    let mut kills = Vec::new();
+    let mut endings = Vec::new();
     let mut from_ns = START_NS;
     for _ in 0..1 + rng.below(4) {
         let at_ns = from_ns + 1 + rng.below(stormy_until_ns - from_ns);
@@ -122,10 +132,10 @@ fn kills(seed: u64, scale_ns: u64, stormy_until_ns: u64) -> Vec<(u64, u64)> {
         if at_ns + absent_ns >= stormy_until_ns {
             break;
         }
-        kills.push((at_ns, absent_ns));
+        endings.push(Ending { at_ns, absent_ns, hands_over: rng.one_in(3) });
         from_ns = at_ns + absent_ns;
     }
-    kills
+    endings
 }
 
 /// In one world of four the detector learns; drawn apart, too.
@@ -239,7 +249,7 @@ impl Scenario {
                 pause_ns: (3 * scale_ns).min(10 * SECOND),
             },
             mischief_gap_ns: scale_ns / pick(rng, &[1, 2, 8]),
-            kills: kills(seed, scale_ns, stormy_until_ns),
+            endings: endings(seed, scale_ns, stormy_until_ns),
         }
     }
 

@@ -39,8 +39,8 @@ pub enum Event {
     Stall,
     /// The control plane takes reports.
     Take,
-    /// The monitor's process is killed; the next one begins so much later.
-    Kill { absent_ns: u64 },
+    /// The monitor's process ends; the next one begins so much later.
+    End { absent_ns: u64, hands_over: bool },
 }
 
 /// A reactor's core: its time, its socket's receive queue, its sleep.
@@ -70,6 +70,10 @@ pub struct World {
     event_no: Cell<u64>,
     /// When there is a process again; in the past while there is one.
     back_ns: Cell<u64>,
+    /// When there are sockets again.
+    listens_ns: Cell<u64>,
+    /// Reactors of an ending process that still read their sockets.
+    pub reading: Cell<usize>,
     /// The running reactor gives way once its time has reached this.
     pub barrier_ns: Cell<u64>,
 }
@@ -103,6 +107,8 @@ impl World {
             events: RefCell::default(),
             event_no: Cell::new(0),
             back_ns: Cell::new(0),
+            listens_ns: Cell::new(0),
+            reading: Cell::new(0),
             barrier_ns: Cell::new(0),
             scenario,
         }
@@ -193,7 +199,7 @@ impl World {
             record.datagrams[datagram].from as u32 % reactors
         } as usize;
         let core = &self.cores[number];
-        if !self.is_running(now_ns) {
+        if now_ns < self.listens_ns.get() {
             record.datagrams[datagram].fate = Fate::Missed { at_ns: now_ns };
             return;
         }
@@ -212,7 +218,7 @@ impl World {
     }
 
     /// Whether this is not the first process.
-    pub fn has_been_killed(&self) -> bool {
+    pub fn has_a_past(&self) -> bool {
         self.back_ns.get() > 0
     }
 
@@ -228,14 +234,33 @@ impl World {
             for (datagram, _) in core.queue.borrow_mut().drain(..) {
                 record.datagrams[datagram].fate = Fate::Missed { at_ns: now_ns };
             }
-            core.now_ns.set(back_ns);
-            core.asleep.set(false);
-            core.stalled_until_ns.set(0);
-            core.signalled.set(false);
+            core.begin(back_ns);
             core.kernel_drops.set(0);
         }
         record.kill(now_ns, back_ns, LOOK_LAG_NS + self.scenario.slack_ns());
         self.back_ns.set(back_ns);
+        self.listens_ns.set(back_ns);
+    }
+
+    /// The process has ended in order between these times; the next one begins at `back_ns`, with the
+    /// same sockets.
+    pub fn hand_over(&self, from_ns: u64, ended_ns: u64, back_ns: u64) {
+        self.cores.iter().for_each(|core| core.begin(back_ns));
+        self.record.borrow_mut().hand_over(from_ns, ended_ns, back_ns);
+        self.back_ns.set(back_ns);
+    }
+
+    /// Which of these reactors goes on while the process ends and nothing happens outside; sets the
+    /// barrier for it.
+    pub fn next_to_end(&self, running: impl Iterator<Item = usize>) -> Option<usize> {
+        let mut ready: Vec<_> = running.map(|one| (self.cores[one].ready_ns(), one)).collect();
+        ready.sort_unstable();
+        let (first_ns, first) = *ready.first()?;
+        let core = &self.cores[first];
+        core.now_ns.set(first_ns);
+        core.asleep.set(false);
+        self.barrier_ns.set(ready.get(1).map_or(u64::MAX, |(second_ns, _)| *second_ns));
+        Some(first)
     }
 
     /// A reactor is not scheduled for a while.
@@ -260,6 +285,14 @@ impl World {
 }
 
 impl Core {
+    /// A new process begins to run on it.
+    fn begin(&self, now_ns: u64) {
+        self.now_ns.set(now_ns);
+        self.asleep.set(false);
+        self.stalled_until_ns.set(0);
+        self.signalled.set(false);
+    }
+
     fn ready_ns(&self) -> u64 {
         if self.asleep.get() {
             self.wake_ns.get().max(self.stalled_until_ns.get())

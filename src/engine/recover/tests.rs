@@ -125,7 +125,8 @@ impl World {
         let mut shard = Shard::new(table, surroundings, now_ns);
         let history = self.journal.behind(0).map(|(_, transition)| transition).collect();
         let looked_ns = self.journal.looked_ns();
-        let kept = Kept { journal: self.journal.clone(), history, looked_ns };
+        let journal = self.journal.clone();
+        let kept = Kept { journal, history, looked_ns, left: None };
         assert_eq!(shard.go_on(kept, now_ns).1, 0, "refused");
         (shard, found)
     }

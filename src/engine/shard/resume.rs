@@ -7,40 +7,38 @@ use crate::engine::transition::{PeerState, Reason, Transition};
 use std::collections::HashMap;
 
 impl Shard {
-    /// No process was looking between these times, and what came then found no socket: blind, and
-    /// deaf as well. Told in ascending order, before anything else.
-    pub fn was_absent(&mut self, from_ns: u64, to_ns: u64) {
-        self.peers.sight.absent(from_ns, to_ns);
+    /// No process was looking between these times, and what came then found no socket, unless they
+    /// stayed open and `deaf` is false. Told in ascending order, before anything else.
+    pub fn was_absent(&mut self, from_ns: u64, to_ns: u64, deaf: bool) {
+        self.peers.sight.absent(from_ns, to_ns, deaf);
     }
 
     /// Goes on, at `now_ns`, with what an earlier process left: its peers, its unfinished
     /// transitions, and what it had not seen itself. Called once, first of all; see
     /// [`resume`](Self::resume) for what is returned.
     pub fn go_on(&mut self, kept: Kept, now_ns: u64) -> (u32, u32) {
-        let Kept { journal, history, looked_ns } = kept;
+        let Kept { journal, history, looked_ns, left } = kept;
         self.peers.sight.take_over(journal.sight(), now_ns);
-        let done = self.resume(history, journal.newest(), looked_ns, now_ns);
+        self.was_absent(looked_ns.min(now_ns), now_ns, left.is_none());
+        let done = self.resume(history, journal.newest(), now_ns);
         if journal.looked_ns() == 0 {
             journal.looked(now_ns);
         }
         done
     }
 
-    /// Goes on with the peers that the table was recovered with, from `looked_ns`, when the earlier
-    /// process was last known to have read everything, to `now_ns`: makes the transitions of
-    /// `history` that it did not come to make, and arms all timers. The history is in the order of
-    /// the journal, whose last number is `newest`, and silent: who is to be told of it is told by
-    /// others. Called once, first of all.
+    /// Goes on with the peers that the table was recovered with: makes the transitions of `history`
+    /// that the earlier process did not come to make, and arms all timers. The history is in the order
+    /// of the journal, whose last number is `newest`, and silent: who is to be told of it is told by
+    /// others. Called once, behind [`was_absent`](Self::was_absent).
     ///
     /// Returns how many transitions were made, and how many peers found no place in the budget.
     pub fn resume(
         &mut self,
         history: impl IntoIterator<Item = Transition>,
         newest: u64,
-        looked_ns: u64,
         now_ns: u64,
     ) -> (u32, u32) {
-        self.was_absent(looked_ns.min(now_ns), now_ns);
         self.report_no = newest as u32;
         // Each peer's last record alone: it is also what the slot of one with older ones says.
         let last: HashMap<_, _> = history.into_iter().map(|t| (t.peer, t)).collect();

@@ -37,6 +37,20 @@ fn several_sockets_of_one_address_are_completed_to_one_for_each_reactor() {
 }
 
 #[test]
+fn the_same_sockets_are_known_again_and_no_others() {
+    let bind = || bind_group(any_port("127.0.0.1"), 2, 65_536).expect("bind").sockets;
+    let (ours, others) = (bind(), bind());
+    let copy = |socket: &UdpSocket| socket.try_clone().expect("a copy");
+    let copies: Vec<_> = ours.iter().map(copy).collect();
+    let turned: Vec<_> = ours.iter().rev().map(copy).collect();
+    assert_ne!(identity(&ours), 0);
+    assert_eq!(identity(&copies), identity(&ours));
+    for not_ours in [&others[..], &turned, &ours[..1], &[]] {
+        assert_ne!(identity(not_ours), identity(&ours));
+    }
+}
+
+#[test]
 fn a_second_monitor_of_the_same_user_is_told_that_the_port_is_taken() {
     for ours in [1, 2, 3] {
         let group = bind_group(any_port("127.0.0.1"), ours, 65_536).expect("bind");

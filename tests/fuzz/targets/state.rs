@@ -141,7 +141,8 @@ fn slots(bytes: &[u8]) {
     };
     let mut shard = Shard::new(table, shared, NOW_NS);
     let history: Vec<Transition> = journal.behind(0).map(|(_, transition)| transition).collect();
-    shard.resume(history, journal.newest(), journal.looked_ns(), NOW_NS);
+    shard.was_absent(journal.looked_ns().min(NOW_NS), NOW_NS, journal.take_left().is_none());
+    shard.resume(history, journal.newest(), NOW_NS);
     let mut sink = Sink::default();
     for step in 0..4 {
         let now_ns = NOW_NS + (step << 44);

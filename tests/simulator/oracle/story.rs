@@ -7,7 +7,7 @@
 //! ```
 
 use super::{Heard, Oracle, ROUNDING_NS, Troubles, Violation};
-use crate::record::{Datagram, Fate, NEVER, Told};
+use crate::record::{Absence, Datagram, Fate, NEVER, Told};
 use systole::engine::transition::{PeerState, Reason, Transition};
 
 /// One peer: what was heard of it, and what was told.
@@ -111,9 +111,11 @@ impl Story<'_> {
         if t.deadline_ns > t.fired_ns || t.last_seen_ns > t.deadline_ns {
             return self.wrong("blame", t.fired_ns, format!("{t:?} before its own deadline"));
         }
-        // A reactor that has never been handed anything, by this process, does not wait for the others.
-        let kills = &self.oracle.record.kills;
-        let begun_ns = kills.iter().rev().map(|kill| kill.1).find(|back_ns| *back_ns <= t.fired_ns);
+        // A reactor that has never been handed anything, as far as its process knows, does not wait for
+        // the others.
+        let absences = self.oracle.record.absences.iter().rev();
+        let mut ends = absences.filter(|one| !one.handed_over).map(|one| one.to_ns);
+        let begun_ns = ends.find(|to_ns| *to_ns <= t.fired_ns);
         let begun_ns = begun_ns.unwrap_or(0);
         let first_mail = self.mail.partition_point(|applied_ns| *applied_ns < begun_ns);
         let first_mail_ns = self.mail.get(first_mail).copied().unwrap_or(NEVER);
@@ -189,7 +191,7 @@ impl Story<'_> {
             _ => least(&|us| oracle.timeout_ns(us).least),
         };
         let one_ns = least(&|us| oracle.interval_ns(us)).min(suspect_ns);
-        if oracle.record.kills.is_empty() {
+        if oracle.record.absences.is_empty() {
             return Ok(());
         }
         let mut due_ns = last_ns + allowed_ns;
@@ -201,15 +203,19 @@ impl Story<'_> {
         let mut losses: Vec<u64> = oracle.record.datagrams.iter().filter_map(dropped).collect();
         losses.sort_unstable();
         let mut losses = losses.into_iter().peekable();
-        for &(killed_ns, back_ns) in oracle.record.kills.iter().filter(|kill| kill.1 <= t.fired_ns)
-        {
-            // What was lost before may have put the deadline off till behind the kill.
-            while let Some(at_ns) = losses.next_if(|at_ns| *at_ns < killed_ns.min(due_ns)) {
+        for absence in oracle.record.absences.iter().filter(|one| one.to_ns <= t.fired_ns) {
+            let &Absence { from_ns, to_ns, handed_over } = absence;
+            // What was lost before may have put the deadline off till behind the end.
+            while let Some(at_ns) = losses.next_if(|at_ns| *at_ns < from_ns.min(due_ns)) {
                 due_ns = due_ns.max(at_ns + one_ns);
             }
             // A deadline that had passed before it had been read up to.
-            if last_ns < killed_ns && killed_ns < due_ns {
-                due_ns = (due_ns + back_ns - killed_ns).max(back_ns + one_ns);
+            if last_ns < from_ns && from_ns < due_ns {
+                due_ns += to_ns - from_ns;
+                let lost = losses.peek().is_some_and(|at_ns| (from_ns..to_ns).contains(at_ns));
+                if !handed_over || lost {
+                    due_ns = due_ns.max(to_ns + one_ns);
+                }
             }
         }
         if t.deadline_ns + ROUNDING_NS < due_ns {
@@ -280,9 +286,11 @@ impl Story<'_> {
             } else if let Some((begun_ns, ended_ns)) = blind.next_if(|(at_ns, _)| *at_ns <= by_ns) {
                 let blind_ns = ended_ns - begun_ns + slack_ns;
                 due_ns += blind_ns;
-                let kills = &self.oracle.record.kills;
-                let absent = kills.iter().any(|kill| (*begun_ns..=*ended_ns).contains(&kill.0));
-                if blind_ns >= interval_ns || deaf || absent {
+                let absences = &self.oracle.record.absences;
+                let killed = absences.iter().any(|absence| {
+                    !absence.handed_over && (*begun_ns..=*ended_ns).contains(&absence.from_ns)
+                });
+                if blind_ns >= interval_ns || deaf || killed {
                     due_ns = due_ns.max(ended_ns + slack_ns + more_ns);
                 }
             } else {
