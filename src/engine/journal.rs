@@ -41,6 +41,9 @@ const RESERVED: usize = 2;
 /// Which of the two banks holds; then the banks, each with the number of its windows and the windows.
 const SIGHT: usize = 3;
 const WINDOW_WORDS: usize = 4;
+/// Bits of a window's last word.
+const DEAF: u64 = 1;
+const ABSENT: u64 = 2;
 const BANK_WORDS: usize = 1 + WINDOWS * WINDOW_WORDS;
 /// Which sockets were left in order (0 for none), then the other two fields of [`Left`].
 const LEFT: usize = 256;
@@ -151,7 +154,8 @@ impl Journal {
                 from_ns: word(at),
                 to_ns: word(at + 1),
                 blind_ns: word(at + 2),
-                deaf: word(at + 3) != 0,
+                deaf: word(at + 3) & DEAF != 0,
+                absent: word(at + 3) & ABSENT != 0,
             }
         })
     }
@@ -163,7 +167,9 @@ impl Journal {
         let next = self.words[SIGHT].load(Ordering::Relaxed).wrapping_add(1);
         let bank = Self::bank(next);
         let windows = &windows[..windows.len().min(WINDOWS)];
-        let words = windows.iter().flat_map(|w| [w.from_ns, w.to_ns, w.blind_ns, w.deaf as u64]);
+        let kind =
+            |w: &Window| (if w.deaf { DEAF } else { 0 }) | (if w.absent { ABSENT } else { 0 });
+        let words = windows.iter().flat_map(|w| [w.from_ns, w.to_ns, w.blind_ns, kind(w)]);
         for (at, value) in (bank..).zip(std::iter::once(windows.len() as u64).chain(words)) {
             self.words[at].store(value, Ordering::Relaxed);
         }
@@ -337,7 +343,13 @@ mod tests {
         let journal = Journal::anonymous().unwrap();
         assert_eq!(journal.sight().count(), 0);
         for count in [1, WINDOWS, 0, 3, WINDOWS + 1] {
-            let window = |n| Window { from_ns: n, to_ns: n + 5, blind_ns: n % 3, deaf: n % 2 == 0 };
+            let window = |n| Window {
+                from_ns: n,
+                to_ns: n + 5,
+                blind_ns: n % 3,
+                deaf: n % 2 == 0,
+                absent: n % 5 == 0,
+            };
             let windows: Vec<_> = (0..count as u64).map(window).collect();
             journal.keep_sight(&windows);
             assert!(journal.sight().eq(windows.into_iter().take(WINDOWS)), "{count}");

@@ -39,6 +39,9 @@ pub struct Window {
     pub blind_ns: u64,
     /// Whether datagrams were lost in it.
     pub deaf: bool,
+    /// Whether there was no process. Whoever lives behind it was not called down before it, though
+    /// deadlines that were set anew meanwhile may say so, or nobody came to judge by them.
+    pub absent: bool,
 }
 
 /// Why a deadline was extended; a set.
@@ -150,29 +153,25 @@ pub struct Sight {
     /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
-    /// The end of the one in which there was no process; 0 for none. Whoever lives then was not called
-    /// down before it, though deadlines that were set anew meanwhile may say so.
-    began_ns: u64,
 }
 
 impl Sight {
     /// We did not run between these times; what was queued by `to_ns` counts as heard behind it.
     pub fn blind(&mut self, from_ns: u64, to_ns: u64) {
         let blind_ns = to_ns.saturating_sub(from_ns);
-        self.add(Window { from_ns, to_ns, blind_ns, deaf: false });
+        self.add(Window { from_ns, to_ns, blind_ns, ..Window::default() });
     }
 
     /// Datagrams were lost between these times.
     pub fn deaf(&mut self, from_ns: u64, to_ns: u64) {
-        self.add(Window { from_ns, to_ns, blind_ns: 0, deaf: true });
+        self.add(Window { from_ns, to_ns, deaf: true, ..Window::default() });
     }
 
     /// There was no process between these times: blind, and `deaf` as well if what came then found no
     /// socket. Whoever lives is granted it, whatever its deadline was.
     pub fn absent(&mut self, from_ns: u64, to_ns: u64, deaf: bool) {
         let blind_ns = to_ns.saturating_sub(from_ns);
-        self.add(Window { from_ns, to_ns, blind_ns, deaf });
-        self.began_ns = to_ns;
+        self.add(Window { from_ns, to_ns, blind_ns, deaf, absent: true });
     }
 
     /// The windows, in ascending order.
@@ -206,9 +205,7 @@ impl Sight {
         }
         for window in self.windows() {
             // What had passed before the window opened was judged before it.
-            // The absence may have been joined with what came behind it.
-            let is_absence = window.from_ns < self.began_ns && self.began_ns <= window.to_ns;
-            let is_judged = window.from_ns >= judged.down_ns && !is_absence;
+            let is_judged = window.from_ns >= judged.down_ns && !window.absent;
             if window.to_ns <= silence.last_seen_ns || is_judged {
                 continue;
             }
@@ -288,6 +285,7 @@ fn joined(a: Window, b: Window) -> Window {
         to_ns: a.to_ns.max(b.to_ns),
         blind_ns,
         deaf: a.deaf || b.deaf,
+        absent: a.absent || b.absent,
     }
 }
 
@@ -344,6 +342,11 @@ mod tests {
         assert!(judged.why.has(Extensions::DEAF));
         sight.blind(120 * S, 130 * S);
         assert_eq!(sight.judge(&SILENT), judged, "its deadline had passed before");
+        // Nor does another absence take away what the first one gave.
+        let mut sight = Sight::default();
+        sight.absent(110 * S, 115 * S, true);
+        sight.absent(115 * S + S / 2, 115 * S + S * 3 / 4, false);
+        assert_eq!(sight.judge(&SILENT).down_ns, judged.down_ns + S / 4);
         // What joins it takes nothing away.
         let mut sight = Sight::default();
         sight.absent(110 * S, 115 * S, true);
@@ -410,7 +413,8 @@ mod tests {
         let mut sight = Sight::default();
         losses.iter().for_each(|&(from_ns, to_ns, _)| sight.deaf(from_ns, to_ns));
         sight.blind(99 * S, 103 * S);
-        let all = Window { from_ns: 99 * S, to_ns: 103 * S, blind_ns: 4 * S, deaf: true };
+        let (from_ns, to_ns) = (99 * S, 103 * S);
+        let all = Window { from_ns, to_ns, blind_ns: 4 * S, deaf: true, absent: false };
         assert_eq!(sight.windows(), [all]);
         // Not later than a heartbeat just behind it would have it.
         let heard = Silence { last_seen_ns: 103 * S, ..SILENT }.plain();
