@@ -47,6 +47,8 @@ pub struct Monitor {
     pub handles: Vec<Handle>,
     pub budget: Arc<Budget>,
     reactors: Vec<Coroutine<(), (), ()>>,
+    /// Since when the process ends in order, and how long there is none then.
+    ending: Option<(u64, u64)>,
     /// When reports were taken last.
     taken_ns: u64,
     /// What [`Bug::TransitionDoubled`] will tell once more.
@@ -88,6 +90,7 @@ impl Monitor {
             handles: Vec::new(),
             budget: Arc::new(Budget::new(scenario.max_peers)),
             reactors: Vec::new(),
+            ending: None,
             taken_ns: START_NS,
             again: None,
             estate: (0..scenario.reactors).map(estate).collect(),
@@ -104,15 +107,26 @@ impl Monitor {
         self.bury(world, now_ns, back_ns);
     }
 
-    /// Ends the process in order: its sockets stay open, and all that it has told is published.
-    pub fn hand_over(&mut self, world: &World, now_ns: u64, absent_ns: u64, bug: Option<Bug>) {
-        let ended_ns = self.stop(world, now_ns);
+    /// Lets the process end in order and hand its sockets over to one that begins so much later.
+    pub fn begin_to_end(&mut self, world: &World, now_ns: u64, absent_ns: u64) {
+        world.stop.set(true);
+        world.reading.set(self.reactors.len());
+        (0..self.reactors.len()).for_each(|number| world.wake(number, now_ns));
+        self.ending = Some((now_ns, absent_ns));
+    }
+
+    /// Whether it has done so: then all that it has told is published.
+    pub fn has_ended(&mut self, world: &World, bug: Option<Bug>) -> bool {
+        let all_done = world.cores.iter().all(|core| core.done.get());
+        let Some((from_ns, absent_ns)) = self.ending.take_if(|_| all_done) else { return false };
+        let ended_ns = world.cores.iter().map(|core| core.now_ns.get()).max().unwrap_or(from_ns);
         self.reactors.clear();
         self.take(world, usize::MAX, ended_ns, bug);
         let back_ns = ended_ns + absent_ns;
-        world.hand_over(now_ns, ended_ns, back_ns);
+        world.hand_over(from_ns, ended_ns, back_ns);
         self.bury(world, ended_ns, back_ns);
         world.stop.set(false);
+        true
     }
 
     /// What is lost with a process that has ended.
@@ -222,18 +236,16 @@ impl Monitor {
         }
     }
 
-    /// Ends the reactors in order. Returns when the last of them has ended.
-    pub fn stop(&mut self, world: &World, now_ns: u64) -> u64 {
+    /// Ends the reactors, each after its last turn.
+    pub fn stop(&mut self, world: &World) {
         world.stop.set(true);
-        world.reading.set(self.reactors.len());
-        (0..self.reactors.len()).for_each(|number| world.wake(number, now_ns));
-        let running = |reactors: &[Coroutine<(), (), ()>]| {
-            (0..reactors.len()).filter(|&one| !reactors[one].done()).collect::<Vec<_>>()
-        };
-        while let Some(number) = world.next_to_end(running(&self.reactors).into_iter()) {
-            self.resume(number);
+        world.reading.set(0);
+        for reactor in &mut self.reactors {
+            world.barrier_ns.set(u64::MAX);
+            while !reactor.done() {
+                let _ = reactor.resume(());
+            }
         }
-        world.cores.iter().map(|core| core.now_ns.get()).max().unwrap_or(now_ns)
     }
 
     pub fn remove(&self, world: &World, peer: usize, now_ns: u64) {
@@ -382,11 +394,12 @@ fn run(mut reactor: Reactor<SimBackend<'_>, SimClock<'_>>, seat: &Seat<'_>) {
     reactor.turn().expect(NEVER_FAILS);
     let horizon_ns = reactor.let_go().expect(NEVER_FAILS);
     ends();
-    world.reading.set(world.reading.get() - 1);
+    world.reading.set(world.reading.get().saturating_sub(1));
     while world.reading.get() > 0 {
         seat.spend(MS);
     }
     begins();
     reactor.last_mail(horizon_ns);
     ends();
+    world.cores[seat.number].done.set(true);
 }

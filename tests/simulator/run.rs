@@ -89,13 +89,19 @@ fn run_world(
     }
     while let Some(next) = world.next(scenario.end_ns) {
         match next {
-            Next::Reactor(number) => monitor.resume(number),
+            Next::Reactor(number) => {
+                monitor.resume(number);
+                if monitor.has_ended(world, bug) {
+                    monitor.launch(world, wakers, bug);
+                }
+            }
             Next::Event(now_ns, event) => {
                 happen(world, &mut monitor, &mut fleet, event, now_ns, (bug, wakers));
             }
         }
     }
-    let end_ns = monitor.stop(world, scenario.end_ns);
+    monitor.stop(world);
+    let end_ns = world.cores.iter().map(|core| core.now_ns.get()).max().unwrap_or(0);
     // Whatever is still pending needs room in the rings; there is none to make after the end.
     monitor.take(world, usize::MAX, end_ns, bug);
 
@@ -149,14 +155,15 @@ fn happen(
                 world.at(now_ns + scenario.machine.stall_gap_ns, Event::Stall);
             }
         }
-        // The one before may have taken long to end.
+        // The one before may take long to end.
         Event::End { .. } if !world.is_running(now_ns) => {}
         Event::End { absent_ns, hands_over } => {
-            match hands_over {
-                true => monitor.hand_over(world, now_ns, absent_ns, bug),
-                false => monitor.kill(world, now_ns, now_ns + absent_ns),
+            if hands_over {
+                monitor.begin_to_end(world, now_ns, absent_ns);
+            } else {
+                monitor.kill(world, now_ns, now_ns + absent_ns);
+                monitor.launch(world, wakers, bug);
             }
-            monitor.launch(world, wakers, bug);
         }
         Event::Take => {
             let control = &scenario.control;

@@ -46,6 +46,8 @@ pub enum Event {
 /// A reactor's core: its time, its socket's receive queue, its sleep.
 pub struct Core {
     pub now_ns: Cell<u64>,
+    /// Its reactor has ended.
+    pub done: Cell<bool>,
     asleep: Cell<bool>,
     wake_ns: Cell<u64>,
     stalled_until_ns: Cell<u64>,
@@ -91,6 +93,7 @@ impl World {
     pub fn new(scenario: Scenario, start_ns: u64) -> World {
         let core = |_| Core {
             now_ns: Cell::new(start_ns),
+            done: Cell::new(false),
             asleep: Cell::new(false),
             wake_ns: Cell::new(0),
             stalled_until_ns: Cell::new(0),
@@ -222,9 +225,9 @@ impl World {
         self.back_ns.get() > 0
     }
 
-    /// Whether there is a process.
+    /// Whether there is a process that does not end.
     pub fn is_running(&self, now_ns: u64) -> bool {
-        now_ns >= self.back_ns.get()
+        now_ns >= self.back_ns.get() && !self.stop.get()
     }
 
     /// The process is gone, with its sockets and what was in them; the next one begins at `back_ns`.
@@ -248,19 +251,6 @@ impl World {
         self.cores.iter().for_each(|core| core.begin(back_ns));
         self.record.borrow_mut().hand_over(from_ns, ended_ns, back_ns);
         self.back_ns.set(back_ns);
-    }
-
-    /// Which of these reactors goes on while the process ends and nothing happens outside; sets the
-    /// barrier for it.
-    pub fn next_to_end(&self, running: impl Iterator<Item = usize>) -> Option<usize> {
-        let mut ready: Vec<_> = running.map(|one| (self.cores[one].ready_ns(), one)).collect();
-        ready.sort_unstable();
-        let (first_ns, first) = *ready.first()?;
-        let core = &self.cores[first];
-        core.now_ns.set(first_ns);
-        core.asleep.set(false);
-        self.barrier_ns.set(ready.get(1).map_or(u64::MAX, |(second_ns, _)| *second_ns));
-        Some(first)
     }
 
     /// A reactor is not scheduled for a while.
@@ -288,13 +278,16 @@ impl Core {
     /// A new process begins to run on it.
     fn begin(&self, now_ns: u64) {
         self.now_ns.set(now_ns);
+        self.done.set(false);
         self.asleep.set(false);
         self.stalled_until_ns.set(0);
         self.signalled.set(false);
     }
 
     fn ready_ns(&self) -> u64 {
-        if self.asleep.get() {
+        if self.done.get() {
+            u64::MAX
+        } else if self.asleep.get() {
             self.wake_ns.get().max(self.stalled_until_ns.get())
         } else {
             self.now_ns.get()
