@@ -253,6 +253,10 @@ fn a_takeover_that_cannot_start_leaves_the_monitor_that_runs() {
             assert!(says.contains(why), "{check:?}: {says}");
         }
     }
+    let refused = place.command(&["--takeover", "--check", "--reactors", "7"]).output();
+    let refused = refused.expect("the binary is built");
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && says.contains("does not hand over"), "{says}");
     place.send("web-1 interval=1h");
     place.until("the old one goes on", |summary| summary.peers.up == 1);
     let log = monitor.end();

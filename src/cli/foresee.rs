@@ -6,7 +6,8 @@
 
 use super::client::Client;
 use super::run::default_reactors;
-use super::{Failure, listen, outputs, rival, state, takeover};
+use super::takeover::{self, Terms};
+use super::{Failure, listen, outputs, rival, state};
 use crate::api::Summary;
 use crate::config::Settings;
 use crate::io::sockets::{self, BindError};
@@ -139,6 +140,10 @@ pub fn everything(settings: &Settings) -> Result<(), Failure> {
     }
     let place = state::place(settings).map(|(directory, _)| directory);
     let heir_of = place.filter(|directory| settings.takeover && takeover::is_offered(directory));
+    if let Some(directory) = &heir_of {
+        let reactors = settings.reactors.unwrap_or_else(default_reactors);
+        takeover::look(directory, &Terms::of(settings, reactors))?;
+    }
     let found = http(settings.http, heir_of.as_deref());
     let is_monitors = heir_of.is_none() && rival::answering(settings.http, None).is_some();
     if !is_monitors {

@@ -251,6 +251,14 @@ impl Keeper {
         let now_ns = clock::monotonic_ns();
         let took_ms = (now_ns - self.began_ns) / 1_000_000;
         let directory = self.dir.path().display();
+        let discarded = count(Counter::SlotsDiscarded) + u64::from(self.hot.refused);
+        if discarded > 0 {
+            warn!(
+                peers = discarded,
+                "let go of peers of the state, which are not watched any more: they found no room \
+                 (raise --max-peers), or their slots are damaged"
+            );
+        }
         let Some(looked_ns) = self.looked_ns else {
             info!(%directory, "state is kept; there was none to go on with");
             return;
@@ -264,7 +272,7 @@ impl Keeper {
             %directory,
             peers = count(Counter::PeersRecovered),
             repaired = count(Counter::SlotsRepaired),
-            discarded = count(Counter::SlotsDiscarded) + u64::from(self.hot.refused),
+            discarded,
             redone = count(Counter::TransitionsRedone),
             told = self.told,
             names = control.registry.len(),

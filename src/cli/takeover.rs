@@ -52,6 +52,17 @@ impl Terms {
     }
 }
 
+/// What is asked, in a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Question {
+    /// Whether these terms would do; nothing is handed over.
+    Look {
+        look: Terms,
+    },
+    Sockets(Terms),
+}
+
 /// The answer to a question for the sockets.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
@@ -99,29 +110,43 @@ impl Predecessor {
 /// # Errors
 /// It refuses, or something is wrong on the way; it goes on then.
 pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecessor)>, Failure> {
-    let path = directory.join(SOCKET);
-    let Ok(stream) = UnixStream::connect(&path) else { return Ok(None) };
-    let failed = |error: io::Error| Failure::failed(format!("taking over: {error}"));
+    let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(None) };
+    let (groups, reactors) = agreed(&stream, &Question::Sockets(terms.clone()))?;
+    let sockets = receive(&stream, groups * reactors + 1).map_err(failed)?;
+    let no_sockets = || Failure::failed("taking over: too few sockets came");
+    let mut sockets = sockets.into_iter();
+    let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
+    let groups = (0..groups).map(group).collect();
+    let http = sockets.next().map(TcpListener::from).ok_or_else(no_sockets)?;
+    Ok(Some((Sockets { groups, http }, Predecessor(ManuallyDrop::new(stream)))))
+}
+
+/// Asks the same without taking anything; it goes on in any case.
+///
+/// # Errors
+/// It would refuse.
+pub fn look(directory: &Path, terms: &Terms) -> Result<(), Failure> {
+    let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(()) };
+    agreed(&stream, &Question::Look { look: terms.clone() }).map(drop)
+}
+
+/// How many groups of how many sockets there are, if the other side agrees.
+fn agreed(mut stream: &UnixStream, question: &Question) -> Result<(usize, usize), Failure> {
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut line = serde_json::to_vec(terms).map_err(|error| failed(error.into()))?;
+    let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
-    (&stream).write_all(&line).map_err(failed)?;
-    let answer = read_line(&stream).map_err(failed)?;
-    let answer = serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
-    match answer {
+    stream.write_all(&line).map_err(failed)?;
+    let answer = read_line(stream).map_err(failed)?;
+    match serde_json::from_str(&answer).map_err(|error| failed(error.into()))? {
+        Answer::Yes { groups, reactors } => Ok((groups, reactors)),
         Answer::No { why } => {
             Err(Failure::usage(format!("the monitor that runs does not hand over: {why}")))
         }
-        Answer::Yes { groups, reactors } => {
-            let sockets = receive(&stream, groups * reactors + 1).map_err(failed)?;
-            let no_sockets = || Failure::failed("taking over: too few sockets came");
-            let mut sockets = sockets.into_iter();
-            let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
-            let groups = (0..groups).map(group).collect();
-            let http = sockets.next().map(TcpListener::from).ok_or_else(no_sockets)?;
-            Ok(Some((Sockets { groups, http }, Predecessor(ManuallyDrop::new(stream)))))
-        }
     }
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::failed(format!("taking over: {error}"))
 }
 
 /// Whether a monitor that uses this state directory would hand over.
@@ -164,16 +189,24 @@ fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
         // Somebody looked whether we are here.
         return Ok(false);
     }
-    let theirs: Terms = serde_json::from_str(&asked)?;
+    let (theirs, is_look) = match serde_json::from_str(&asked)? {
+        Question::Look { look } => (look, true),
+        Question::Sockets(terms) => (terms, false),
+    };
     if theirs == *ours {
-        return Ok(true);
+        if is_look {
+            answer(stream, &Answer::Yes { groups: ours.udp.len(), reactors: ours.reactors })?;
+        }
+        return Ok(!is_look);
     }
     let why = format!(
         "it listens on {:?} with {} reactors, the new one wants {:?} with {}; start it with the \
          same --udp and --reactors, or stop the one that runs first",
         ours.udp, ours.reactors, theirs.udp, theirs.reactors
     );
-    info!("not handing over: {why}");
+    if !is_look {
+        info!("not handing over: {why}");
+    }
     answer(stream, &Answer::No { why })?;
     Ok(false)
 }
@@ -256,9 +289,12 @@ mod tests {
         let send = move |stream| asked.send(stream).unwrap();
         offer(temp.path(), terms(50), send).unwrap();
         assert!(is_offered(temp.path()), "and whoever only looks is given nothing");
-        let refusal = ask(temp.path(), &terms(2)).err().unwrap();
-        assert_eq!(refusal.code(), 2);
-        assert!(refusal.to_string().contains("the same --udp and --reactors"), "{refusal}");
+        for refusal in [ask(temp.path(), &terms(2)).err(), look(temp.path(), &terms(2)).err()] {
+            let refusal = refusal.unwrap();
+            assert_eq!(refusal.code(), 2);
+            assert!(refusal.to_string().contains("the same --udp and --reactors"), "{refusal}");
+        }
+        assert!(look(temp.path(), &terms(50)).is_ok(), "and takes nothing");
 
         std::thread::scope(|scope| {
             let theirs = scope.spawn(|| ask(temp.path(), &terms(50)).unwrap().unwrap());
