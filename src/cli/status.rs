@@ -44,7 +44,7 @@ const MOST_NAMED: usize = 8;
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
 pub struct StatusArgs {
     /// A peer's name; without it, those that are not up are listed.
-    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident", "failing"])]
+    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident", "failing", "flapping", "silenced"])]
     name: Option<String>,
     /// List the peers in this state; without it those in any but up.
     #[arg(long, value_parser = ["up", "suspect", "down", "unreachable", "left", "all"])]
@@ -67,6 +67,12 @@ pub struct StatusArgs {
     /// List only peers that say of themselves that something is wrong (warn, critical), up ones too.
     #[arg(long)]
     failing: bool,
+    /// List only peers that go down and up again too often, whatever state they are in now.
+    #[arg(long)]
+    flapping: bool,
+    /// List only peers of which a silence holds, whatever state they are in.
+    #[arg(long)]
+    silenced: bool,
     /// List so many at most, 20 unless --all is given; 0 lists all.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -82,7 +88,7 @@ impl StatusArgs {
     fn states(&self) -> Vec<Option<&str>> {
         match self.state.as_deref() {
             _ if self.all => vec![None],
-            None if self.failing => vec![None],
+            None if self.failing || self.flapping || self.silenced => vec![None],
             None => NOT_UP.into_iter().map(Some).collect(),
             Some("all") => vec![None],
             state => vec![state],
@@ -106,6 +112,8 @@ impl StatusArgs {
         whom.extend(self.label.iter().map(|label| format!("label {label}")));
         whom.extend(self.incident.map(|id| format!("incident #{id}")));
         whom.extend(self.failing.then(|| "says warn or critical".to_owned()));
+        whom.extend(self.flapping.then(|| "flapping".to_owned()));
+        whom.extend(self.silenced.then(|| "silenced".to_owned()));
         (!whom.is_empty()).then(|| whom.join(", "))
     }
 }
@@ -231,6 +239,8 @@ fn collect(
             ("prefix", args.prefix.as_deref()),
             ("incident", incident.as_deref()),
             ("failing", args.failing.then_some("1")),
+            ("flapping", args.flapping.then_some("1")),
+            ("silenced", args.silenced.then_some("1")),
             ("limit", Some(page_size.as_str())),
             ("cursor", cursor.as_deref()),
         ];
