@@ -77,7 +77,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let started_wall_ns = clock::wall_ns();
     let monitor = settings.monitor_id.unwrap_or_else(random);
     let fresh = Identity { monitor, epoch_ns: started_wall_ns };
-    let (memory, remembered, identity, keeper) =
+    let (memory, remembered, identity, mut keeper) =
         state::open(&settings, reactors as u32, fresh)?.split();
     let own = settings.groups.iter().map(|group| group.policy);
     let policies = std::iter::once(settings.policy).chain(own).collect();
@@ -128,7 +128,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .map_err(explain)?;
     say_what_started(&fleet);
     control.attach(fleet.handles.clone());
-    if let Some(keeper) = &keeper {
+    if let Some(keeper) = &mut keeper {
+        keeper.settle();
         keeper.say_what_was_recovered(&fleet, &control.state());
     }
     let prober = Prober::start(udp[0], reactors as u32, probe_secret)

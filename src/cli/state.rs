@@ -18,6 +18,7 @@ use crate::control::events::{Entry, EventLog, Names};
 use crate::control::kept::{Era, SilencesFile};
 use crate::control::registry::Registry;
 use crate::control::{Continuation, ControlState, Memory, NamesSource};
+use crate::engine::Policy;
 use crate::engine::slot::ShardMemory;
 use crate::engine::transition::{PeerState, Transition};
 use crate::metrics::Counter;
@@ -25,7 +26,7 @@ use crate::reactor::{self, Fleet};
 pub use crate::store::events::Identity;
 use crate::store::events::{EventFile, Origin};
 use crate::store::hot::{self, Hot, HotFile, Shape, Unusable};
-use crate::store::places::PlacesFile;
+use crate::store::places::{PlacesFile, Unsettled};
 use crate::store::{StateDir, StateError, dir};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -54,6 +55,7 @@ pub struct Keeper {
     began_ns: u64,
     /// When the process before last looked; `None` without one.
     looked_ns: Option<u64>,
+    unsettled: Option<Unsettled>,
 }
 
 /// Opens the state that the settings ask for.
@@ -182,8 +184,8 @@ fn recover(
     let published = memory.iter().map(|m| m.kept.as_ref().map_or(0, |k| k.journal.newest()));
     let continuation = Continuation { published: published.collect(), names };
     let log = EventLog::resume(settings.events, Some(events), held);
-    let (file, places) = PlacesFile::open(dir.path(), &detectors(settings))?;
-    let keeper = Keeper { dir, hot, told, began_ns, looked_ns };
+    let (file, places, unsettled) = PlacesFile::open(dir.path(), &detectors(settings))?;
+    let keeper = Keeper { dir, hot, told, began_ns, looked_ns, unsettled };
     let places_file = Some(file);
     let control = Memory {
         registry,
@@ -198,10 +200,12 @@ fn recover(
     Ok(State { memory, control, identity, keeper: Some(keeper) })
 }
 
-/// Which detector holds for whom, as a line of text.
+/// Which detector holds for whom, as a line of text; and at which interval for who states none, since that
+/// is what it takes for its measure.
 fn detectors(settings: &Settings) -> String {
-    let own = settings.groups.iter().map(|g| format!(" {}={}", g.name, g.policy.detector));
-    std::iter::once(settings.policy.detector.to_string()).chain(own).collect()
+    let of = |policy: &Policy| format!("{}@{}", policy.detector, policy.default_interval_us);
+    let own = settings.groups.iter().map(|g| format!(" {}={}", g.name, of(&g.policy)));
+    std::iter::once(of(&settings.policy)).chain(own).collect()
 }
 
 /// The transitions in the journals that were not published, oldest first.
@@ -231,6 +235,13 @@ impl Keeper {
     /// When the process before last looked, monotonic nanoseconds; `None` without one.
     pub fn looked_ns(&self) -> Option<u64> {
         self.looked_ns
+    }
+
+    /// The reactors have taken over: what other detectors had learnt is forgotten.
+    pub fn settle(&mut self) {
+        if let Some(Err(error)) = self.unsettled.take().map(Unsettled::settle) {
+            warn!(%error, "what the detectors learn is not kept over a restart");
+        }
     }
 
     /// One line for the log.

@@ -284,7 +284,11 @@ impl Shard {
         let was_named = named(slot.parent()) != 0;
         let parent = if parent == 0 && !was_named { slot.parent() } else { parent };
         let groups = &self.shared.groups;
-        let learns_anew = groups.policy(before.group).detector != groups.policy(group).detector;
+        let (was, is) = (groups.policy(before.group), groups.policy(group));
+        // What is learnt is measured by the interval.
+        let stated_us = slot.interval_us();
+        let same_interval = was.interval_us(stated_us) == is.interval_us(stated_us);
+        let learns_anew = was.detector != is.detector || !same_interval;
         {
             let mut write = slot.write();
             write.set_group(group);

@@ -1,15 +1,17 @@
 //! The places file: which group and which parent has which number, as they were given.
 //!
 //! ```text
-//!   systole places 1 fixed rack-*=blend      its version, and which detector holds for whom
+//!   systole places 1 fixed@1000000           its version, and which detector holds for whom
 //!   g web                                    the first group, number 1
 //!   p efcdab8967452301                       the first parent, number 1
 //!   g db                                     the second group, number 2
+//!   d blend@1000000                          another detector from here on
 //! ```
 //!
 //! Slots hold numbers, so the numbers must mean the same in the next process: a peer that was judged
 //! by its group's policy is judged by it from the first moment on, before its name is read. What a
-//! detector has learnt means nothing to another one, hence the first line.
+//! detector has learnt means nothing to another one, hence the first line. Where another one is to hold
+//! it says nobody's, until what was learnt has been forgotten ([`Unsettled`]): a start may come to nothing.
 //!
 //! Lines of text, because there are few and people may look. A line is written before its number is
 //! used. What is no line of these ends the reading; the file is written anew at each start.
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "places";
 const FILE_NEW: &str = "places.new";
 const FIRST: &str = "systole places 1 ";
+/// Which detector holds while that is being changed.
+const NOBODYS: &str = "-";
 
 /// What the process before had given numbers to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -36,6 +40,26 @@ pub struct Places {
     pub same_detectors: bool,
 }
 
+/// What is still to be written of the file: that other detectors hold from now on.
+#[derive(Debug)]
+#[must_use]
+pub struct Unsettled {
+    path: PathBuf,
+    file: File,
+    line: String,
+}
+
+impl Unsettled {
+    /// What was learnt by others has been forgotten.
+    ///
+    /// # Errors
+    /// The system refuses; then what is learnt from here on is forgotten at the next start, too.
+    pub fn settle(mut self) -> Result<(), StateError> {
+        let written = self.file.write_all(self.line.as_bytes());
+        written.map_err(StateError::of(&self.path, "writing"))
+    }
+}
+
 /// The file, for its one writer.
 #[derive(Debug)]
 pub struct PlacesFile {
@@ -46,11 +70,15 @@ pub struct PlacesFile {
 
 impl PlacesFile {
     /// Opens the directory's file. `detectors` is a line of text that says which detector holds for
-    /// whom; what was learnt is of use only while it stays the same.
+    /// whom; what was learnt is of use only while it stays the same. If it does not, what was learnt is
+    /// to be forgotten, and then to be settled.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn open(dir: &Path, detectors: &str) -> Result<(PlacesFile, Places), StateError> {
+    pub fn open(
+        dir: &Path,
+        detectors: &str,
+    ) -> Result<(PlacesFile, Places, Option<Unsettled>), StateError> {
         let (path, path_new) = (dir.join(FILE), dir.join(FILE_NEW));
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -66,12 +94,22 @@ impl PlacesFile {
             .mode(0o600)
             .open(&path_new)
             .map_err(failed("opening"))?;
-        let mut whole = format!("{FIRST}{detectors}\n");
+        let holds = if places.same_detectors { detectors } else { NOBODYS };
+        let mut whole = format!("{FIRST}{holds}\n");
         places.groups.iter().for_each(|name| whole.push_str(&group_line(name)));
         places.parents.iter().for_each(|peer| whole.push_str(&parent_line(*peer)));
         file.write_all(whole.as_bytes()).map_err(failed("writing"))?;
         std::fs::rename(&path_new, &path).map_err(failed("renaming"))?;
-        Ok((PlacesFile { path, file, complained: false }, places))
+        let unsettled = match places.same_detectors {
+            true => None,
+            // A copy writes on where the other has.
+            false => Some(Unsettled {
+                file: file.try_clone().map_err(StateError::of(&path, "opening"))?,
+                path: path.clone(),
+                line: detectors_line(detectors),
+            }),
+        };
+        Ok((PlacesFile { path, file, complained: false }, places, unsettled))
     }
 
     /// A group was given the next number.
@@ -99,6 +137,10 @@ fn group_line(name: &str) -> String {
     format!("g {name}\n")
 }
 
+fn detectors_line(detectors: &str) -> String {
+    format!("d {detectors}\n")
+}
+
 fn parent_line(peer: PeerId) -> String {
     format!("p {peer}\n")
 }
@@ -114,6 +156,7 @@ fn read(text: &str, detectors: &str) -> Places {
     places.same_detectors = before == detectors;
     for line in lines {
         match line.split_once(' ') {
+            Some(("d", holds)) => places.same_detectors = holds == detectors,
             Some(("g", name)) => places.groups.push(name.to_owned()),
             Some(("p", hex)) => match PeerId::from_hex(hex) {
                 Some(peer) => places.parents.push(peer),
@@ -133,17 +176,24 @@ mod tests {
     #[test]
     fn numbers_mean_the_same_in_the_next_process() {
         let dir = TempDir::new();
-        let (mut file, none) = PlacesFile::open(dir.path(), "fixed").unwrap();
+        let (mut file, none, unsettled) = PlacesFile::open(dir.path(), "fixed").unwrap();
         assert_eq!(none, Places::default());
         file.group("web");
+        unsettled.unwrap().settle().unwrap();
         file.parent(PeerId(7));
         file.group("a b");
-        for detectors in ["fixed", "fixed", "blend"] {
-            let (_, places) = PlacesFile::open(dir.path(), detectors).unwrap();
+        let open = |detectors| {
+            let (_, places, unsettled) = PlacesFile::open(dir.path(), detectors).unwrap();
             assert_eq!(places.groups, ["web", "a b"]);
             assert_eq!(places.parents, [PeerId(7)]);
-            assert_eq!(places.same_detectors, detectors == "fixed");
-        }
+            assert_eq!(places.same_detectors, unsettled.is_none());
+            unsettled
+        };
+        assert!(open("fixed").is_none() && open("fixed").is_none());
+        // A start that comes to nothing may have forgotten what was learnt, or not.
+        assert!(open("blend").is_some() && open("blend").is_some() && open("fixed").is_some());
+        open("blend").unwrap().settle().unwrap();
+        assert!(open("blend").is_none() && open("fixed").is_some());
     }
 
     #[test]
