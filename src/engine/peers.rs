@@ -63,8 +63,8 @@ pub(super) struct Verdict {
 enum Parent {
     /// There is none, or nothing is known of it: children are judged by themselves.
     None,
-    /// It is up since then, was last heard then, and will be late then.
-    Alive { since_ns: u64, heard_ns: u64, overdue_ns: u64 },
+    /// It is alive since then and above suspicion since then, was last heard then, and will be late then.
+    Alive { since_ns: u64, trusted_ns: u64, heard_ns: u64, overdue_ns: u64 },
     /// It is silent itself; ask again then.
     InDoubt { heard_ns: u64, again_ns: u64 },
     /// It is down, unreachable or has left, and was last heard then.
@@ -209,7 +209,16 @@ impl Peers {
             }
             // It was away while the peer was silent: its way may have been cut.
             Parent::Alive { since_ns, .. } if since_ns > silence.last_seen_ns => {
-                down_ns = down_ns.max(since_ns.saturating_add(silence.deadlines.down_ns));
+                down_ns = down_ns.max(self.behind(since_ns, silence).down_ns);
+                waited_for = waited_for.with(Extensions::PARENT);
+                if down_ns > self.horizon_ns {
+                    return hold(down_ns, waited_for);
+                }
+            }
+            // It was suspect meanwhile: once more, or one that is suspect now and then would hide the dead.
+            Parent::Alive { trusted_ns, .. } if trusted_ns > silence.last_seen_ns => {
+                let once_more_ns = silence.one_more(judged, down_ns, Extensions::PARENT).down_ns;
+                down_ns = down_ns.max(once_more_ns.min(self.behind(trusted_ns, silence).down_ns));
                 waited_for = waited_for.with(Extensions::PARENT);
                 if down_ns > self.horizon_ns {
                     return hold(down_ns, waited_for);
@@ -241,6 +250,12 @@ impl Peers {
         self.groups.let_down_ns(slot.standing(), self.horizon_ns) > own_ns
     }
 
+    /// The deadlines of a peer as if it had been heard then, with what we did not see or hear since.
+    fn behind(&self, since_ns: u64, silence: &Silence) -> Judged {
+        let last_seen_ns = since_ns.max(silence.last_seen_ns);
+        self.sight.judge(&Silence { last_seen_ns, ..*silence })
+    }
+
     /// When an unreachable peer is judged by itself again.
     #[cold]
     fn unreachable(&self, slot: &Slot) -> Verdict {
@@ -259,8 +274,7 @@ impl Peers {
             Parent::None => (Some(PeerState::Down), self.horizon_ns),
             Parent::Alive { since_ns, .. } => {
                 // Whoever recovers first: the children get a whole timeout behind their parent.
-                let down_ns = since_ns.saturating_add(silence.deadlines.down_ns);
-                (Some(PeerState::Down), down_ns)
+                (Some(PeerState::Down), self.behind(since_ns, &silence).down_ns)
             }
         };
         let plain_ns = silence.plain().down_ns;
@@ -335,7 +349,8 @@ impl Peers {
         };
         if self.horizon_ns > decided_ns {
             let (since_ns, heard_ns) = (record.alive_since_ns, record.last_seen_ns);
-            return Parent::Alive { since_ns, heard_ns, overdue_ns };
+            let trusted_ns = if record.state == PeerState::Up { record.since_ns } else { 0 };
+            return Parent::Alive { since_ns, trusted_ns, heard_ns, overdue_ns };
         }
         let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);
         let again_ns = again_ns.min(decided_ns.saturating_add(1));

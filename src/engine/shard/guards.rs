@@ -3,7 +3,7 @@
 use super::tests::{Bench, beat, policy};
 use super::*;
 use crate::engine::brake::BrakeSettings;
-use crate::engine::{Detector, Policy};
+use crate::engine::Policy;
 use crate::testing::{Rng, seeds};
 use crate::wire;
 use PeerState::*;
@@ -436,6 +436,47 @@ fn children_whose_turn_comes_behind_their_parents_return_get_a_timeout_too() {
     assert_eq!(story, [(9, Down, START + DOWN_NS), (2, Down, back_ns + DOWN_NS)]);
 }
 
+/// No process looks while they come back.
+#[test]
+fn an_absence_behind_their_parents_return_is_granted_to_children_too() {
+    let mut bench = family();
+    run(&mut bench, START, START + 1_000 * MS, &[]);
+    let back_ns = START + 5_000 * MS;
+    run(&mut bench, START + 1_000 * MS, back_ns, &[]);
+    bench.observe(&[beat(9, 1, 2)], back_ns);
+    bench.shard.was_absent(back_ns + 10 * MS, back_ns + 2_010 * MS, true);
+    let again_ns = back_ns + 2_060 * MS;
+    let mut told = run(&mut bench, back_ns + 2_010 * MS, again_ns, &[Down]);
+    for round in 0..4u64 {
+        let now_ns = again_ns + round * 100 * MS;
+        bench.observe(&beats([1, 9], 3 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down]));
+    }
+    let story: Vec<_> = told.iter().map(|t| (t.peer.0, t.to, t.deadline_ns)).collect();
+    assert_eq!(story, [(2, Down, back_ns + 2_000 * MS + DOWN_NS)]);
+    assert_eq!(bench.state(1), Up);
+}
+
+/// A cut that is over before the parent is called down, and after its children were to be.
+#[test]
+fn children_of_a_parent_that_was_only_suspect_get_time_for_one_more_heartbeat() {
+    let mut bench = family();
+    bench.observe(&[beat(9, 1, 2)], START + 60 * MS);
+    let back_ns = START + DOWN_NS + 30 * MS;
+    let mut told = run(&mut bench, START, back_ns, &[Suspect, Down]);
+    assert!(told.iter().any(|t| (t.peer.0, t.to) == (9, Suspect)), "{told:?}");
+    for round in 0..8u64 {
+        let now_ns = back_ns + round * 100 * MS;
+        let awake: &[u64] = if round < 1 { &[9] } else { &[1, 9] };
+        bench.observe(&beats(awake.iter().copied(), 3 + round as u32), now_ns);
+        told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down]));
+    }
+    let downs: Vec<_> = told.iter().filter(|t| t.to == Down).map(|t| t.peer.0).collect();
+    assert_eq!(downs, [2], "{told:?}");
+    let once_more_ns = told.last().unwrap().deadline_ns - START - DOWN_NS;
+    assert!((100 * MS..DOWN_NS).contains(&once_more_ns), "{told:?}");
+}
+
 /// Behind a parent that is away for longer than the dead of their group are remembered.
 #[test]
 fn nobody_is_forgotten_before_its_parent_of_whom_nobody_knows_whether_it_lives() {
@@ -500,61 +541,4 @@ fn two_that_name_each_other_as_parents_do_not_wait_for_ever() {
     let told = run(&mut bench, START, START + 1_000 * MS, &[Down, Unreachable]);
     assert_eq!(told.iter().filter(|t| t.to == Down).count(), 1, "one of them: {told:?}");
     assert_eq!(told.len(), 2);
-}
-
-/// Whatever a detector learns, at any time and however it brings the deadline nearer, the timer goes
-/// off at the deadline that its words make, to the microsecond.
-#[test]
-fn a_learnt_deadline_is_met_exactly() {
-    for seed in seeds() {
-        let mut rng = Rng::new(seed);
-        for word in Detector::WORDS {
-            let policy = Policy { detector: word.parse().unwrap(), missed: 1.5, ..policy() };
-            let groups = Groups::new(vec![policy], BrakeSettings::OFF);
-            let mut bench = Bench::with(groups, 8, START);
-            let (mut now_ns, mut last_ns) = (START, START);
-            let mut learnt = Arrivals::NONE;
-            bench.observe(&[beat(1, 1, 0)], START);
-            let mut pauses = 0;
-            for sequence in 1..400 {
-                let context = format!("seed {seed} {word} {sequence}");
-                let due = policy.deadlines(&learnt, 100_000);
-                // Mostly punctual, now and then in a bunch or late; and sometimes as late as can be without
-                // being down, again and again, so that a large deadline is unlearnt afterwards.
-                if rng.one_in(150) {
-                    pauses = rng.below(10);
-                }
-                let gap_ns = match rng.below(12) {
-                    _ if pauses > 0 => due.down_ns / 100 * 93,
-                    0 => rng.below(2 * MS),
-                    1 => 100 * MS + rng.below(400 * MS),
-                    2..5 => 50 * MS + rng.below(3 * MS),
-                    _ => 95 * MS + rng.below(10 * MS),
-                };
-                pauses = u64::saturating_sub(pauses, 1);
-                let arrives_ns = now_ns + gap_ns;
-                let [suspect_ns, down_ns] = [due.suspect_ns, due.down_ns].map(|d| last_ns + d);
-                let mut told = Vec::new();
-                while let Some(next_ns) = bench.shard.next_deadline_ns(now_ns)
-                    && next_ns < arrives_ns
-                {
-                    now_ns = next_ns;
-                    told.extend(bench.advance(now_ns));
-                }
-                let deadlines: Vec<_> = told.iter().map(|t| (t.to, t.deadline_ns)).collect();
-                let mut expected = vec![(Suspect, suspect_ns), (Down, down_ns)];
-                expected.retain(|(_, at_ns)| at_ns.div_ceil(1_000) * 1_000 < arrives_ns);
-                assert_eq!(deadlines, expected, "{context}");
-                assert!(told.iter().all(|t| t.lateness_ns() < 1_000), "{context}: {told:?}");
-                let was_down = bench.state(1) == Down;
-                bench.observe(&[beat(1, 1, sequence)], arrives_ns);
-                if was_down {
-                    learnt.resume();
-                } else {
-                    policy.learn(&mut learnt, arrives_ns - last_ns, 1, 100_000);
-                }
-                (now_ns, last_ns) = (arrives_ns, arrives_ns);
-            }
-        }
-    }
 }
