@@ -344,6 +344,12 @@ impl Shard {
         &self.peers.sight
     }
 
+    /// What is observed from now on was queued while we did not look, or no longer: a detector learns
+    /// nothing from it.
+    pub fn catch_up(&mut self, yes: bool) {
+        self.peers.sight.catch_up(yes);
+    }
+
     /// We did not look between these times; all that was queued by `to_ns` has been observed, with a
     /// later date. To be told before anything is judged.
     pub fn blind(&mut self, from_ns: u64, to_ns: u64, outlet: &mut impl Outlet) {
@@ -507,6 +513,8 @@ mod forgery;
 mod guards;
 #[cfg(test)]
 mod held;
+#[cfg(test)]
+mod learning;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -153,6 +153,8 @@ pub struct Sight {
     /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
+    /// What is read now was queued while we did not look.
+    catches_up: bool,
 }
 
 impl Sight {
@@ -188,10 +190,18 @@ impl Sight {
         }
     }
 
-    /// The end of the last window: who was heard behind it is judged as usual. 0 without one.
+    /// What is read from now on was queued while we did not look, or no longer: its times are those of the
+    /// reading, and say nothing of when it came.
+    pub fn catch_up(&mut self, yes: bool) {
+        self.catches_up = yes;
+    }
+
+    /// The end of the last window: who was heard behind it is judged as usual. 0 without one, and never
+    /// while we [`catch up`](Self::catch_up).
     #[inline]
     pub fn clear_since_ns(&self) -> u64 {
         match self.len {
+            _ if self.catches_up => u64::MAX,
             0 => 0,
             len => self.windows[len - 1].to_ns,
         }

@@ -111,6 +111,9 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let asked = self.mailboxes[self.me].take_asked();
         let must_look = self.watch.is_blind() || self.is_looked_for(horizon_ns);
         if self.is_due(horizon_ns) || must_look || asked {
+            if self.watch.is_blind() {
+                self.shard.catch_up(true);
+            }
             received = self.drain()?;
             mail = self.collect_mail();
             self.mailboxes[self.me].set_watermark_ns(horizon_ns);
@@ -162,6 +165,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let now_ns = self.clock.now_ns();
         let from_ns = looked_ns.min(now_ns);
         self.shard.blind(from_ns, now_ns, &mut self.reports);
+        self.shard.catch_up(true);
         match left {
             Some(left) => {
                 self.drops_before = left.drops;
@@ -293,6 +297,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
 
     /// Tells the shard what we did not see and did not hear, before it judges anybody.
     fn own_up(&mut self, now_ns: u64) {
+        self.shard.catch_up(false);
         let blind = self.watch.take_blind();
         if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
