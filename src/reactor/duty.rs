@@ -434,6 +434,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         self.counters.set(Counter::Rearmed, counts.rearmed);
         self.counters.set(Counter::ReceiveErrors, counts.errors);
         let overlong = counts.overlong - std::mem::replace(&mut self.overlong, counts.overlong);
+        self.counters.add(Counter::Datagrams, overlong);
         self.counters.add(Counter::DropLength, overlong);
     }
 }
