@@ -200,7 +200,8 @@ mod tests {
         let flag = |(name, text): &(&str, &str)| {
             (KEYS.iter().find(|key| key.name == *name).unwrap(), vec![text.to_string()])
         };
-        let settings = Settings::load(Layer::from_flags(flags.iter().map(flag)), |_| None).unwrap();
+        let settings =
+            Settings::load(Layer::from_flags(flags.iter().map(flag)), |_| None, None).unwrap();
         check(&settings).unwrap()
     }
 

@@ -14,15 +14,22 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 use std::path::Path;
 use std::sync::Arc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-/// The guard that the settings ask for.
+/// The guard that the settings ask for. Where the file of keys cannot be read, `copy` is: it may have been
+/// read since that was made.
 ///
 /// # Errors
 /// The file of keys cannot be used (exit code 2).
-pub fn guard(settings: &Settings) -> Result<SharedGuard, Failure> {
+pub fn guard(settings: &Settings, copy: Option<&Path>) -> Result<SharedGuard, Failure> {
     let guard = match &settings.keys {
-        Some(path) => read(settings.auth, path)?,
+        Some(path) => match (read(settings.auth, path), copy) {
+            (Err(error), Some(copy)) => {
+                warn!("the keys are those of the start: {error}");
+                read(settings.auth, copy)?
+            }
+            (read, _) => read?,
+        },
         None => Guard::default(),
     };
     say_which(settings.keys.as_deref(), &guard);

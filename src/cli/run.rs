@@ -66,7 +66,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let (end, ends) = mpsc::channel();
     end_on_signal(end.clone())?;
 
-    let guard = keys::guard(&settings)?;
+    let guard = keys::guard(&settings, resume::keys().as_deref())?;
+    let files = resume::Files::of(&settings).context("copying the settings")?;
     let terms = Terms::of(&settings, reactors);
     let (listening, predecessor) = listen(&settings, &terms)?;
     let udp = listening.udp();
@@ -185,7 +186,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     {
         warn!("the new one has ended before it was ready: going on from the state");
         cores.give_back();
-        return Err(resume::go_on(&copies).into());
+        return Err(resume::go_on(&copies, &files).into());
     }
     match failure {
         None => Ok(()),

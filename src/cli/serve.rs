@@ -1,7 +1,7 @@
 //! `systole serve`: the flags, made from the table of keys, and the settings that come of them.
 
 use super::Failure;
-use super::{check, foresee, setting, terminal};
+use super::{check, foresee, resume, setting, terminal};
 use crate::config::{KEYS, Key, Layer, SECTIONS, Settings};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -89,7 +89,8 @@ impl clap::FromArgMatches for ServeArgs {
 /// # Errors
 /// Wrong settings (exit code 2), or what kept the monitor from starting or running.
 pub fn serve(args: ServeArgs) -> Result<u8, Failure> {
-    let settings = Settings::load(args.layer, |name| std::env::var(name).ok())?;
+    let copy = resume::config();
+    let settings = Settings::load(args.layer, |name| std::env::var(name).ok(), copy.as_deref())?;
     if args.check {
         let text = check::check(&settings)?;
         foresee::everything(&settings)?;
@@ -111,7 +112,7 @@ mod tests {
         let command = ServeArgs::augment_args(Command::new("serve"));
         let matches = command.get_matches_from(line.split(' '));
         let args = ServeArgs::from_arg_matches(&matches).unwrap();
-        Settings::load(args.layer, |_| None).unwrap()
+        Settings::load(args.layer, |_| None, None).unwrap()
     }
 
     #[test]

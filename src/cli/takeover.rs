@@ -17,6 +17,7 @@
 
 use super::Failure;
 use crate::config::Settings;
+use crate::store::{StateDir, StateError};
 use sendfd::{RecvWithFd, SendWithFd};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
@@ -25,7 +26,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 const SOCKET: &str = "takeover";
@@ -105,13 +106,16 @@ impl Predecessor {
 }
 
 /// Asks the monitor that uses a state directory for its sockets, and waits until it has ended its
-/// part. `None` when there is no such monitor.
+/// part. `None` when there is no such monitor, or it ends for another reason; then it is gone.
 ///
 /// # Errors
 /// It refuses, or something is wrong on the way; it goes on then.
 pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecessor)>, Failure> {
     let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(None) };
-    let (groups, reactors) = agreed(&stream, &Question::Sockets(terms.clone()))?;
+    let Some((groups, reactors)) = agreed(&stream, &Question::Sockets(terms.clone()))? else {
+        until_gone(directory);
+        return Ok(None);
+    };
     let sockets = receive(&stream, groups * reactors + 1).map_err(failed)?;
     let no_sockets = || Failure::failed("taking over: too few sockets came");
     let mut sockets = sockets.into_iter();
@@ -130,18 +134,30 @@ pub fn look(directory: &Path, terms: &Terms) -> Result<(), Failure> {
     agreed(&stream, &Question::Look { look: terms.clone() }).map(drop)
 }
 
-/// How many groups of how many sockets there are, if the other side agrees.
-fn agreed(mut stream: &UnixStream, question: &Question) -> Result<(usize, usize), Failure> {
+/// How many groups of how many sockets there are, if the other side agrees; `None` when it ends.
+fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<(usize, usize)>, Failure> {
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
     let answer = read_line(stream).map_err(failed)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
     match serde_json::from_str(&answer).map_err(|error| failed(error.into()))? {
-        Answer::Yes { groups, reactors } => Ok((groups, reactors)),
+        Answer::Yes { groups, reactors } => Ok(Some((groups, reactors))),
         Answer::No { why } => {
             Err(Failure::usage(format!("the monitor that runs does not hand over: {why}")))
         }
+    }
+}
+
+/// Waits, for a while, until a monitor that ends has ended: it closes its descriptors in no known order.
+fn until_gone(directory: &Path) {
+    let began = Instant::now();
+    let is_taken = || matches!(StateDir::open(directory), Err(StateError::Taken { .. }));
+    while began.elapsed() < PATIENCE && (is_offered(directory) || is_taken()) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

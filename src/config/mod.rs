@@ -39,7 +39,7 @@ use crate::trace::recorder::RecordSettings;
 use crate::wire::Auth;
 use sections::Look;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use timing::policy;
 
@@ -244,18 +244,20 @@ fn hint(suggestion: Option<&str>) -> String {
 }
 
 impl Settings {
-    /// Resolves the flags, the environment, the file that either of them names, and the defaults.
+    /// Resolves the flags, the environment, the file that either of them names, and the defaults; `copy`
+    /// is read in the place of that file.
     ///
     /// # Errors
     /// The first thing found wrong.
     pub fn load(
         flags: Layer,
         env: impl Fn(&str) -> Option<String>,
+        copy: Option<&Path>,
     ) -> Result<Settings, ConfigError> {
         let mut layer = flags;
         layer.fill_from(Layer::from_env(env));
         if let Some(path) = layer.text("config") {
-            layer.fill_from(Layer::from_file(path.as_ref())?);
+            layer.fill_from(Layer::from_file(copy.unwrap_or(path.as_ref()))?);
         }
         Self::resolve(&layer)
     }

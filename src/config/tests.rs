@@ -195,7 +195,7 @@ fn the_file_itself_can_be_wrong() {
     let config = KEYS.iter().find(|key| key.name == "config").unwrap();
     let flags = Layer::from_flags([(config, vec!["/nonexistent/systole.toml".to_owned()])]);
     assert_eq!(
-        Settings::load(flags, |_| None).unwrap_err().to_string(),
+        Settings::load(flags, |_| None, None).unwrap_err().to_string(),
         "cannot read the configuration /nonexistent/systole.toml: No such file or directory \
          (os error 2); correct --config (or SYSTOLE_CONFIG), or leave it out to run with the \
          defaults"
