@@ -154,6 +154,7 @@ impl Monitor {
             sockets: 0,
             drops_before: 0,
             drops: 0,
+            elsewhere: 0,
             overlong: 0,
             next_ns: None,
             housekeeping_ns: 0,

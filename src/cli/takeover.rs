@@ -140,7 +140,10 @@ fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<(usize,
     let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
-    let answer = read_line(stream).map_err(failed)?;
+    let answer = match read_line(stream) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => String::new(),
+        read => read.map_err(failed)?,
+    };
     if answer.is_empty() {
         return Ok(None);
     }

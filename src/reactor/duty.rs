@@ -84,6 +84,8 @@ pub struct Reactor<B, C> {
     pub drops_before: u64,
     /// Datagrams that the kernel dropped since, as last read.
     pub drops: u64,
+    /// The same at the sockets of the others, as last asked.
+    pub elsewhere: u64,
     /// Datagrams too long for any form that have been counted so far.
     pub overlong: u64,
     /// The next deadline as the last turn saw it.
@@ -302,18 +304,37 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
         }
-        // Of those at our own sockets we know best.
-        let others = self.mailboxes.iter().enumerate().filter(|(other, _)| *other != self.me);
-        let elsewhere = others.map(|(_, mailbox)| mailbox.dropped()).sum::<u64>();
-        let elsewhere = if self.gets_mail { elsewhere } else { 0 };
-        let total = self.drops + self.mailboxes[self.me].lost() + elsewhere;
-        let lost = self.watch.lost(total, now_ns);
+        let elsewhere = self.lost_elsewhere();
+        if let Some((from_ns, to_ns)) = elsewhere {
+            self.shard.deaf(from_ns, to_ns, &mut self.reports);
+        }
+        let lost = self.watch.lost(self.drops + self.mailboxes[self.me].lost(), now_ns);
         if let Some((from_ns, to_ns)) = lost {
             self.shard.deaf(from_ns, to_ns, &mut self.reports);
         }
-        if blind.is_some() || lost.is_some() {
+        if blind.is_some() || elsewhere.is_some() || lost.is_some() {
             self.keep_sight();
         }
+    }
+
+    /// In which time the kernel dropped datagrams at the sockets of the others, if it did since they were
+    /// asked last; mail for us may have been among them.
+    fn lost_elsewhere(&mut self) -> Option<(u64, u64)> {
+        if !self.gets_mail {
+            return None;
+        }
+        let (mut total, mut latest_ns) = (0, 0);
+        for (other, mailbox) in self.mailboxes.iter().enumerate() {
+            if other != self.me {
+                let (dropped, by_ns) = mailbox.dropped();
+                total += dropped;
+                latest_ns = latest_ns.max(by_ns);
+            }
+        }
+        // They may have counted before we asked last, and told later.
+        let since_ns = self.watch.counted_ns().min(latest_ns.saturating_sub(1));
+        let before = std::mem::replace(&mut self.elsewhere, total);
+        (total > before).then_some((since_ns, latest_ns))
     }
 
     fn apply(&mut self) {
@@ -349,8 +370,11 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Asks how many datagrams wait, and notes what was dropped.
     fn look_at_queues(&mut self) -> u64 {
         let queues = self.backend.queues();
-        self.drops = queues.drops.saturating_sub(self.drops_before);
-        self.mailboxes[self.me].set_dropped(self.drops);
+        let drops = queues.drops.saturating_sub(self.drops_before);
+        if drops != self.drops {
+            self.drops = drops;
+            self.mailboxes[self.me].set_dropped(drops, self.clock.now_ns());
+        }
         queues.waiting
     }
 

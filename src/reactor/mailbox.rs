@@ -47,6 +47,7 @@ pub struct Mailbox {
     asked: AtomicBool,
     lost: AtomicU64,
     dropped: AtomicU64,
+    dropped_ns: AtomicU64,
     waker: OnceLock<Waker>,
 }
 
@@ -66,6 +67,7 @@ impl Mailbox {
             asked: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            dropped_ns: AtomicU64::new(0),
             waker: OnceLock::new(),
         }
     }
@@ -94,17 +96,19 @@ impl Mailbox {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Publishes how many datagrams the kernel has dropped so far at the owner's sockets.
-    pub fn set_dropped(&self, datagrams: u64) {
-        // Relaxed: as in `push`.
-        self.dropped.store(datagrams, Ordering::Relaxed);
+    /// Publishes how many datagrams the kernel has dropped at the owner's sockets by `now_ns`.
+    pub fn set_dropped(&self, datagrams: u64, now_ns: u64) {
+        self.dropped_ns.store(now_ns, Ordering::Relaxed);
+        // Release: partner of the Acquire in `dropped`; who sees the count sees its time, or a later one's.
+        self.dropped.store(datagrams, Ordering::Release);
     }
 
-    /// Datagrams that the kernel has dropped so far at the owner's sockets. Whoever has seen a watermark
-    /// sees all that were dropped before it.
-    pub fn dropped(&self) -> u64 {
-        // Relaxed: see `push`.
-        self.dropped.load(Ordering::Relaxed)
+    /// Datagrams that the kernel has dropped so far at the owner's sockets, and by when that was. Whoever
+    /// has seen a watermark sees all that were counted before it.
+    pub fn dropped(&self) -> (u64, u64) {
+        // Acquire: partner of the Release in `set_dropped`.
+        let datagrams = self.dropped.load(Ordering::Acquire);
+        (datagrams, self.dropped_ns.load(Ordering::Relaxed))
     }
 
     /// Takes the oldest parcel. Only the owner calls it.

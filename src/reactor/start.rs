@@ -196,6 +196,7 @@ pub fn start(
                     sockets,
                     drops_before: 0,
                     drops: 0,
+                    elsewhere: 0,
                     overlong: 0,
                     next_ns: None,
                     housekeeping_ns: 0,

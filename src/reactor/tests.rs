@@ -185,6 +185,7 @@ impl Bench {
             sockets: 1,
             drops_before: 0,
             drops: 0,
+            elsewhere: 0,
             overlong: 0,
             next_ns: None,
             housekeeping_ns: 0,
@@ -417,7 +418,7 @@ fn what_another_reactors_sockets_dropped_may_have_been_mail() {
         bench.mailboxes[1].set_watermark_ns(u64::MAX);
         let heard_ns = silent_peer(&mut bench);
         bench.run_until(heard_ns + 290 * MS);
-        bench.mailboxes[1].set_dropped(1);
+        bench.mailboxes[1].set_dropped(1, bench.now_ns());
         down(&bench.run_until(heard_ns + 1_000 * MS)).extended_by
     };
     assert_eq!(judged(true), Extensions::DEAF);

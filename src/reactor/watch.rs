@@ -38,6 +38,11 @@ impl Watch {
         self.lost_ns = from_ns;
     }
 
+    /// When it was last counted what was lost.
+    pub fn counted_ns(&self) -> u64 {
+        self.lost_ns
+    }
+
     /// The sockets are looked at now.
     #[inline]
     pub fn look(&mut self, now_ns: u64) {

@@ -350,6 +350,7 @@ fn begin(
         sockets: 1 + number as u64,
         drops_before: 0,
         drops: 0,
+        elsewhere: 0,
         overlong: 0,
         next_ns: None,
         housekeeping_ns: 0,

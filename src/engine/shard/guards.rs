@@ -2,8 +2,8 @@
 
 use super::tests::{Bench, beat, policy};
 use super::*;
-use crate::engine::brake::BrakeSettings;
 use crate::engine::Policy;
+use crate::engine::brake::BrakeSettings;
 use crate::testing::{Rng, seeds};
 use crate::wire;
 use PeerState::*;
