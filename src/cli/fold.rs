@@ -73,9 +73,10 @@ impl Fold {
         self.windows.retain(|alike, _| !failure(alike));
     }
 
-    /// Nothing has come for a while: what was left out and not told yet.
+    /// Nothing has come for a while: what was left out and not told yet, in the order in which it began.
     pub fn quiet(&mut self) -> Vec<More> {
-        let windows = std::mem::take(&mut self.windows);
+        let mut windows: Vec<_> = std::mem::take(&mut self.windows).into_iter().collect();
+        windows.sort_by_key(|(_, window)| window.began_ns);
         windows.iter().filter_map(|(alike, window)| left_out(alike, window)).collect()
     }
 

@@ -34,7 +34,7 @@ pub fn sentence(note: &Note) -> (Severity, String) {
         Note::Blind(note) => {
             let lasted = words::duration(note.for_ns);
             let text = match note.deaf {
-                true => format!("heartbeats were lost at the monitor during {lasted}"),
+                true => format!("heartbeats may have been lost at the monitor during {lasted}"),
                 false => format!("the monitor was stopped for {lasted}"),
             };
             (Severity::Doubtful, format!("{text}; deadlines are extended for it"))

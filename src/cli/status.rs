@@ -397,7 +397,7 @@ fn alarms(summary: &Summary) -> Vec<(Severity, String)> {
     };
     say(alarms.incidents, if alarms.incidents == 1 { "incident open" } else { "incidents open" });
     say(alarms.held, "held as suspect");
-    say(alarms.flapping, "flapping");
+    say(alarms.flapping, "flapping (--flapping)");
     if !now.is_empty() {
         lines.push((Severity::Bad, format!("{}: see systole incidents", now.join(", "))));
     }

@@ -311,7 +311,7 @@ pub(super) fn extension(event: &Event) -> Option<String> {
     }
     let why = |word: &String| match word.as_str() {
         "blind" => "the monitor was stopped".to_owned(),
-        "deaf" => "heartbeats were lost at the monitor".to_owned(),
+        "deaf" => "heartbeats may have been lost at the monitor".to_owned(),
         "mass" => "too many fell silent at once".to_owned(),
         "parent" => "its parent was silent, too".to_owned(),
         other => other.to_owned(),
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(
             extended(1_000, &["deaf", "mass"]).as_deref(),
             Some(
-                "judged 1 µs later because heartbeats were lost at the monitor and too many fell \
+                "judged 1 µs later because heartbeats may have been lost at the monitor and too many fell \
                  silent at once"
             )
         );

@@ -39,6 +39,9 @@ pub struct Report {
     pub offered_per_second: f64,
     /// Heartbeats that the monitor applied.
     pub accepted: u64,
+    /// Whether another process had begun to count before the end: what the ones before had accepted is
+    /// not in it.
+    pub was_replaced: bool,
     /// The same per second after the ramp.
     pub accepted_per_second: f64,
     /// Peers that the monitor called up.
@@ -240,9 +243,10 @@ impl Report {
     fn rows(&self) -> Vec<(&'static str, String, String)> {
         let rate = |rate: f64| format!("{}/s", count(rate.round() as u64));
         let names = |names: &[String]| names.join(" ");
+        let accepted = if self.was_replaced { "accepted by the last" } else { "accepted" };
         let mut rows = vec![
             ("sent", count(self.sent), rate(self.offered_per_second)),
-            ("accepted", count(self.accepted), rate(self.accepted_per_second)),
+            (accepted, count(self.accepted), rate(self.accepted_per_second)),
             ("killed", count(self.killed), self.killed_at.clone().unwrap_or_default()),
             ("detected", count(self.detected), String::new()),
             ("missed", count(self.missed), names(&self.missed_names)),

@@ -281,7 +281,9 @@ fn compose(
     verdict: &Verdict,
     (before, after): (&Summary, &Summary),
 ) -> Report {
-    let accepted = after.heartbeats.saturating_sub(before.heartbeats);
+    let was_replaced = after.started != before.started;
+    let counted_before = if was_replaced { 0 } else { before.heartbeats };
+    let accepted = after.heartbeats.saturating_sub(counted_before);
     let (offered, applied) = watch.rates(sent.sent, accepted, sent.load_ns);
     let f = &run.plan.figures;
     let killed_at = (f.start_wall_ns + f.kill_at_ns) as i128;
@@ -309,6 +311,7 @@ fn compose(
         refused: sent.refused,
         offered_per_second: offered,
         accepted,
+        was_replaced,
         accepted_per_second: applied,
         registered: watch.registered.iter().filter(|up| **up).count() as u64,
         killed: verdict.killed,
