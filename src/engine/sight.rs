@@ -155,6 +155,8 @@ pub struct Sight {
     len: usize,
     /// What is read now was queued while we did not look.
     catches_up: bool,
+    /// See [`clear_since_ns`](Sight::clear_since_ns), which each heartbeat asks.
+    clear_since_ns: u64,
 }
 
 impl Sight {
@@ -194,17 +196,21 @@ impl Sight {
     /// reading, and say nothing of when it came.
     pub fn catch_up(&mut self, yes: bool) {
         self.catches_up = yes;
+        self.clear();
     }
 
     /// The end of the last window: who was heard behind it is judged as usual. 0 without one, and never
     /// while we [`catch up`](Self::catch_up).
     #[inline]
     pub fn clear_since_ns(&self) -> u64 {
-        match self.len {
+        self.clear_since_ns
+    }
+
+    fn clear(&mut self) {
+        self.clear_since_ns = match self.windows().last() {
             _ if self.catches_up => u64::MAX,
-            0 => 0,
-            len => self.windows[len - 1].to_ns,
-        }
+            last => last.map_or(0, |window| window.to_ns),
+        };
     }
 
     /// The two deadlines of a silent peer, with what it is granted.
@@ -280,6 +286,7 @@ impl Sight {
         }
         self.windows[self.len] = window;
         self.len += 1;
+        self.clear();
     }
 }
 
