@@ -139,9 +139,11 @@ fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<(usize,
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(failed)?;
-    let answer = match read_line(stream) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => String::new(),
+    let has_ended = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    };
+    let answer = match stream.write_all(&line).and_then(|()| read_line(stream)) {
+        Err(error) if has_ended(&error) => String::new(),
         read => read.map_err(failed)?,
     };
     if answer.is_empty() {
