@@ -190,6 +190,9 @@ impl Monitor {
                 begin(&seat, beginning, wakers, mailboxes, (reports, commands));
             }));
         }
+        // All take over before any of them turns, or a newcomer could have a place that is another's.
+        world.barrier_ns.set(u64::MAX);
+        (0..reactors).for_each(|number| self.resume(number));
     }
 
     /// Publishes what the process before had written down and not published.
@@ -325,6 +328,7 @@ fn begin(
         shard.go_on(kept, now_ns);
         heritage
     });
+    seat.yielder.suspend(());
     let backend = SimBackend {
         seat: seat.clone(),
         wakers,
