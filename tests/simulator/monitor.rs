@@ -316,13 +316,7 @@ fn begin(
             _ => {}
         }
         if let Some(left) = &mut kept.left {
-            match seat.bug {
-                Some(Bug::LossesInherited) => {
-                    left.drops = seat.world.cores[seat.number].kernel_drops.get();
-                }
-                Some(Bug::MailForgotten) => left.gets_mail = false,
-                _ => {}
-            }
+            left.gets_mail &= seat.bug != Some(Bug::MailForgotten);
         }
         let heritage = (kept.looked_ns, kept.left);
         shard.go_on(kept, now_ns);
@@ -361,7 +355,10 @@ fn begin(
         watch: Watch::new(now_ns),
         journal,
     };
-    if let Some((looked_ns, left)) = heritage {
+    if let Some((looked_ns, mut left)) = heritage {
+        if let Some(left) = left.as_mut().filter(|_| seat.bug == Some(Bug::LossesInherited)) {
+            left.drops = seat.world.cores[number].kernel_drops.get();
+        }
         reactor.was_absent_since(looked_ns, left);
     }
     run(reactor, seat);
