@@ -29,14 +29,16 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those that these settings were read from.
+    /// Those that these settings were read from. Of what can be read only once, as a pipe, there is none,
+    /// and it is asked for again.
     ///
     /// # Errors
     /// The system refuses.
     pub fn of(settings: &Settings) -> io::Result<Files> {
         let copy = |path: Option<&Path>, copied: Option<PathBuf>| {
-            path.map(|path| in_memory(&std::fs::read(copied.as_deref().unwrap_or(path))?))
-                .transpose()
+            let path = path.map(|path| copied.as_deref().unwrap_or(path));
+            let path = path.filter(|path| path.is_file());
+            path.map(|path| in_memory(&std::fs::read(path)?)).transpose()
         };
         Ok(Files {
             config: copy(settings.config.as_deref(), config())?,
