@@ -77,7 +77,7 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 
 /// The numbers of what is left open.
 #[derive(Serialize, Deserialize)]
-struct Left {
+struct LeftOpen {
     /// To whom; whoever inherits the variable alone has no such sockets.
     pid: u32,
     groups: Vec<Vec<RawFd>>,
@@ -92,7 +92,7 @@ pub fn go_on(sockets: &Sockets, files: &Files) -> Failure {
     let groups = sockets.groups.iter().map(|group| group.iter().map(AsRawFd::as_raw_fd).collect());
     let [config, keys] = [&files.config, &files.keys].map(|f| f.as_ref().map(AsRawFd::as_raw_fd));
     let (pid, http) = (process::id(), sockets.http.as_raw_fd());
-    let left = Left { pid, groups: groups.collect(), http, config, keys };
+    let left = LeftOpen { pid, groups: groups.collect(), http, config, keys };
     let left = match serde_json::to_string(&left) {
         Ok(left) => left,
         Err(error) => return failed(error.into()),
@@ -120,12 +120,12 @@ pub fn left() -> Result<Option<Sockets>, Failure> {
 }
 
 /// What this process has left itself; `None` too for what a monitor that started us has.
-fn found() -> Option<Left> {
-    let left: Left = serde_json::from_str(&std::env::var(VARIABLE).ok()?).ok()?;
+fn found() -> Option<LeftOpen> {
+    let left: LeftOpen = serde_json::from_str(&std::env::var(VARIABLE).ok()?).ok()?;
     (left.pid == process::id()).then_some(left)
 }
 
-fn take(left: Left) -> io::Result<Sockets> {
+fn take(left: LeftOpen) -> io::Result<Sockets> {
     let take = |descriptor| {
         close_on_exec(descriptor, true)?;
         // SAFETY: it is open, as has just been seen, and the number was left to us alone.

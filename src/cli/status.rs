@@ -44,7 +44,9 @@ const MOST_NAMED: usize = 8;
 #[command(before_long_help = EXAMPLES, after_long_help = AFTER)]
 pub struct StatusArgs {
     /// A peer's name; without it, those that are not up are listed.
-    #[arg(conflicts_with_all = ["state", "all", "group", "prefix", "label", "incident", "failing", "flapping", "silenced"])]
+    #[arg(conflicts_with_all = [
+        "state", "all", "group", "prefix", "label", "incident", "failing", "flapping", "silenced",
+    ])]
     name: Option<String>,
     /// List the peers in this state; without it those in any but up.
     #[arg(long, value_parser = ["up", "suspect", "down", "unreachable", "left", "all"])]
