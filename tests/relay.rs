@@ -320,6 +320,12 @@ fn a_beat_is_as_old_as_the_relay_has_held_it_and_the_end_sends_what_is_held() {
     while relay.count("beats") < 2 {
         assert!(Instant::now() < end, "it never came");
     }
+    // Longer than any form: not even the transport keeps it.
+    socket.send_to(&[0; 3_000], &relay.udp).unwrap();
+    while relay.count("drop_length") < 1 {
+        assert!(Instant::now() < end, "it is not counted");
+    }
+    assert_eq!(relay.count("received"), 3);
     relay.process.signal(libc::SIGTERM);
     let line = relay.log.until(" received=");
     assert_eq!([counted(&line, "packed"), counted(&line, "packs")], [2, 2], "{line}");

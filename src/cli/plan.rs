@@ -144,10 +144,13 @@ fn text(answer: &Answer, terminal: Terminal) -> String {
     let _ = write!(
         text,
         "When the fleet grows, there give way\n  directly: {}\n  by relays: {}\n\n\
-         systole serve --max-peers {} --reactors {}{}    (with relays: --reactors {})",
+         systole serve{} --reactors {}{}    (with relays: --reactors {})",
         limits(direct),
         limits(relayed),
-        direct.max_peers,
+        match direct.max_peers {
+            bill::DEFAULT_MAX_PEERS => String::new(),
+            max_peers => format!(" --max-peers {max_peers}"),
+        },
         direct.reactors,
         if fleet.tagged { " --keys FILE --auth required" } else { "" },
         relayed.reactors

@@ -250,7 +250,8 @@ impl Running {
 
     fn say_counts(&self, backend: &AnyBackend) {
         let (unsent, drops) = (self.ends.targets.unsent(), backend.queues().drops);
-        let counts = self.relay.counts();
+        let mut counts = self.relay.counts().clone();
+        counts.overlong(backend.counts().overlong);
         say(&format!("{}: {counts} unsent={unsent} kernel_drops={drops}", self.name));
     }
 }

@@ -31,6 +31,13 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Counts datagrams that the transport dropped because they are longer than any form; how many bytes
+    /// they had, nobody knows.
+    pub fn overlong(&mut self, datagrams: u64) {
+        self.received += datagrams;
+        self.dropped[place(Reject::Length)] += datagrams;
+    }
+
     /// Counts a datagram that was dropped.
     pub(super) fn drop(&mut self, reject: Reject) {
         self.dropped[place(reject)] += 1;

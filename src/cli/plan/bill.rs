@@ -84,7 +84,7 @@ pub struct Bill {
     /// How much later a heartbeat is heard of, at most, nanoseconds. Ages are kept, so a silence is not
     /// found later by it, but judged that much later.
     pub delay_ns: u64,
-    /// `--max-peers` with a quarter to spare.
+    /// `--max-peers` with a quarter to spare; no fewer than there may be by default.
     pub max_peers: u64,
     /// What gives way when the fleet grows, and at how many times its size; the first comes first.
     pub limits: Vec<Limit>,
@@ -133,7 +133,8 @@ impl Bill {
         let enough = |reactors: &u64| busy_of(*reactors as f64) <= *reactors as f64 * fleet.load;
         let reactors = (1..=MOST_REACTORS as u64).find(enough).unwrap_or(MOST_REACTORS as u64);
         let busy_cores = busy_of(reactors as f64);
-        let max_peers = (fleet.peers + fleet.peers / 4).min(MOST_PEERS.max(fleet.peers));
+        let spare = (fleet.peers + fleet.peers / 4).max(DEFAULT_MAX_PEERS);
+        let max_peers = spare.min(MOST_PEERS.max(fleet.peers));
         let memory_bytes = costs.base_bytes
             + fleet.peers as f64 * (costs.peer_bytes + f64::from(fleet.name_bytes));
         let nic_share = wire_bits_per_s / fleet.nic_bits as f64;
@@ -162,6 +163,9 @@ impl Bill {
 fn per_datagram(per_s: f64, delay_s: f64) -> f64 {
     (1.0 + per_s * delay_s).min(FULL)
 }
+
+/// `--max-peers` that nobody sets: room that nobody has taken costs no memory.
+pub const DEFAULT_MAX_PEERS: u64 = 1_000_000;
 
 /// Most peers that a monitor can have.
 pub const MOST_PEERS: u64 = 1 << 27;
@@ -197,6 +201,7 @@ fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KEYS;
 
     const FLEET: Fleet = Fleet {
         peers: 1_000_000,
@@ -266,6 +271,11 @@ mod tests {
         let bill = Bill::of(&FLEET, &Costs::measured(), Way::Direct);
         let of = |limit: usize| bill.limits[limit].what.as_str();
         assert_eq!([of(0), of(1)], ["--max-peers 1250000", "cores (--reactors 2)"]);
+        // Less than the default is never advised.
+        let few = Bill::of(&Fleet { peers: 10, ..FLEET }, &Costs::measured(), Way::Direct);
+        assert_eq!(few.max_peers, DEFAULT_MAX_PEERS);
+        let text = KEYS.iter().find(|key| key.name == "max-peers").expect("a key").default;
+        assert_eq!(text, DEFAULT_MAX_PEERS.to_string());
         let slow = Fleet { nic_bits: 100_000_000, ..FLEET };
         let bill = Bill::of(&slow, &Costs::measured(), Way::Direct);
         assert!(
