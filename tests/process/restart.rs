@@ -2,18 +2,15 @@
 //!
 //! `SYSTOLE_KILLS` sets how often it is killed under load; a few times unless it says otherwise.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use super::common::{LOAD, Monitor, SYSTOLE, eventually, get, send, systole};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use systole::api::{Incidents, PeerDetail, Summary};
-use systole::cli::client::Client;
-
-const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
-const LOAD: &str = env!("CARGO_BIN_EXE_systole-load");
 
 /// An address that nobody has and that the system gives to nobody who asks for any: it must still be
 /// free when the monitor was killed and comes back.
@@ -50,90 +47,33 @@ impl Place {
         let mut command = Command::new(SYSTOLE);
         command.args(["serve", "--udp", &self.udp, "--http", &self.http, "--state-dir"]);
         command.arg(&self.directory).args(options);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
+    #[track_caller]
     fn start(&self, options: &[&str]) -> Monitor {
-        let mut process = self.command(options).spawn().expect("the binary is built");
-        let out = BufReader::new(process.stdout.take().expect("it is piped"));
-        let stderr = process.stderr.take().expect("it is piped");
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            let _ = BufReader::new(stderr).read_to_string(&mut log);
-            log
-        });
-        let mut monitor = Monitor { process, out, log: Some(log) };
-        let ready = monitor.says();
-        assert!(ready.starts_with("ready "), "not ready: {}", monitor.kill());
-        monitor
+        Monitor::of(&mut self.command(options))
     }
 
     fn send(&self, datagram: &str) {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        socket.send_to(datagram.as_bytes(), &self.udp).expect("loopback takes it");
+        send(&self.udp, datagram.as_bytes());
     }
 
+    #[track_caller]
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
-        let client = Client::new(&self.http).expect("an address");
-        client.get(path).unwrap_or_else(|failure| panic!("{path}: {failure}"))
+        get(&self.http, path)
     }
 
-    /// Asks until it is so; gives up after a while.
+    /// Asks until it is so.
+    #[track_caller]
     fn until(&self, what: &str, is_so: impl Fn(&Summary) -> bool) -> Summary {
-        for _ in 0..2_000 {
-            let summary: Summary = self.get("/api/v1/summary");
-            if is_so(&summary) {
-                return summary;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("{what}: {:#?}", self.get::<Summary>("/api/v1/summary"));
+        eventually(what, || Some(self.get("/api/v1/summary")).filter(&is_so))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-struct Monitor {
-    process: Child,
-    out: BufReader<ChildStdout>,
-    log: Option<std::thread::JoinHandle<String>>,
-}
-
-impl Monitor {
-    /// The next line on its standard output; empty when it has ended.
-    fn says(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).expect("it is text");
-        line
-    }
-
-    /// SIGKILL; returns what it had logged.
-    fn kill(mut self) -> String {
-        let _ = self.process.kill();
-        self.wait()
-    }
-
-    fn end(mut self) -> String {
-        // SAFETY: kill(2) takes integers; the process is our child and not yet waited for.
-        unsafe { libc::kill(self.process.id() as libc::pid_t, libc::SIGTERM) };
-        self.wait()
-    }
-
-    fn wait(&mut self) -> String {
-        self.process.wait().expect("it is ours");
-        self.log.take().map_or_else(String::new, |log| log.join().expect("it only reads"))
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -198,10 +138,8 @@ fn a_second_monitor_on_the_same_ports_is_told_who_has_them_and_how_to_replace_it
     let place = Place::new("rival");
     let monitor = place.start(&[]);
     for state in [place.directory.to_str().expect("UTF-8"), "none"] {
-        let refused = Command::new(SYSTOLE)
-            .args(["serve", "--udp", &place.udp, "--http", &place.http, "--state-dir", state])
-            .output()
-            .expect("the binary is built");
+        let same = ["serve", "--udp", &place.udp, "--http", &place.http, "--state-dir", state];
+        let refused = systole(&same);
         let says = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{says}");
         assert!(says.contains("--takeover") && !says.contains("another program"), "{says}");
@@ -272,7 +210,7 @@ fn an_heir_that_comes_to_nothing_is_no_loss() {
     // What the next version's file says, this one may not know.
     let config = place.directory.with_extension("toml");
     std::fs::write(&config, "missed = 7\n").expect("it can be written");
-    let mut monitor =
+    let monitor =
         place.start(&["--reactors", "2", "--config", config.to_str().expect("a plain path")]);
     std::fs::write(&config, "news = 1\n").expect("it can be written");
     place.send("web-1 interval=1h");
@@ -294,7 +232,7 @@ fn an_heir_that_comes_to_nothing_is_no_loss() {
     }
     std::fs::remove_file(&config).expect("it is ours");
     let next = place.start(&["--reactors", "2", "--takeover"]);
-    let log = monitor.wait();
+    let log = monitor.ended();
     assert_eq!(log.matches("going on from the state").count(), 2, "{log}");
     assert_eq!(place.get::<Summary>("/api/v1/summary").peers.up, 3);
     next.end();
@@ -303,12 +241,12 @@ fn an_heir_that_comes_to_nothing_is_no_loss() {
 #[test]
 fn who_takes_over_listens_where_it_was_told() {
     let (mut place, other) = (Place::new("moves"), Place::new("moves-other"));
-    let mut monitor = place.start(&[]);
+    let monitor = place.start(&[]);
     place.send("web-1 interval=1h");
     place.until("it is known", |summary| summary.peers.up == 1);
     let before = std::mem::replace(&mut place.http, other.http.clone());
     let heir = place.start(&["--takeover"]);
-    monitor.wait();
+    monitor.ended();
     assert_eq!(place.get::<Summary>("/api/v1/summary").peers.up, 1);
     assert!(std::net::TcpStream::connect(before).is_err(), "nobody is left there");
     heir.end();
@@ -416,7 +354,7 @@ fn taken_over_under_load_no_heartbeat_is_lost() {
         for _ in 0..4 {
             std::thread::sleep(Duration::from_millis(1_200));
             let next = place.start(&takeover);
-            let log = monitor.wait();
+            let log = monitor.ended();
             assert!(log.contains("handing over"), "{log}");
             lives.push(log);
             monitor = next;
@@ -454,8 +392,7 @@ fn who_wants_other_sockets_is_refused_and_the_monitor_goes_on() {
 
 /// A command's output; it must not complain. Open incidents are an exit code of their own.
 fn says(place: &Place, command: &[&str]) -> String {
-    let output = Command::new(SYSTOLE).args(command).args(["--http", &place.http]).output();
-    let output = output.expect("the binary is built");
+    let output = systole(&[command, &["--http", &place.http]].concat());
     let complains = String::from_utf8_lossy(&output.stderr);
     assert!(complains.is_empty(), "{command:?}: {complains}");
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -9,19 +9,18 @@
 //! Each test makes two network namespaces of its own and removes them. That takes root and `ip`; where
 //! they are missing it says `not tested here: …` and passes.
 
+use super::common::{self, SYSTOLE};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use systole::api::Summary;
-use systole::cli::client::Client;
-use systole::wire::{Heartbeat, Kind, PeerId, Status, encode_beat};
+use systole::wire::encode_beat;
 
-const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
 const NEAR: &str = "10.77.0.1";
 const NEAR6: &str = "fd77::1";
 
@@ -86,25 +85,19 @@ impl Lab {
     fn serve_at(&self, port: u16, options: &[&str]) -> Result<Monitor<'_>, String> {
         let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
         let http = format!("127.0.0.1:{}", port + 80);
-        let mut process = Command::new("ip")
+        let mut command = Command::new("ip");
+        command
             .args(["netns", "exec", &self.near, SYSTOLE, "serve"])
             .args(["--udp", &v4, "--udp", &v6, "--http", &http])
             .args(if options.contains(&"--state-dir") { &[][..] } else { &["--state-dir", "none"] })
-            .args(options)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("`ip` is there");
-        let mut ready = String::new();
-        let out = process.stdout.as_mut().expect("it is piped");
-        BufReader::new(out).read_line(&mut ready).expect("it says something, or ends");
-        if !ready.starts_with("ready ") {
-            let mut log = String::new();
-            let _ = process.stderr.as_mut().expect("it is piped").read_to_string(&mut log);
-            process.wait().expect("it is ours");
-            return Err(log);
-        }
-        Ok(Monitor { lab: self, process, told: Cell::new(0), sequence: Cell::new(1) })
+            .args(options);
+        self.ready(&mut command)
+    }
+
+    /// The monitor that a command starts, or what it said instead of being ready.
+    fn ready(&self, command: &mut Command) -> Result<Monitor<'_>, String> {
+        let monitor = common::Monitor::try_of(command)?;
+        Ok(Monitor { lab: self, monitor, told: Cell::new(0), sequence: Cell::new(1) })
     }
 
     /// A heartbeat of each of these peers, from so many sockets of the far end.
@@ -137,20 +130,8 @@ impl Drop for Lab {
 }
 
 fn beat(peer: u32, sequence: u32) -> Vec<u8> {
-    let beat = Heartbeat {
-        peer: PeerId::of(&format!("peer-{peer}")),
-        kind: Kind::Beat,
-        status: Status::Ok,
-        sequenced: true,
-        key_id: 0,
-        incarnation: 5,
-        sequence,
-        interval_us: 60_000_000,
-        sent_ns: 0,
-        age_us: 0,
-        profile_digest: 0,
-    };
-    encode_beat(&beat).to_vec()
+    let name = format!("peer-{peer}");
+    encode_beat(&common::beat(&name, sequence, Duration::from_secs(60))).to_vec()
 }
 
 fn ip(arguments: &str) -> Result<String, String> {
@@ -177,7 +158,7 @@ fn within<T: Send>(namespace: &str, body: impl FnOnce() -> T + Send) -> T {
 
 struct Monitor<'a> {
     lab: &'a Lab,
-    process: Child,
+    monitor: common::Monitor,
     told: Cell<u64>,
     sequence: Cell<u32>,
 }
@@ -187,16 +168,15 @@ const AT_ONCE: u32 = 200;
 
 impl Monitor<'_> {
     fn summary(&self) -> Summary {
-        self.lab.near(|| {
-            let client = Client::new("127.0.0.1:4680").expect("an address");
-            client.get("/api/v1/summary").unwrap_or_else(|failure| panic!("{failure}"))
-        })
+        let http = &self.monitor.http;
+        self.lab.near(|| common::get(http, "/api/v1/summary"))
     }
 
     /// The sum over the reactors of a metric whose name and labels start so.
     fn metric(&self, name: &str) -> u64 {
+        let http = &self.monitor.http;
         let text = self.lab.near(|| {
-            let mut stream = TcpStream::connect("127.0.0.1:4680").expect("HTTP");
+            let mut stream = TcpStream::connect(http).expect("HTTP");
             let asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
             stream.write_all(asked).expect("asked");
             let mut text = String::new();
@@ -243,26 +223,13 @@ impl Monitor<'_> {
         }
     }
 
-    fn kill(mut self) {
-        self.process.kill().expect("it runs");
-        self.process.wait().expect("it is ours");
+    fn kill(self) {
+        self.monitor.kill();
     }
 
     /// Ends it in order; what it logged.
-    fn end(mut self) -> String {
-        // SAFETY: kill(2) takes integers; the process is our child and not yet waited for.
-        assert_eq!(unsafe { libc::kill(self.process.id() as libc::pid_t, libc::SIGTERM) }, 0);
-        let mut log = String::new();
-        let _ = self.process.stderr.as_mut().expect("it is piped").read_to_string(&mut log);
-        assert_eq!(self.process.wait().expect("it is ours").code(), Some(0), "{log}");
-        log
-    }
-}
-
-impl Drop for Monitor<'_> {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    fn end(self) -> String {
+        self.monitor.end()
     }
 }
 
@@ -503,7 +470,7 @@ fn another_monitor_takes_over_the_interface_and_every_heartbeat_is_heard_by_one_
     let state = std::env::temp_dir().join(format!("systole-{}-xdp", std::process::id()));
     let state = state.to_str().expect("a plain path");
     let options = with(&["--state-dir", state, "--takeover"]);
-    let mut first = lab.serve(&options);
+    let first = lab.serve(&options);
     first.hears(NEAR, 100, 1);
     // Each of a peer of its own: whoever is known in the end was heard by one or the other. What is sent
     // while they change places lies in the rings of the one, or in the sockets that both had.
@@ -519,7 +486,7 @@ fn another_monitor_takes_over_the_interface_and_every_heartbeat_is_heard_by_one_
         sender.join().expect("it sends");
         second
     });
-    assert!(first.process.wait().expect("it is ours").success(), "handed over in order");
+    first.monitor.ended();
     assert!(lab.is_attached());
     lab.beat(NEAR, 300..301, 1, 1);
     let since = Instant::now();
@@ -569,25 +536,14 @@ fn three_capabilities_and_a_memory_limit_are_all_it_takes_and_what_lacks_is_said
             .args(["--bounding-set", capabilities, "--inh-caps", "-all", SYSTOLE, "serve"])
             .args(["--udp", "0.0.0.0:4600", "--http", "127.0.0.1:4680", "--state-dir", "none"])
             .args(XDP)
-            .args(["--xdp-frames", frames])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn().expect("`ip` is there");
-        let mut ready = String::new();
-        let out = process.stdout.as_mut().expect("it is piped");
-        BufReader::new(out).read_line(&mut ready).expect("it says something, or ends");
-        if ready.starts_with("ready ") {
-            return Ok(Monitor { lab: &lab, process, told: Cell::new(0), sequence: Cell::new(1) });
-        }
-        let mut log = String::new();
-        let _ = process.stderr.as_mut().expect("it is piped").read_to_string(&mut log);
-        assert_eq!(process.wait().expect("it is ours").code(), Some(2), "{log}");
-        Err(log)
+            .args(["--xdp-frames", frames]);
+        lab.ready(&mut command)
     };
     for lacking in
         ["-all,+net_admin,+net_raw", "-all,+net_admin,+bpf", "-all,+net_raw,+bpf", "-all"]
     {
         let log = serve(lacking, "64").err().unwrap_or_else(|| panic!("{lacking} suffices"));
+        assert!(log.starts_with("exit status: 2"), "{lacking}: {log}");
         assert!(log.contains("no privilege for AF_XDP on near0"), "{lacking}: {log}");
         assert!(log.contains("CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"), "{lacking}: {log}");
     }

@@ -1,13 +1,9 @@
 //! The agent as a process of its own, over loopback: what arrives, in which order, and how it ends.
 
-use std::io::{BufRead, BufReader, Read};
+use super::common::{Folder, Lines, PATIENCE, Process, SYSTOLE, systole};
 use std::net::UdpSocket;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
 use systole::wire::{Form, Heartbeat, Kind, PeerId, Status, decode};
-
-/// Longest wait for anything; only a failure takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a datagram says, as far as these tests look at it.
 #[derive(Debug, PartialEq)]
@@ -68,51 +64,34 @@ impl Monitor {
     }
 }
 
-/// An agent that is ended with the test, whatever becomes of it.
-struct Agent(Child);
+/// An agent, with what it and its child say.
+struct Agent {
+    process: Process,
+    log: Lines,
+    out: Lines,
+}
 
 impl Agent {
     fn start(monitor: &Monitor, arguments: &[&str]) -> Agent {
-        let to = monitor.address();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
-        command.args(["beat", "--to", &to, "--name", "web-1"]).args(arguments);
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
-        Agent(command.spawn().expect("the binary is built"))
+        Agent::beating(&monitor.address(), arguments)
     }
 
-    /// Reads the agent's messages up to the one with `part` in it.
-    fn until_it_says(&mut self, part: &str) {
-        until_line(self.0.stderr.take().expect("stderr is read once"), part);
-    }
-
-    /// Reads the child's output up to the line with `part` in it.
-    fn until_the_child_says(&mut self, part: &str) {
-        until_line(self.0.stdout.take().expect("stdout is read once"), part);
+    fn beating(to: &str, arguments: &[&str]) -> Agent {
+        let mut command = Command::new(SYSTOLE);
+        command.args(["beat", "--to", to, "--name", "web-1"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let (mut process, log) = Process::heard(&mut command);
+        let out = Lines::of(process.0.stdout.take().expect("it is piped"));
+        Agent { process, log, out }
     }
 
     fn signal(&self, signal: i32) {
-        // SAFETY: the call takes two integers; the child has not been waited for, so the number is
-        // its.
-        let rc = unsafe { libc::kill(self.0.id() as i32, signal) };
-        assert_eq!(rc, 0);
+        self.process.signal(signal);
     }
 
     fn end(mut self) -> ExitStatus {
-        self.0.wait().expect("it is our child")
+        self.process.wait()
     }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn until_line(pipe: impl Read, part: &str) {
-    let mut lines = BufReader::new(pipe).lines();
-    let found = lines.any(|line| line.expect("the pipe can be read").contains(part));
-    assert!(found, "it ended without a word of {part}");
 }
 
 #[test]
@@ -169,12 +148,12 @@ fn each_of_several_monitors_gets_every_beat() {
 fn an_absent_monitor_is_waited_for_and_greeted_with_a_hello() {
     let monitor = Monitor::new();
     let address = monitor.address();
-    let mut agent = Agent::start(&monitor, &["--interval", "10ms"]);
+    let agent = Agent::start(&monitor, &["--interval", "10ms"]);
     monitor.next();
     // The monitor dies and comes back on the same port. Whatever it hears first has the name in it,
     // though the schedule has no HELLO due for a long time.
     drop(monitor);
-    agent.until_it_says("cannot reach");
+    agent.log.until("cannot reach");
     let socket = UdpSocket::bind(&address).expect("the port is free again");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let monitor = Monitor { socket };
@@ -207,9 +186,7 @@ fn a_childs_failure_alarms_and_its_code_is_ours() {
 fn a_job_that_fails_at_once_is_told_even_to_a_monitor_with_a_name() {
     let monitor = Monitor::new();
     let named = monitor.address().replace("127.0.0.1", "localhost");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
-    command.args(["beat", "--to", &named, "--name", "web-1", "--", "sh", "-c", "exit 7"]);
-    let agent = Agent(command.stdin(Stdio::null()).spawn().expect("the binary is built"));
+    let agent = Agent::beating(&named, &["--", "sh", "-c", "exit 7"]);
     assert_eq!(agent.end().code(), Some(7));
     monitor.until(|_, heartbeat| heartbeat.status == Status::Critical);
 }
@@ -219,8 +196,8 @@ fn signals_reach_the_child_and_a_stop_is_a_leave() {
     let monitor = Monitor::new();
     let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done";
     let arguments = ["--interval", "10ms", "--", "sh", "-c", script];
-    let mut agent = Agent::start(&monitor, &arguments);
-    agent.until_the_child_says("ready");
+    let agent = Agent::start(&monitor, &arguments);
+    agent.out.until("ready");
     agent.signal(libc::SIGTERM);
     monitor.until(|said, _| *said == Said::Bye);
     assert_eq!(agent.end().code(), Some(5));
@@ -255,9 +232,9 @@ fn the_check_sets_the_status_at_once() {
 #[test]
 fn a_check_that_succeeds_again_clears_the_status() {
     let monitor = Monitor::new();
-    let flag = std::env::temp_dir().join(format!("systole-check-{}", std::process::id()));
-    std::fs::write(&flag, "").unwrap();
-    let script = format!("test ! -e {}", flag.display());
+    let folder = Folder::new("check");
+    let flag = folder.written("flag", "");
+    let script = format!("test ! -e {flag}");
     let agent = Agent::start(&monitor, &["--interval", "20ms", "--check", &script]);
     monitor.until(|_, heartbeat| heartbeat.status == Status::Warn);
     std::fs::remove_file(&flag).unwrap();
@@ -268,11 +245,6 @@ fn a_check_that_succeeds_again_clears_the_status() {
 
 #[test]
 fn wrong_usage_is_2_and_says_what_is_right() {
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
-        let output = command.args(arguments).output().expect("the binary is built");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     for (arguments, part) in [
         (vec!["beat", "--name", "x"], "--to <HOST:PORT>"),
         (vec!["beat", "--to", "a", "--name", "x\n"], "--name: `x\\n` is no name"),
@@ -284,8 +256,9 @@ fn wrong_usage_is_2_and_says_what_is_right() {
         (vec!["status", "--http", "https://x"], "give a URL like"),
         (vec!["serve", "--max-peer", "1"], "--max-peers"),
     ] {
-        let (code, message) = run(&arguments);
-        assert_eq!(code, Some(2), "{arguments:?}: {message}");
+        let output = systole(&arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
 }

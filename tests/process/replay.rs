@@ -1,5 +1,6 @@
 //! `systole replay` as a process: figures to the nanosecond, and what it says when a trace is wrong.
 
+use super::common::SYSTOLE;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -30,7 +31,7 @@ fn systole(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 fn systole_reading(arguments: &[&str], stdin: Stdio) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
+    let mut command = Command::new(SYSTOLE);
     let Output { status, stdout, stderr } =
         command.args(arguments).stdin(stdin).output().expect("the binary is built");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
@@ -377,7 +378,7 @@ fn what_serve_records_is_replayed() {
     let directory = std::env::temp_dir().join(format!("systole-{}-record", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let file = directory.join("fleet.rec");
-    let mut monitor = Command::new(env!("CARGO_BIN_EXE_systole"))
+    let mut monitor = Command::new(SYSTOLE)
         .args(["serve", "--udp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--record"])
         .arg(&file)
         .stdin(Stdio::null())

@@ -1,12 +1,12 @@
 //! The clients in `docs/protocol.md`, cut out of the document and run against a socket.
 
+use super::common::{PATIENCE, Process};
 use std::io::Write;
 use std::net::UdpSocket;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 use systole::wire::{Auth, Form, Guard, Heartbeat, Key, Keyring, Kind, PeerId, decode};
 
-const SPECIFICATION: &str = include_str!("../docs/protocol.md");
+const SPECIFICATION: &str = include_str!("../../docs/protocol.md");
 
 /// The one code block of a language that mentions `word` and, when tagged, BLAKE3.
 fn block(language: &str, word: &str, tagged: bool) -> &'static str {
@@ -18,17 +18,6 @@ fn block(language: &str, word: &str, tagged: bool) -> &'static str {
     found[0]
 }
 
-/// A client that ends with the test.
-struct Client(Child);
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // It may have ended by itself; what matters is that it is gone.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Starts an interpreter, hands it the script, and lets it beat as `name` to a socket of its own.
 /// `None` when the machine lacks the interpreter.
 fn start(
@@ -37,9 +26,9 @@ fn start(
     name: &str,
     interval: &str,
     key: &[&str],
-) -> Option<(Client, UdpSocket)> {
+) -> Option<(Process, UdpSocket)> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket on loopback");
-    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout above 0");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout above 0");
     let port = socket.local_addr().expect("a bound socket").port().to_string();
     let reads_stdin = if interpreter == "bash" { "-s" } else { "-" };
     let child = Command::new(interpreter)
@@ -51,7 +40,7 @@ fn start(
         .stdin(Stdio::piped())
         .spawn();
     let mut child = match child {
-        Ok(child) => Client(child),
+        Ok(child) => Process(child),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             eprintln!("skipped: no {interpreter} here");
             return None;

@@ -1,5 +1,6 @@
 //! The commands that ask a monitor, as processes of their own, against a monitor that plays scripts.
 
+use super::common::SYSTOLE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
@@ -56,7 +57,7 @@ fn request_path(stream: &mut TcpStream) -> String {
 }
 
 fn systole(http: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
+    let mut command = Command::new(SYSTOLE);
     command.args(arguments).env("SYSTOLE_HTTP", http).stdin(Stdio::null());
     command
 }
