@@ -195,7 +195,7 @@ fn reactor(monitor: &mut Monitor, socket: &UdpSocket, senders: &mut Senders, pla
     let over = AtomicBool::new(false);
     let mortals: HashSet<PeerId> =
         (0..plan.rate as u32).map(|number| Fleet::id(plan.peers + number)).collect();
-    let (drops_before, lives_before) = (monitor.reactor.drops, senders.mortals.beats());
+    let (drops_before, lives_before) = (monitor.reactor.turns.drops(), senders.mortals.beats());
     let mut verdicts: Vec<Transition> = Vec::with_capacity(4 * plan.rate as usize);
     let (mut cpu_ns, mut wall_ns) = (0, 0);
     let (mut from_ns, mut to_ns) = (0, 0);
@@ -224,13 +224,15 @@ fn reactor(monitor: &mut Monitor, socket: &UdpSocket, senders: &mut Senders, pla
         let lives = sender.join().expect("the sender sends") - lives_before;
         // The living will fall silent, too, now that nobody sends; but the mortals have less time.
         let (mut deaths, mut seen, end_ns) = (0, 0, to_ns + LIMIT_NS);
-        while deaths + monitor.reactor.drops - drops_before < lives && monotonic_ns() < end_ns {
+        while deaths + monitor.reactor.turns.drops() - drops_before < lives
+            && monotonic_ns() < end_ns
+        {
             turn(monitor, &mut verdicts);
             let new = &verdicts[seen..];
             deaths += new.iter().filter(|verdict| mortals.contains(&verdict.peer)).count() as u64;
             seen = verdicts.len();
         }
-        let lost = monitor.reactor.drops - drops_before;
+        let lost = monitor.reactor.turns.drops() - drops_before;
         assert!(deaths <= lives, "{deaths} deaths of {lives} lives");
         // Who could not look for half a life grants so much that two lives may be one.
         let looked = monitor.count(Counter::BlindNs) - blind_before_ns < LIFE_NS / 2;

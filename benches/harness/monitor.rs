@@ -18,11 +18,10 @@ use systole::engine::transition::Transition;
 use systole::engine::{Budget, Groups, Policy};
 use systole::io::AnyBackend;
 use systole::metrics::{Counter, Counters, Histograms};
-use systole::reactor::duty::Reactor;
+use systole::reactor::duty::{Reactor, Turns};
 use systole::reactor::idle::{Idle, IdleStrategy};
 use systole::reactor::inbox::Inbox;
 use systole::reactor::mailbox::Mailbox;
-use systole::reactor::watch::Watch;
 use systole::reactor::{COMMAND_CAPACITY, REPORT_CAPACITY, Report, ReportSender};
 use systole::store::hot::{Shape, go_on};
 use systole::store::{StateDir, dir};
@@ -150,15 +149,8 @@ impl Monitor {
             idle: Idle::new(idle, now_ns),
             counters,
             histograms,
-            gets_mail: false,
             sockets: 0,
-            drops_before: 0,
-            drops: 0,
-            elsewhere: 0,
-            overlong: 0,
-            next_ns: None,
-            housekeeping_ns: 0,
-            watch: Watch::new(now_ns),
+            turns: Turns::begin(now_ns),
         };
         Monitor { reactor, reports, _state: (state, temp) }
     }

@@ -75,25 +75,52 @@ pub struct Reactor<B, C> {
     pub counters: Arc<Counters>,
     /// What we measure.
     pub histograms: Arc<Histograms>,
-    /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
-    pub gets_mail: bool,
     /// Which sockets the transport has, see [`identity`](crate::io::sockets::identity); 0 when that
     /// cannot be said.
     pub sockets: u64,
-    /// Datagrams that they had dropped before they were ours.
-    pub drops_before: u64,
-    /// Datagrams that the kernel dropped since, as last read.
-    pub drops: u64,
-    /// The same at the sockets of the others, as last asked.
-    pub elsewhere: u64,
-    /// Datagrams too long for any form that have been counted so far.
-    pub overlong: u64,
-    /// The next deadline as the last turn saw it.
-    pub next_ns: Option<u64>,
-    /// When the transport's counters are copied next.
-    pub housekeeping_ns: u64,
+    /// What it knows from its turns so far.
+    pub turns: Turns,
+}
+
+/// What one turn leaves to the next.
+pub struct Turns {
     /// Notices when we did not look or did not hear.
-    pub watch: Watch,
+    pub(super) watch: Watch,
+    /// True once mail has come: then heartbeats of ours may be in another reactor's sockets.
+    pub(super) gets_mail: bool,
+    /// Datagrams that our sockets had dropped before they were ours.
+    drops_before: u64,
+    /// Datagrams that the kernel dropped since, as last read.
+    drops: u64,
+    /// The same at the sockets of the others, as last asked.
+    elsewhere: u64,
+    /// Datagrams too long for any form that have been counted so far.
+    overlong: u64,
+    /// The next deadline as the last turn saw it.
+    next_ns: Option<u64>,
+    /// When the transport's counters are copied next.
+    housekeeping_ns: u64,
+}
+
+impl Turns {
+    /// None so far.
+    pub fn begin(now_ns: u64) -> Turns {
+        Turns {
+            watch: Watch::new(now_ns),
+            gets_mail: false,
+            drops_before: 0,
+            drops: 0,
+            elsewhere: 0,
+            overlong: 0,
+            next_ns: None,
+            housekeeping_ns: 0,
+        }
+    }
+
+    /// Datagrams that the kernel has dropped at our sockets since they are ours, as last read.
+    pub fn drops(&self) -> u64 {
+        self.drops
+    }
 }
 
 impl<B: Backend, C: Clock> Reactor<B, C> {
@@ -109,11 +136,11 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let mail;
         let mut fired = false;
         let mut blocked = false;
-        self.watch.look(horizon_ns);
+        self.turns.watch.look(horizon_ns);
         let asked = self.mailboxes[self.me].take_asked();
-        let must_look = self.watch.is_blind() || self.is_looked_for(horizon_ns);
+        let must_look = self.turns.watch.is_blind() || self.is_looked_for(horizon_ns);
         if self.is_due(horizon_ns) || must_look || asked {
-            if self.watch.is_blind() {
+            if self.turns.watch.is_blind() {
                 self.shard.catch_up(true);
             }
             received = self.drain()?;
@@ -140,7 +167,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         self.wake_others();
         let wants_sources = self.shard.admission().wants_sources(horizon_ns);
         self.backend.tell_sources(wants_sources)?;
-        if horizon_ns >= self.housekeeping_ns {
+        if horizon_ns >= self.turns.housekeeping_ns {
             self.keep_house(horizon_ns);
         }
 
@@ -155,7 +182,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             next_ns =
                 next_ns.map(|due| due.max(now_ns + self.idle.margin_ns() + FULL_RING_WAIT_NS));
         }
-        self.next_ns = next_ns;
+        self.turns.next_ns = next_ns;
         Ok(self.idle.plan(now_ns, next_ns))
     }
 
@@ -170,9 +197,9 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         self.shard.catch_up(true);
         match left {
             Some(left) => {
-                self.drops_before = left.drops;
-                self.gets_mail = left.gets_mail;
-                self.watch.counted_at(from_ns);
+                self.turns.drops_before = left.drops;
+                self.turns.gets_mail = left.gets_mail;
+                self.turns.watch.counted_at(from_ns);
             }
             None => self.shard.deaf(from_ns, now_ns, &mut self.reports),
         }
@@ -198,12 +225,12 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             self.mailboxes[self.me].wake_up();
             return Ok(());
         };
-        self.watch.sleep(until_ns);
+        self.turns.watch.sleep(until_ns);
         self.counters.add(Counter::Sleeps, 1);
         let waited = self.backend.wait(patience);
         self.mailboxes[self.me].wake_up();
         let now_ns = self.clock.now_ns();
-        self.watch.wake(now_ns);
+        self.turns.watch.wake(now_ns);
         if let Some(late_ns) = now_ns.checked_sub(until_ns) {
             self.histograms.of(HistogramKind::WakeUp).record(late_ns);
             self.idle.woken_late(late_ns);
@@ -215,7 +242,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// it would only be in its way.
     fn last_stretch(&self) -> u64 {
         let mut now_ns = self.clock.now_ns();
-        if let Some(next_ns) = self.next_ns
+        if let Some(next_ns) = self.turns.next_ns
             && now_ns < next_ns
             && next_ns - now_ns < LAST_STRETCH_NS
         {
@@ -259,8 +286,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         self.reports.announce();
         self.looked(horizon_ns);
         if let Some(journal) = self.journal.as_ref().filter(|_| self.sockets != 0) {
-            let drops = self.drops_before + self.drops;
-            journal.leave(Left { sockets: self.sockets, drops, gets_mail: self.gets_mail });
+            let drops = self.turns.drops_before + self.turns.drops;
+            journal.leave(Left { sockets: self.sockets, drops, gets_mail: self.turns.gets_mail });
         }
     }
 
@@ -300,7 +327,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Tells the shard what we did not see and did not hear, before it judges anybody.
     fn own_up(&mut self, now_ns: u64) {
         self.shard.catch_up(false);
-        let blind = self.watch.take_blind();
+        let blind = self.turns.watch.take_blind();
         if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
         }
@@ -308,7 +335,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         if let Some((from_ns, to_ns)) = elsewhere {
             self.shard.deaf(from_ns, to_ns, &mut self.reports);
         }
-        let lost = self.watch.lost(self.drops + self.mailboxes[self.me].lost(), now_ns);
+        let lost = self.turns.watch.lost(self.turns.drops + self.mailboxes[self.me].lost(), now_ns);
         if let Some((from_ns, to_ns)) = lost {
             self.shard.deaf(from_ns, to_ns, &mut self.reports);
         }
@@ -320,7 +347,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// In which time the kernel dropped datagrams at the sockets of the others, if it did since they were
     /// asked last; mail for us may have been among them.
     fn lost_elsewhere(&mut self) -> Option<(u64, u64)> {
-        if !self.gets_mail {
+        if !self.turns.gets_mail {
             return None;
         }
         let (mut total, mut latest_ns) = (0, 0);
@@ -332,8 +359,8 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             }
         }
         // They may have counted before we asked last, and told later.
-        let since_ns = self.watch.counted_ns().min(latest_ns.saturating_sub(1));
-        let before = std::mem::replace(&mut self.elsewhere, total);
+        let since_ns = self.turns.watch.counted_ns().min(latest_ns.saturating_sub(1));
+        let before = std::mem::replace(&mut self.turns.elsewhere, total);
         (total > before).then_some((since_ns, latest_ns))
     }
 
@@ -360,7 +387,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
                 unannounced += 1;
                 left = self.look_at_queues();
             }
-            self.watch.look(self.clock.now_ns());
+            self.turns.watch.look(self.clock.now_ns());
             drained += count;
             left = left.saturating_sub(count);
         }
@@ -370,9 +397,9 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Asks how many datagrams wait, and notes what was dropped.
     fn look_at_queues(&mut self) -> u64 {
         let queues = self.backend.queues();
-        let drops = queues.drops.saturating_sub(self.drops_before);
-        if drops != self.drops {
-            self.drops = drops;
+        let drops = queues.drops.saturating_sub(self.turns.drops_before);
+        if drops != self.turns.drops {
+            self.turns.drops = drops;
             self.mailboxes[self.me].set_dropped(drops, self.clock.now_ns());
         }
         queues.waiting
@@ -381,7 +408,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Up to when deadlines can be judged: no further than the other reactors have read their
     /// sockets, if heartbeats of ours may be in there. Who sleeps is woken to read on.
     fn judgeable_ns(&mut self, horizon_ns: u64) -> u64 {
-        if !self.gets_mail || self.mailboxes.len() == 1 {
+        if !self.turns.gets_mail || self.mailboxes.len() == 1 {
             return horizon_ns;
         }
         // Only who has something to judge asks: two that were merely asked would ask each other,
@@ -417,7 +444,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
             count += 1;
         }
         if count > 0 {
-            self.gets_mail = true;
+            self.turns.gets_mail = true;
             self.apply();
         }
         count
@@ -449,15 +476,16 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
     /// Copies what the transport counts.
     #[cold]
     fn keep_house(&mut self, now_ns: u64) {
-        self.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        self.turns.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
         self.shard.admission().set_wall_offset_ns(self.clock.wall_offset_ns());
         let counts = self.backend.counts();
         self.look_at_queues();
-        self.counters.set(Counter::KernelDrops, self.drops);
+        self.counters.set(Counter::KernelDrops, self.turns.drops);
         self.counters.set(Counter::BuffersExhausted, counts.buffers_exhausted);
         self.counters.set(Counter::Rearmed, counts.rearmed);
         self.counters.set(Counter::ReceiveErrors, counts.errors);
-        let overlong = counts.overlong - std::mem::replace(&mut self.overlong, counts.overlong);
+        let overlong =
+            counts.overlong - std::mem::replace(&mut self.turns.overlong, counts.overlong);
         self.counters.add(Counter::Datagrams, overlong);
         self.counters.add(Counter::DropLength, overlong);
     }

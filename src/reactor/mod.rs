@@ -19,7 +19,7 @@ pub mod inbox;
 pub mod mailbox;
 pub mod probe;
 pub mod start;
-pub mod watch;
+mod watch;
 
 pub use idle::IdleStrategy;
 pub use start::{Fleet, ReactorSettings, anonymous_memory, shard_capacity, start};

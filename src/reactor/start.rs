@@ -1,11 +1,10 @@
 //! Starts the reactors, one pinned thread each, and stops them.
 
 use super::cores::{CorePlan, become_reactor};
-use super::duty::Reactor;
+use super::duty::{Reactor, Turns};
 use super::idle::{Idle, IdleStrategy};
 use super::inbox::Inbox;
 use super::mailbox::Mailbox;
-use super::watch::Watch;
 use super::{COMMAND_CAPACITY, REPORT_CAPACITY, ReactorHandle, ReportSender};
 use crate::clock::{Clock, Monotonic};
 use crate::engine::admission::{Admission, NewcomerLimits, SharedGuard};
@@ -192,15 +191,8 @@ pub fn start(
                     idle: Idle::new(settings.idle, now_ns),
                     counters,
                     histograms,
-                    gets_mail: false,
                     sockets,
-                    drops_before: 0,
-                    drops: 0,
-                    elsewhere: 0,
-                    overlong: 0,
-                    next_ns: None,
-                    housekeeping_ns: 0,
-                    watch: Watch::new(now_ns),
+                    turns: Turns::begin(now_ns),
                 }
             }
         };

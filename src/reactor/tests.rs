@@ -1,10 +1,9 @@
 //! A reactor under a scripted transport and a test's clock: what arrives when is the test's to say.
 
-use super::duty::Reactor;
+use super::duty::{Reactor, Turns};
 use super::idle::{Idle, IdleStrategy, Plan};
 use super::inbox::Inbox;
 use super::mailbox::{Mailbox, Parcel};
-use super::watch::Watch;
 use super::*;
 use crate::clock::Clock;
 use crate::engine::journal::Journal;
@@ -181,15 +180,8 @@ impl Bench {
             idle: Idle::new(IdleStrategy::Hybrid, now_ns),
             counters,
             histograms,
-            gets_mail: false,
             sockets: 1,
-            drops_before: 0,
-            drops: 0,
-            elsewhere: 0,
-            overlong: 0,
-            next_ns: None,
-            housekeeping_ns: 0,
-            watch: Watch::new(now_ns),
+            turns: Turns::begin(now_ns),
         };
         Bench { reactor, clock, script, mailboxes, reports }
     }

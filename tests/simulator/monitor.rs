@@ -20,11 +20,10 @@ use systole::engine::table::{Table, TableView};
 use systole::engine::{Budget, Groups, StateCounts};
 use systole::io::{TransportCounts, Waker};
 use systole::metrics::{Counters, Histograms};
-use systole::reactor::duty::Reactor;
+use systole::reactor::duty::{Reactor, Turns};
 use systole::reactor::idle::{Idle, Plan};
 use systole::reactor::inbox::Inbox;
 use systole::reactor::mailbox::Mailbox;
-use systole::reactor::watch::Watch;
 use systole::reactor::{Command, Report, ReportSender};
 use systole::wire::PeerId;
 
@@ -344,15 +343,8 @@ fn begin(
         idle: Idle::new(seat.world.scenario.idle, now_ns),
         counters,
         histograms,
-        gets_mail: false,
         sockets: 1 + number as u64,
-        drops_before: 0,
-        drops: 0,
-        elsewhere: 0,
-        overlong: 0,
-        next_ns: None,
-        housekeeping_ns: 0,
-        watch: Watch::new(now_ns),
+        turns: Turns::begin(now_ns),
         journal,
     };
     if let Some((looked_ns, mut left)) = heritage {

@@ -1,5 +1,6 @@
 //! What the reactor did not see or hear: told to the shard, kept for the next process, and granted.
 
+use super::super::watch::Watch;
 use super::*;
 
 /// The one peer of a bench, 100 ms and three of them, last heard at the time returned.
@@ -89,7 +90,7 @@ fn who_goes_on_with_the_same_sockets_has_missed_what_they_dropped_and_nothing_el
         let mut heir = Bench::new(1, 1_024);
         heir.reactor.backend.drops.set(3 + dropped_meanwhile);
         heir.clock.0.set(heard_ns + 100 * MS);
-        heir.reactor.watch = Watch::new(heir.now_ns());
+        heir.reactor.turns.watch = Watch::new(heir.now_ns());
         let left = journal.take_left();
         assert!(left.is_some());
         heir.reactor.was_absent_since(horizon_ns, left);
@@ -98,7 +99,7 @@ fn who_goes_on_with_the_same_sockets_has_missed_what_they_dropped_and_nothing_el
         let windows = heir.reactor.shard.sight().windows();
         assert_eq!(windows.iter().filter(|window| window.deaf).count(), deaf, "{windows:?}");
         assert_eq!(windows[0].from_ns, horizon_ns);
-        assert_eq!(heir.reactor.drops, dropped_meanwhile, "since it has them");
+        assert_eq!(heir.reactor.turns.drops(), dropped_meanwhile, "since it has them");
     }
 }
 
@@ -106,7 +107,7 @@ fn who_goes_on_with_the_same_sockets_has_missed_what_they_dropped_and_nothing_el
 fn what_another_reactors_sockets_dropped_may_have_been_mail() {
     let judged = |gets_mail| {
         let mut bench = Bench::new(2, 1_024);
-        bench.reactor.gets_mail = gets_mail;
+        bench.reactor.turns.gets_mail = gets_mail;
         bench.mailboxes[1].set_watermark_ns(u64::MAX);
         let heard_ns = silent_peer(&mut bench);
         bench.run_until(heard_ns + 290 * MS);
