@@ -344,10 +344,15 @@ impl Shard {
         &self.peers.sight
     }
 
-    /// What is observed from now on was queued while we did not look, or no longer: a detector learns
-    /// nothing from it.
-    pub fn catch_up(&mut self, yes: bool) {
-        self.peers.sight.catch_up(yes);
+    /// What is observed from now on was queued while we did not look: a detector learns nothing from it,
+    /// nor from how long behind it the next heartbeat comes.
+    pub fn catch_up(&mut self) {
+        self.peers.sight.catch_up();
+    }
+
+    /// All that was queued meanwhile has been observed by `now_ns`.
+    pub fn caught_up(&mut self, now_ns: u64) {
+        self.peers.sight.caught_up(now_ns);
     }
 
     /// We did not look between these times; all that was queued by `to_ns` has been observed, with a

@@ -153,8 +153,9 @@ pub struct Sight {
     /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
-    /// What is read now was queued while we did not look.
-    catches_up: bool,
+    /// What was heard before this, but behind the last window, had been queued in it; never while we
+    /// [`catch up`](Sight::catch_up).
+    caught_up_ns: u64,
     /// See [`clear_since_ns`](Sight::clear_since_ns), which each heartbeat asks.
     clear_since_ns: u64,
 }
@@ -192,25 +193,31 @@ impl Sight {
         }
     }
 
-    /// What is read from now on was queued while we did not look, or no longer: its times are those of the
-    /// reading, and say nothing of when it came.
-    pub fn catch_up(&mut self, yes: bool) {
-        self.catches_up = yes;
+    /// What is read from now on was queued while we did not look: its times are those of the reading, and
+    /// say nothing of when it came.
+    pub fn catch_up(&mut self) {
+        self.caught_up_ns = u64::MAX;
         self.clear();
     }
 
-    /// The end of the last window: who was heard behind it is judged as usual. 0 without one, and never
-    /// while we [`catch up`](Self::catch_up).
+    /// All that was queued meanwhile has been read by `now_ns`.
+    pub fn caught_up(&mut self, now_ns: u64) {
+        if self.caught_up_ns == u64::MAX {
+            self.caught_up_ns = now_ns.saturating_add(1);
+            self.clear();
+        }
+    }
+
+    /// When the last window had ended and what was queued in it had been read: who was heard behind that is
+    /// judged as usual, and what he sends is learnt from. 0 without a window.
     #[inline]
     pub fn clear_since_ns(&self) -> u64 {
         self.clear_since_ns
     }
 
     fn clear(&mut self) {
-        self.clear_since_ns = match self.windows().last() {
-            _ if self.catches_up => u64::MAX,
-            last => last.map_or(0, |window| window.to_ns),
-        };
+        let window_ns = self.windows().last().map_or(0, |window| window.to_ns);
+        self.clear_since_ns = window_ns.max(self.caught_up_ns);
     }
 
     /// The two deadlines of a silent peer, with what it is granted.

@@ -141,7 +141,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let must_look = self.turns.watch.is_blind() || self.is_looked_for(horizon_ns);
         if self.is_due(horizon_ns) || must_look || asked {
             if self.turns.watch.is_blind() {
-                self.shard.catch_up(true);
+                self.shard.catch_up();
             }
             received = self.drain()?;
             mail = self.collect_mail();
@@ -194,7 +194,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
         let now_ns = self.clock.now_ns();
         let from_ns = looked_ns.min(now_ns);
         self.shard.blind(from_ns, now_ns, &mut self.reports);
-        self.shard.catch_up(true);
+        self.shard.catch_up();
         match left {
             Some(left) => {
                 self.turns.drops_before = left.drops;
@@ -326,7 +326,7 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
 
     /// Tells the shard what we did not see and did not hear, before it judges anybody.
     fn own_up(&mut self, now_ns: u64) {
-        self.shard.catch_up(false);
+        self.shard.caught_up(now_ns);
         let blind = self.turns.watch.take_blind();
         if let Some((from_ns, to_ns)) = blind {
             self.shard.blind(from_ns, to_ns, &mut self.reports);
