@@ -63,8 +63,9 @@ pub(super) struct Verdict {
 enum Parent {
     /// There is none, or nothing is known of it: children are judged by themselves.
     None,
-    /// It is alive since then and above suspicion since then, was last heard then, and will be late then.
-    Alive { since_ns: u64, trusted_ns: u64, heard_ns: u64, overdue_ns: u64 },
+    /// It is alive since then and above suspicion since then, was last heard then, and will be late then;
+    /// silent for so long it would be down.
+    Alive { since_ns: u64, trusted_ns: u64, heard_ns: u64, overdue_ns: u64, timeout_ns: u64 },
     /// It is silent itself; ask again then.
     InDoubt { heard_ns: u64, again_ns: u64 },
     /// It is down, unreachable or has left, and was last heard then.
@@ -215,10 +216,12 @@ impl Peers {
                     return hold(down_ns, waited_for);
                 }
             }
-            // It was suspect meanwhile: once more, or one that is suspect now and then would hide the dead.
-            Parent::Alive { trusted_ns, .. } if trusted_ns > silence.last_seen_ns => {
-                let once_more_ns = silence.one_more(judged, down_ns, Extensions::PARENT).down_ns;
-                down_ns = down_ns.max(once_more_ns.min(self.behind(trusted_ns, silence).down_ns));
+            // It was suspect meanwhile, and its way may have been cut. No doubt lasts longer than its timeout,
+            // and what counts is the one in which the peer was due: or one that is suspect now and then
+            // would hide the dead.
+            Parent::Alive { trusted_ns, timeout_ns, .. } if trusted_ns > silence.last_seen_ns => {
+                let returned_ns = trusted_ns.min(down_ns.saturating_add(timeout_ns));
+                down_ns = down_ns.max(self.once_more_behind(returned_ns, silence));
                 waited_for = waited_for.with(Extensions::PARENT);
                 if down_ns > self.horizon_ns {
                     return hold(down_ns, waited_for);
@@ -254,6 +257,16 @@ impl Peers {
     fn behind(&self, since_ns: u64, silence: &Silence) -> Judged {
         let last_seen_ns = since_ns.max(silence.last_seen_ns);
         self.sight.judge(&Silence { last_seen_ns, ..*silence })
+    }
+
+    /// When a peer is down that is left time for one more heartbeat behind then, and what we have not seen
+    /// or heard since.
+    fn once_more_behind(&self, since_ns: u64, silence: &Silence) -> u64 {
+        let plain_ns = since_ns.saturating_add(silence.deadlines.down_ns);
+        let missed_ns = self.behind(since_ns, silence).down_ns.saturating_sub(plain_ns);
+        let nothing = Judged { suspect_ns: 0, down_ns: 0, why: Extensions::NONE };
+        let once_more = silence.one_more(nothing, since_ns, Extensions::PARENT);
+        once_more.down_ns.saturating_add(missed_ns)
     }
 
     /// When an unreachable peer is judged by itself again.
@@ -350,7 +363,8 @@ impl Peers {
         if self.horizon_ns > decided_ns {
             let (since_ns, heard_ns) = (record.alive_since_ns, record.last_seen_ns);
             let trusted_ns = if record.state == PeerState::Up { record.since_ns } else { 0 };
-            return Parent::Alive { since_ns, trusted_ns, heard_ns, overdue_ns };
+            let timeout_ns = silence.deadlines.down_ns;
+            return Parent::Alive { since_ns, trusted_ns, heard_ns, overdue_ns, timeout_ns };
         }
         let again_ns = self.horizon_ns + PARENT_RETRY_NS.max(silence.interval_ns / 16);
         let again_ns = again_ns.min(decided_ns.saturating_add(1));

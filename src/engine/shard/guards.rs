@@ -477,6 +477,37 @@ fn children_of_a_parent_that_was_only_suspect_get_time_for_one_more_heartbeat() 
     assert!((100 * MS..DOWN_NS).contains(&once_more_ns), "{told:?}");
 }
 
+/// The same where the children are much faster than their parent, and were due long before its return.
+#[test]
+fn children_of_a_slower_parent_get_time_for_one_more_heartbeat_behind_its_return() {
+    for flaps in [false, true] {
+        let mut bench = family();
+        let slow = |sequence| Heartbeat { interval_us: 200_000, ..beat(9, 1, sequence) };
+        bench.observe(&[slow(2)], START + MS);
+        // Suspect for long, and not down yet.
+        let back_ns = START + policy().deadlines(&Arrivals::NONE, 200_000).down_ns - 50 * MS;
+        let mut told = run(&mut bench, START + MS, back_ns, &[Suspect, Down]);
+        assert_eq!(told.iter().filter(|t| t.peer.0 == 9).count(), 1, "suspect: {told:?}");
+        bench.observe(&[slow(3)], back_ns);
+        told.extend(run(&mut bench, back_ns, back_ns + 95 * MS, &[Down]));
+        bench.observe(&beats([1], 2), back_ns + 95 * MS);
+        for round in 0..12u64 {
+            let now_ns = back_ns + 100 * MS + round * 100 * MS;
+            bench.observe(&beats([1], 3 + round as u32), now_ns);
+            // Suspect now and then.
+            if !flaps || round % 5 == 4 {
+                bench.observe(&[slow(4 + round as u32)], now_ns);
+            }
+            told.extend(run(&mut bench, now_ns, now_ns + 99 * MS, &[Down]));
+        }
+        let downs: Vec<_> = told.iter().filter(|t| t.to == Down).map(|t| t.peer.0).collect();
+        assert_eq!(downs, [2], "{told:?}");
+        let behind_ns = told.last().unwrap().deadline_ns - back_ns;
+        let most_ns = if flaps { 2 * DOWN_NS } else { DOWN_NS };
+        assert!((100 * MS..most_ns).contains(&behind_ns), "{flaps} {behind_ns}");
+    }
+}
+
 /// Behind a parent that is away for longer than the dead of their group are remembered.
 #[test]
 fn nobody_is_forgotten_before_its_parent_of_whom_nobody_knows_whether_it_lives() {
