@@ -4,23 +4,17 @@
 //! Nothing is changed by it. An address is bound for an instant, without sharing it, so that no datagram
 //! goes astray; one that the monitor that runs holds is no obstacle, since it lets go of it.
 
-use super::client::Client;
 use super::run::default_reactors;
 use super::takeover::{self, Terms};
 use super::{Failure, listen, outputs, rival, state};
-use crate::api::Summary;
 use crate::config::Settings;
 use crate::io::sockets::{self, BindError};
 use crate::io::{self, TransportChoice};
 use crate::store::StateDir;
 use crate::trace::recorder::may_record;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
-
-/// How long a monitor may take to say whose state it keeps.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Refuses what cannot be begun, whoever listens now: the recording, the transport, the state directory.
 ///
@@ -61,70 +55,28 @@ pub enum Http {
     Moves(TcpListener),
 }
 
-/// Finds out whether the HTTP address is that of the monitor with its state in `directory`, or can be had.
+/// Finds out whether the HTTP address is `theirs`, of the monitor that would hand over, or can be had.
 ///
 /// # Errors
 /// Somebody else has it, or nobody can (exit code 2).
-pub fn http(address: SocketAddr, directory: Option<&Path>) -> Result<Http, Failure> {
+pub fn http(address: SocketAddr, theirs: Option<SocketAddr>) -> Result<Http, Failure> {
     if address.port() == 0 {
         return Ok(Http::Inherits);
     }
-    match TcpListener::bind(address) {
-        Ok(listener) => Ok(Http::Moves(listener)),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => match directory {
-            Some(directory) if keeps(address, directory) => inherits(address),
-            _ => Err(listen::http_refused(address, &error)),
-        },
-        Err(error) => Err(listen::http_refused(address, &error)),
-    }
-}
-
-/// The one before has this port. If it is by another address (all of the machine's, or one of them),
-/// neither can both have it nor can one be turned into the other.
-fn inherits(address: SocketAddr) -> Result<Http, Failure> {
-    match listens(address) {
-        true => Ok(Http::Inherits),
-        false => Err(Failure::usage(format!(
+    match (TcpListener::bind(address), theirs) {
+        (Ok(listener), _) => Ok(Http::Moves(listener)),
+        (Err(error), _) if error.kind() != ErrorKind::AddrInUse => {
+            Err(listen::http_refused(address, &error))
+        }
+        (Err(_), Some(theirs)) if theirs == address => Ok(Http::Inherits),
+        // All of the machine's addresses, or one of them: neither can both have it nor can one be
+        // turned into the other.
+        (Err(_), Some(theirs)) if theirs.port() == address.port() => Err(Failure::usage(format!(
             "cannot listen on http address {address}: the monitor that runs has this port by another \
-             address; take over with the same --http, or with another port"
+             address ({theirs}); take over with the same --http, or with another port"
         ))),
+        (Err(error), _) => Err(listen::http_refused(address, &error)),
     }
-}
-
-/// Whether somebody listens on this very address, by what the kernel lists.
-fn listens(address: SocketAddr) -> bool {
-    let (file, host) = match address.ip() {
-        IpAddr::V4(ip) => ("/proc/net/tcp", hex(&ip.octets())),
-        IpAddr::V6(ip) => ("/proc/net/tcp6", hex(&ip.octets())),
-    };
-    let local = format!("{host}:{:04X}", address.port());
-    // Where it is not listed the benefit of the doubt: the one before has answered there.
-    let Ok(all) = std::fs::read_to_string(file) else { return true };
-    let is = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        words.next() == Some(&local) && words.nth(1) == Some("0A")
-    };
-    all.lines().any(is)
-}
-
-/// As /proc/net writes an address: words of four bytes in the machine's order.
-fn hex(octets: &[u8]) -> String {
-    let words =
-        octets.chunks_exact(4).map(|four| u32::from_ne_bytes([four[0], four[1], four[2], four[3]]));
-    words.map(|word| format!("{word:08X}")).collect()
-}
-
-/// Whether the monitor that answers there keeps its state in this directory.
-fn keeps(address: SocketAddr, directory: &Path) -> bool {
-    let ask = || -> Option<Summary> {
-        Client::patient_for(&address.to_string(), PATIENCE).ok()?.get("/api/v1/summary").ok()
-    };
-    let same = |path: &str| Path::new(path) == directory || is_same(Path::new(path), directory);
-    ask().and_then(|summary| summary.state).is_some_and(|state| same(&state.directory))
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// All of it, and the addresses, for `--check`. What a monitor that runs holds will be free when it has
@@ -138,14 +90,15 @@ pub fn everything(settings: &Settings) -> Result<(), Failure> {
     if std::env::var_os("LISTEN_FDS").is_some() {
         return Ok(());
     }
-    let place = state::place(settings).map(|(directory, _)| directory);
-    let heir_of = place.filter(|directory| settings.takeover && takeover::is_offered(directory));
-    if let Some(directory) = &heir_of {
-        let reactors = settings.reactors.unwrap_or_else(default_reactors);
-        takeover::look(directory, &Terms::of(settings, reactors))?;
-    }
-    let found = http(settings.http, heir_of.as_deref());
-    let is_monitors = heir_of.is_none() && rival::answering(settings.http, None).is_some();
+    let offer = match state::place(settings) {
+        Some((directory, _)) if settings.takeover => {
+            let reactors = settings.reactors.unwrap_or_else(default_reactors);
+            takeover::look(&directory, &Terms::of(settings, reactors))?
+        }
+        _ => None,
+    };
+    let found = http(settings.http, offer.map(|offer| offer.http));
+    let is_monitors = offer.is_none() && rival::answering(settings.http, None).is_some();
     if !is_monitors {
         found?;
     }

@@ -13,7 +13,7 @@ use listenfd::ListenFd;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// How long to wait for the sockets of a killed process.
@@ -170,8 +170,17 @@ fn join(
     Ok(groups)
 }
 
+/// A monitor that was killed closes its sockets in no known order.
 fn bind_http(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|error| http_refused(address, &error))
+    let began = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < LET_GO / 10 => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound.map_err(|error| http_refused(address, &error)),
+        }
+    }
 }
 
 /// Why HTTP cannot be had there, and what to do about it.

@@ -144,11 +144,11 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     info!(address = %http_address, "serving HTTP");
     if let Some(keeper) = &keeper {
         let hand_over = move |stream| drop(asked.send(End::HandOver(stream)));
-        takeover::offer(keeper.path(), terms, hand_over).unwrap_or_else(|error| {
+        takeover::offer(keeper.path(), terms, http_address, hand_over).unwrap_or_else(|error| {
             warn!(%error, "nobody can take over from this process (--takeover)");
         });
     }
-    say_ready(&udp, http_address)?;
+    say_ready(&udp, http_address);
     predecessor.into_iter().for_each(Predecessor::relieve);
     let mut heir = None;
     let failure = match ends.recv().context("the signal thread ended")? {
@@ -242,13 +242,22 @@ fn take_over(
              same --state-dir",
         ));
     };
+    let nobody = || info!(directory = %directory.display(), "nobody runs there to take over from");
     if !takeover::is_offered(&directory) {
-        info!(directory = %directory.display(), "nobody runs there to take over from");
+        nobody();
         return Ok(None);
     }
     foresee::files_and_transport(settings)?;
-    let http = foresee::http(settings.http, Some(&directory))?;
-    let Some((sockets, predecessor)) = takeover::ask(&directory, terms)? else { return Ok(None) };
+    // One that ends meanwhile is gone by now.
+    let Some(offer) = takeover::look(&directory, terms)? else {
+        nobody();
+        return Ok(None);
+    };
+    let http = foresee::http(settings.http, Some(offer.http))?;
+    let Some((sockets, predecessor)) = takeover::ask(&directory, terms)? else {
+        nobody();
+        return Ok(None);
+    };
     info!(directory = %directory.display(), "took over from the one that ran");
     Ok(Some((sockets, predecessor, http)))
 }
@@ -392,14 +401,16 @@ fn record_to(
     Ok((Some(recorder), taps))
 }
 
-/// The one line on standard output: what a script waits for.
-fn say_ready(udp: &[SocketAddr], http: SocketAddr) -> anyhow::Result<()> {
+/// The one line on standard output: what a script waits for. It is ready whoever hears it: by now the peers
+/// are judged by its settings, and the one before would have to go on from there.
+fn say_ready(udp: &[SocketAddr], http: SocketAddr) {
     let udp = udp.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut out = std::io::stdout().lock();
     match writeln!(out, "ready udp={udp} http={http}").and_then(|()| out.flush()) {
         // Started with its standard output closed: nobody waits for the line.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("saying that the monitor is ready"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => warn!(%error, "nobody was told on standard output that the monitor is ready"),
+        Ok(()) => {}
     }
 }
 

@@ -64,17 +64,22 @@ enum Question {
     Sockets(Terms),
 }
 
-/// The answer to a question for the sockets.
+/// The answer to either question.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// So many sockets of each of so many addresses follow, then HTTP's.
-    Yes {
-        groups: usize,
-        reactors: usize,
-    },
-    No {
-        why: String,
-    },
+    Yes(Offer),
+    No { why: String },
+}
+
+/// What there is to take over: so many sockets of each of so many addresses, then HTTP's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Offer {
+    /// Addresses.
+    pub groups: usize,
+    /// Sockets of each.
+    pub reactors: usize,
+    /// Where HTTP is served.
+    pub http: SocketAddr,
 }
 
 /// Copies of all that is listened on.
@@ -112,11 +117,12 @@ impl Predecessor {
 /// It refuses, or something is wrong on the way; it goes on then.
 pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecessor)>, Failure> {
     let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(None) };
-    let Some((groups, reactors)) = agreed(&stream, &Question::Sockets(terms.clone()))? else {
+    let Some(Offer { groups, reactors, .. }) = agreed(&stream, &Question::Sockets(terms.clone()))?
+    else {
         until_gone(directory);
         return Ok(None);
     };
-    let sockets = receive(&stream, groups * reactors + 1).map_err(failed)?;
+    let sockets = receive(&stream, groups * reactors + 1)?;
     let no_sockets = || Failure::failed("taking over: too few sockets came");
     let mut sockets = sockets.into_iter();
     let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
@@ -125,17 +131,21 @@ pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecess
     Ok(Some((Sockets { groups, http }, Predecessor(ManuallyDrop::new(stream)))))
 }
 
-/// Asks the same without taking anything; it goes on in any case.
+/// Asks what would be handed over without taking anything; it goes on in any case. `None` as in [`ask`].
 ///
 /// # Errors
 /// It would refuse.
-pub fn look(directory: &Path, terms: &Terms) -> Result<(), Failure> {
-    let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(()) };
-    agreed(&stream, &Question::Look { look: terms.clone() }).map(drop)
+pub fn look(directory: &Path, terms: &Terms) -> Result<Option<Offer>, Failure> {
+    let Ok(stream) = UnixStream::connect(directory.join(SOCKET)) else { return Ok(None) };
+    let offer = agreed(&stream, &Question::Look { look: terms.clone() })?;
+    if offer.is_none() {
+        until_gone(directory);
+    }
+    Ok(offer)
 }
 
-/// How many groups of how many sockets there are, if the other side agrees; `None` when it ends.
-fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<(usize, usize)>, Failure> {
+/// What the other side offers, if it agrees; `None` when it ends.
+fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<Offer>, Failure> {
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
@@ -150,7 +160,7 @@ fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<(usize,
         return Ok(None);
     }
     match serde_json::from_str(&answer).map_err(|error| failed(error.into()))? {
-        Answer::Yes { groups, reactors } => Ok(Some((groups, reactors))),
+        Answer::Yes(offer) => Ok(Some(offer)),
         Answer::No { why } => {
             Err(Failure::usage(format!("the monitor that runs does not hand over: {why}")))
         }
@@ -183,6 +193,7 @@ pub fn is_offered(directory: &Path) -> bool {
 pub fn offer(
     directory: &Path,
     terms: Terms,
+    http: SocketAddr,
     hand_over: impl Fn(UnixStream) + Send + 'static,
 ) -> io::Result<()> {
     let path = directory.join(SOCKET);
@@ -191,7 +202,7 @@ pub fn offer(
     let listener = UnixListener::bind(&path)?;
     let body = move || {
         for stream in listener.incoming().flatten() {
-            match agree(&stream, &terms) {
+            match agree(&stream, &terms, http) {
                 Ok(true) => return hand_over(stream),
                 Ok(false) => {}
                 Err(error) => warn!(%error, "somebody asked to take over and did not go on"),
@@ -202,7 +213,7 @@ pub fn offer(
 }
 
 /// Hears what the other side wants; true when it is what we have.
-fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
+fn agree(stream: &UnixStream, ours: &Terms, http: SocketAddr) -> io::Result<bool> {
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let asked = read_line(stream)?;
@@ -216,7 +227,8 @@ fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
     };
     if theirs == *ours {
         if is_look {
-            answer(stream, &Answer::Yes { groups: ours.udp.len(), reactors: ours.reactors })?;
+            let offer = Offer { groups: ours.udp.len(), reactors: ours.reactors, http };
+            answer(stream, &Answer::Yes(offer))?;
         }
         return Ok(!is_look);
     }
@@ -238,7 +250,8 @@ fn agree(stream: &UnixStream, ours: &Terms) -> io::Result<bool> {
 /// The other side has gone.
 pub fn give(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
     let reactors = sockets.groups.first().map_or(0, Vec::len);
-    answer(stream, &Answer::Yes { groups: sockets.groups.len(), reactors })?;
+    let http = sockets.http.local_addr()?;
+    answer(stream, &Answer::Yes(Offer { groups: sockets.groups.len(), reactors, http }))?;
     for some in sockets.descriptors().chunks(AT_A_TIME) {
         stream.send_with_fd(b"f", some)?;
     }
@@ -272,16 +285,24 @@ fn read_line(stream: &UnixStream) -> io::Result<String> {
     Ok(line)
 }
 
-fn receive(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+fn receive(stream: &UnixStream, count: usize) -> Result<Vec<OwnedFd>, Failure> {
     let mut sockets = Vec::new();
     while sockets.len() < count {
         let (mut byte, mut some) = ([0], [-1; AT_A_TIME]);
-        let (bytes, came) = stream.recv_with_fd(&mut byte, &mut some)?;
+        let (bytes, came) = stream.recv_with_fd(&mut byte, &mut some).map_err(failed)?;
         if bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
         // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-        sockets.extend(some[..came].iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        let came = some[..came].iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let before = sockets.len();
+        sockets.extend(came);
+        // The kernel leaves out what there is no room for, and says nothing.
+        if sockets.len() < count.min(before + AT_A_TIME) {
+            return Err(Failure::failed(format!(
+                "taking over: not all of {count} sockets came; raise the limit of open files (ulimit -n)"
+            )));
+        }
     }
     Ok(sockets)
 }
@@ -305,17 +326,19 @@ mod tests {
         // More than one message holds.
         let groups: Vec<Vec<UdpSocket>> = (0..2).map(|_| (0..50).map(bind).collect()).collect();
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = http.local_addr().unwrap();
         let ours = Sockets { groups, http };
         let (asked, heard) = mpsc::channel();
         let send = move |stream| asked.send(stream).unwrap();
-        offer(temp.path(), terms(50), send).unwrap();
+        offer(temp.path(), terms(50), here, send).unwrap();
         assert!(is_offered(temp.path()), "and whoever only looks is given nothing");
         for refusal in [ask(temp.path(), &terms(2)).err(), look(temp.path(), &terms(2)).err()] {
             let refusal = refusal.unwrap();
             assert_eq!(refusal.code(), 2);
             assert!(refusal.to_string().contains("the same --udp and --reactors"), "{refusal}");
         }
-        assert!(look(temp.path(), &terms(50)).is_ok(), "and takes nothing");
+        let found = look(temp.path(), &terms(50)).unwrap().unwrap();
+        assert_eq!((found.groups, found.http), (1, here), "and takes nothing");
 
         std::thread::scope(|scope| {
             let theirs = scope.spawn(|| ask(temp.path(), &terms(50)).unwrap().unwrap());
