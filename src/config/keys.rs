@@ -302,14 +302,14 @@ pub const KEYS: &[Key] = &[
         "SIZE",
         "256MiB",
         "a size from 64KiB to 1024GiB, like 256MiB",
-        "begin a new file when the recording has this size; the old one becomes FILE.1",
+        "begin a new file when the recording has this size; the one before becomes FILE.1",
     ),
     key(
         "record-files",
         "N",
         "4",
         "a whole number from 1 to 1000",
-        "files of the recording to keep, this one included",
+        "how many full files the recording may be in all; the oldest go",
     ),
     key(
         "monitor-id",

@@ -7,17 +7,17 @@
 //!
 //! A reactor only pushes: no lock, no allocation, no system call, nobody woken. When the ring is full
 //! (the disk is slow) or the file has failed, the heartbeat is left out of the recording and counted,
-//! there and in the recording itself. A file that has reached its size becomes `FILE.1`, that one
-//! `FILE.2`, and so on; the oldest goes. So the recording has a bound, and each file can be read by
-//! itself.
+//! there and in the recording itself. A file that has reached its size, or that an earlier process began,
+//! becomes `FILE.1`, that one `FILE.2`, and so on. The oldest go when all together are larger than so many
+//! full ones: so the recording has a bound, a start costs nothing of it, and each file can be read by itself.
 
 use super::Arrival;
-use super::format::{Encoder, HEADER};
+use super::format::{Encoder, HEADER, is_recording};
 use crate::clock;
 use crate::wire::{Heartbeat, Kind, PeerId, Status, encode_interval};
 use crossbeam::queue::ArrayQueue;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const BLOCK: usize = 64 << 10;
 /// … or when it is so old, so that a crash costs no more.
 const FLUSH_NS: u64 = 1_000_000_000;
+/// Files, however small: each start may leave one.
+const MOST_FILES: u32 = 1_000;
 
 /// What a ring holds.
 type Heard = (PeerId, Arrival);
@@ -85,7 +87,7 @@ pub struct RecordSettings {
     pub path: PathBuf,
     /// Bytes after which a new file is begun.
     pub file_bytes: u64,
-    /// Files to keep, this one included; at least 1.
+    /// So many full files is the most that all together may be; at least 1.
     pub files: u32,
 }
 
@@ -203,21 +205,33 @@ fn create(path: &Path) -> io::Result<(File, Encoder)> {
     Ok((file, encoder))
 }
 
-/// Whether a recording may be begun there: nothing is there, or a file, which moves on for it. A directory or
-/// a device does not.
+/// Whether a recording may be begun there: nothing is there, or a recording, which moves on for it, or an
+/// empty file.
 ///
 /// # Errors
 /// It is something else.
 pub fn may_record(path: &Path) -> io::Result<()> {
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => Err(io::Error::other("it is there, and is no file")),
-        _ => Ok(()),
+    let is_free = match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => false,
+        Ok(found) => found.len() == 0 || is_recording(&beginning(path)?),
+        Err(_) => true,
+    };
+    match is_free {
+        true => Ok(()),
+        false => Err(io::Error::other("it is there, and is no recording")),
     }
 }
 
-/// Makes way for a new file: each moves on by one, and the last is replaced.
+fn beginning(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    File::open(path)?.take(HEADER as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes way for a new file: each moves on by one, and the oldest are removed, so that there is room for
+/// a full one more. One without a heartbeat is not kept.
 fn rotate(settings: &RecordSettings) -> io::Result<()> {
-    let numbered = |number: u32| match number {
+    let path = |number: u32| match number {
         0 => settings.path.clone(),
         _ => {
             let mut name = settings.path.clone().into_os_string();
@@ -225,11 +239,26 @@ fn rotate(settings: &RecordSettings) -> io::Result<()> {
             PathBuf::from(name)
         }
     };
-    for number in (1..settings.files).rev() {
-        match std::fs::rename(numbered(number - 1), numbered(number)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    let bytes = |number: u32| std::fs::metadata(path(number)).ok().map(|found| found.len());
+    if bytes(0).is_none_or(|bytes| bytes <= HEADER as u64) {
+        return Ok(());
+    }
+    let mut room = u64::from(settings.files - 1) * settings.file_bytes;
+    let mut kept = 0;
+    while kept < MOST_FILES - 1
+        && let Some(bytes) = bytes(kept)
+        // A full one is a block larger, at most.
+        && let Some(left) = room.checked_sub(bytes.min(settings.file_bytes))
+    {
+        (room, kept) = (left, kept + 1);
+    }
+    let mut number = kept;
+    while bytes(number).is_some() {
+        std::fs::remove_file(path(number))?;
+        number += 1;
+    }
+    for number in (0..kept).rev() {
+        std::fs::rename(path(number), path(number + 1))?;
     }
     Ok(())
 }
@@ -292,9 +321,37 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let settings = RecordSettings { path: path.clone(), file_bytes: 1 << 20, files: 3 };
         let error = Recorder::start(settings, 1).map(drop).unwrap_err();
-        assert_eq!(error.to_string(), "it is there, and is no file");
+        assert_eq!(error.to_string(), "it is there, and is no recording");
         assert!(path.is_dir());
         assert!(may_record(std::path::Path::new("/dev/null")).is_err());
+        let notes = temp.path().join("notes");
+        std::fs::write(&notes, "important").unwrap();
+        assert!(may_record(&notes).is_err());
+    }
+
+    #[test]
+    fn starts_cost_nothing_of_a_recording_that_is_smaller_than_it_may_be() {
+        let temp = TempDir::new();
+        let path = temp.path().join("fleet.rec");
+        let numbered = |number: u32| temp.path().join(format!("fleet.rec.{number}"));
+        let settings = RecordSettings { path, file_bytes: 1_000, files: 3 };
+        let tap = Tap::new(64);
+        let record = |beats: u32| {
+            let mut writer = Writer::begin(settings.clone()).unwrap();
+            (0..beats).for_each(|sequence| _ = tap.take(&[beat(1, sequence)], 7_000_000));
+            writer.round(std::slice::from_ref(&tap), true).unwrap();
+        };
+        record(30);
+        // Whoever records nothing leaves nothing.
+        (0..10).for_each(|_| record(0));
+        (1..=10).for_each(record);
+        let beats = |number| Trace::open(&numbered(number)).unwrap().arrivals();
+        assert_eq!((1..=10).map(beats).collect::<Vec<_>>(), [9, 8, 7, 6, 5, 4, 3, 2, 1, 30]);
+        let all = || (1..).map_while(|number| std::fs::metadata(numbered(number)).ok());
+        // Until there is no room.
+        (0..100).for_each(|_| record(40));
+        let bytes: u64 = all().map(|file| file.len()).sum();
+        assert!((1_500..=2_000).contains(&bytes), "{bytes}");
     }
 
     #[test]
