@@ -180,6 +180,10 @@ fn list(client: &Client, args: &StatusArgs) -> Result<Listing, Failure> {
     }
     let truncated = peers.len() > limit;
     peers.truncate(limit);
+    let rank = |peer: &PeerSummary| {
+        NOT_UP.iter().position(|state| *state == peer.state).unwrap_or(NOT_UP.len())
+    };
+    peers.sort_by(|a, b| (rank(a), &a.name).cmp(&(rank(b), &b.name)));
     let mut anybody = peers.clone();
     if anybody.is_empty() && args.whom().is_some() {
         collect(client, args, None, 1, &mut anybody)?;
@@ -270,7 +274,7 @@ fn overview(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String 
         table.add_row([
             terminal.cell(Severity::Plain, &peer.name),
             terminal.cell(Severity::Plain, if peer.group.is_empty() { "-" } else { &peer.group }),
-            terminal.cell(Severity::of_state(&peer.state), &peer.state),
+            terminal.cell(Severity::of_state(&peer.state), &with_marks(peer)),
             terminal.cell(Severity::Plain, &words::duration(words::between(&peer.since, now))),
             terminal.cell(Severity::Plain, &words::time(&peer.last_seen, now)),
             terminal.cell(Severity::Plain, &words::duration(peer.silent_ns)),
@@ -287,6 +291,13 @@ fn overview(listing: &Listing, args: &StatusArgs, terminal: Terminal) -> String 
         text = text + "\n" + &terminal.paint(Severity::Quiet, &hint);
     }
     text
+}
+
+/// A peer's state, and what bears on its alarms.
+fn with_marks(peer: &PeerSummary) -> String {
+    let marks = [(peer.silenced, ", silenced"), (peer.flapping, ", flaps")];
+    let marks = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| mark);
+    std::iter::once(&*peer.state).chain(marks).collect()
 }
 
 /// Why nobody is listed.

@@ -41,14 +41,17 @@ pub struct Filter {
     pub failing: Option<bool>,
 }
 
+/// Whether a peer says that something is wrong. One that has left says nothing any more.
+fn is_failing(slot: &SlotData) -> bool {
+    slot.state != PeerState::Left && matches!(slot.status, Status::Warn | Status::Critical)
+}
+
 impl Filter {
     /// Whether a peer with this slot can match at all; the cheap question, asked first.
     fn wants_slot(&self, slot: &SlotData) -> bool {
         self.state.is_none_or(|wanted| wanted == slot.state)
             && self.silenced.is_none_or(|wanted| wanted == slot.silenced)
-            && self.failing.is_none_or(|wanted| {
-                wanted == matches!(slot.status, Status::Warn | Status::Critical)
-            })
+            && self.failing.is_none_or(|wanted| wanted == is_failing(slot))
     }
 
     /// Whether what the alarms know of a peer matches.
