@@ -9,7 +9,7 @@ mod traces;
 use std::path::Path;
 use systole::engine::detector::{Bertier, Blend, Chen, Phi};
 use systole::engine::{Arrivals, Detector, Policy};
-use systole::trace::plot::{Curve, svg};
+use systole::trace::plot::{Curve, Marks, svg};
 use systole::trace::tune::{Point, pareto, sweep};
 use systole::trace::{PeerTrace, Trace};
 use traces::{INTERVAL_US, Temper, fleet};
@@ -123,7 +123,8 @@ fn draw(directory: &Path, temper: Temper, trace: &Trace, points: &[Point]) {
     };
     let curves: Vec<Curve> = Detector::WORDS.iter().map(|word| curve(word)).collect();
     let title = format!("{}: detection time against mistakes, interval 1 s", temper.name());
-    let text = svg(&title, "mean detection time, s", "mistakes a heartbeat", &curves);
+    let text =
+        svg(&title, "mean detection time, s", "mistakes a heartbeat", &curves, &Marks::default());
     let path = directory.join(format!("detection-{}.svg", temper.name()));
     std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

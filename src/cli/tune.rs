@@ -9,7 +9,7 @@ use crate::engine::Detector;
 use crate::trace;
 use crate::trace::configure::{interval_for, late_by_moments};
 use crate::trace::evidence::{self, LEAST_JUDGED, most_mistakes};
-use crate::trace::plot::{self, Curve};
+use crate::trace::plot::{self, Curve, Marks};
 use crate::trace::tune::{self, Demand, Judgement, Point};
 use comfy_table::Cell;
 use std::fmt::Write;
@@ -106,15 +106,19 @@ pub fn tune(args: TuneArgs) -> Result<u8, Failure> {
     if let Some(path) = &args.csv {
         outputs::write(path, &csv(&points))?;
     }
-    if let Some(path) = &args.svg {
-        let title = "Detection time against mistakes";
-        outputs::write(path, &plot::svg(title, X_NAME, Y_NAME, &curves(&points)))?;
-    }
     let demand = Demand {
         within_ns: u64::try_from(args.detect_within.as_nanos()).unwrap_or(u64::MAX),
         mistakes_per_ns: args.mistakes.per_ns(),
     };
     let judgement = tune::judge(&points, &demand);
+    if let Some(path) = &args.svg {
+        let title = "Detection time against mistakes";
+        let marks = Marks {
+            wanted: Some((demand.within_ns as f64 / 1e9, demand.mistakes_per_ns * DAY_NS)),
+            named: judgement.named().map(xy).collect(),
+        };
+        outputs::write(path, &plot::svg(title, X_NAME, Y_NAME, &curves(&points), &marks))?;
+    }
     let mut text = verdict(&judgement, &demand);
     if let Judgement::Missed { .. } = judgement {
         let network = tune::network(&trace, &intervals);
@@ -165,11 +169,15 @@ fn time(point: &Point) -> f64 {
     point.p99_ns as f64
 }
 
+fn xy(point: &Point) -> (f64, f64) {
+    (time(point) / 1e9, point.mistakes_per_ns * DAY_NS)
+}
+
 fn curves(points: &[Point]) -> Vec<Curve> {
     let of = |word: &&str| {
         let own = points.iter().filter(|point| point.policy.detector.as_str() == *word);
-        let xy = |point: &&Point| (time(point) / 1e9, point.mistakes_per_ns * DAY_NS);
-        Curve { name: (*word).to_owned(), points: tune::pareto(own, time).iter().map(xy).collect() }
+        let points = tune::pareto(own, time).into_iter().map(xy).collect();
+        Curve { name: (*word).to_owned(), points }
     };
     Detector::WORDS.iter().map(of).collect()
 }

@@ -1,6 +1,6 @@
 //! A small plot as SVG: curves over a linear axis of seconds, against a logarithmic one of rates.
 //!
-//! Colours are Okabe and Ito's, which most eyes tell apart; each curve is named where it ends. Points
+//! What was wanted is a dashed corner, and what is named a ring. Colours are Okabe and Ito's, which most eyes tell apart; each curve is named where it ends. Points
 //! without a single mistake have no logarithm: they are drawn on the lower edge.
 
 use std::fmt::Write;
@@ -13,6 +13,15 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+/// What stands out in a plot, each x and y.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    /// What was wanted: at most so much of either.
+    pub wanted: Option<(f64, f64)>,
+    /// The points that are named.
+    pub named: Vec<(f64, f64)>,
+}
+
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 80.0;
@@ -22,8 +31,9 @@ const BOTTOM: f64 = 385.0;
 const COLOURS: [&str; 6] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"];
 
 /// Draws the curves with a title and the names of both axes.
-pub fn svg(title: &str, x_name: &str, y_name: &str, curves: &[Curve]) -> String {
-    let all = || curves.iter().flat_map(|curve| curve.points.iter().copied());
+pub fn svg(title: &str, x_name: &str, y_name: &str, curves: &[Curve], marks: &Marks) -> String {
+    let marked = || marks.named.iter().chain(&marks.wanted).copied();
+    let all = || curves.iter().flat_map(|curve| curve.points.iter().copied()).chain(marked());
     let x_most = all().map(|(x, _)| x).fold(0.0, f64::max).max(1e-9);
     let positive = || all().map(|(_, y)| y).filter(|y| *y > 0.0);
     let y_least = positive().fold(f64::INFINITY, f64::min).min(1e12).log10().floor() - 1.0;
@@ -78,6 +88,11 @@ pub fn svg(title: &str, x_name: &str, y_name: &str, curves: &[Curve]) -> String 
         let colour = COLOURS[place % COLOURS.len()];
         let points: Vec<String> =
             curve.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_at(*x), y_at(*y))).collect();
+        for (x, y) in &curve.points {
+            let (x, y) = (x_at(*x), y_at(*y));
+            let _ =
+                write!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>");
+        }
         let _ = writeln!(
             out,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
@@ -86,6 +101,23 @@ pub fn svg(title: &str, x_name: &str, y_name: &str, curves: &[Curve]) -> String 
             RIGHT - 6.0,
             TOP + 16.0 * (place as f64 + 1.0),
             escape(&curve.name)
+        );
+    }
+    if let Some((x, y)) = marks.wanted {
+        let (x, y) = (x_at(x), y_at(y));
+        let _ = writeln!(
+            out,
+            "<path d=\"M{LEFT} {y:.1}H{x:.1}V{BOTTOM}\" fill=\"none\" stroke=\"#555\" \
+             stroke-dasharray=\"5 4\"/><text x=\"{:.1}\" y=\"{:.1}\" fill=\"#555\">wanted</text>",
+            LEFT + 6.0,
+            y - 5.0
+        );
+    }
+    for (x, y) in &marks.named {
+        let (x, y) = (x_at(*x), y_at(*y));
+        let _ = writeln!(
+            out,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\" fill=\"none\" stroke=\"#000\"/>"
         );
     }
     out + "</svg>\n"
@@ -111,9 +143,12 @@ mod tests {
         let curve = |name: &str, points| Curve { name: name.into(), points };
         let curves =
             [curve("a<b", vec![(0.1, 10.0), (2.0, 0.001)]), curve("none", vec![(3.0, 0.0)])];
-        let text = svg("Title & more", "seconds", "rate", &curves);
+        let marks = Marks { wanted: Some((5.0, 0.0001)), named: vec![(4.0, 0.0)] };
+        let text = svg("Title & more", "seconds", "rate", &curves, &marks);
         assert!(text.starts_with("<svg ") && text.ends_with("</svg>\n"));
-        for word in ["Title &amp; more", "a&lt;b", "seconds", "rate", ">none<"] {
+        for word in
+            ["Title &amp; more", "a&lt;b", "seconds", "rate", ">none<", ">wanted<", "r=\"6\""]
+        {
             assert!(text.contains(word), "{word}");
         }
         for line in text.split("points=\"").skip(1) {
@@ -123,6 +158,10 @@ mod tests {
                 assert!((TOP..=BOTTOM).contains(&y.parse().unwrap()), "{point}");
             }
         }
-        assert!(svg("", "", "", &[]).ends_with("</svg>\n"));
+        for at in text.split("cx=\"").skip(1) {
+            let x: f64 = at.split('"').next().unwrap().parse().unwrap();
+            assert!((LEFT..=RIGHT).contains(&x), "{at}");
+        }
+        assert!(svg("", "", "", &[], &Marks::default()).ends_with("</svg>\n"));
     }
 }
