@@ -122,7 +122,10 @@ pub fn ask(directory: &Path, terms: &Terms) -> Result<Option<(Sockets, Predecess
         until_gone(directory);
         return Ok(None);
     };
-    let sockets = receive(&stream, groups * reactors + 1)?;
+    let Some(sockets) = receive(&stream, groups * reactors + 1)? else {
+        until_gone(directory);
+        return Ok(None);
+    };
     let no_sockets = || Failure::failed("taking over: too few sockets came");
     let mut sockets = sockets.into_iter();
     let group = |_| sockets.by_ref().take(reactors).map(UdpSocket::from).collect();
@@ -149,9 +152,6 @@ fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<Offer>,
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_vec(question).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
-    let has_ended = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-    };
     let answer = match stream.write_all(&line).and_then(|()| read_line(stream)) {
         Err(error) if has_ended(&error) => String::new(),
         read => read.map_err(failed)?,
@@ -165,6 +165,11 @@ fn agreed(mut stream: &UnixStream, question: &Question) -> Result<Option<Offer>,
             Err(Failure::usage(format!("the monitor that runs does not hand over: {why}")))
         }
     }
+}
+
+/// Whether the other side has ended with something unread.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// Waits, for a while, until a monitor that ends has ended: it closes its descriptors in no known order.
@@ -285,13 +290,17 @@ fn read_line(stream: &UnixStream) -> io::Result<String> {
     Ok(line)
 }
 
-fn receive(stream: &UnixStream, count: usize) -> Result<Vec<OwnedFd>, Failure> {
+/// So many sockets; `None` when the other side has ended before it had sent them all.
+fn receive(stream: &UnixStream, count: usize) -> Result<Option<Vec<OwnedFd>>, Failure> {
     let mut sockets = Vec::new();
     while sockets.len() < count {
         let (mut byte, mut some) = ([0], [-1; AT_A_TIME]);
-        let (bytes, came) = stream.recv_with_fd(&mut byte, &mut some).map_err(failed)?;
+        let (bytes, came) = match stream.recv_with_fd(&mut byte, &mut some) {
+            Err(error) if has_ended(&error) => return Ok(None),
+            received => received.map_err(failed)?,
+        };
         if bytes == 0 {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            return Ok(None);
         }
         // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
         let came = some[..came].iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -304,7 +313,7 @@ fn receive(stream: &UnixStream, count: usize) -> Result<Vec<OwnedFd>, Failure> {
             )));
         }
     }
-    Ok(sockets)
+    Ok(Some(sockets))
 }
 
 #[cfg(test)]
@@ -365,5 +374,27 @@ mod tests {
         (&new).write_all(b"read").unwrap();
         drop(new);
         assert!(!told.recv().unwrap());
+    }
+
+    /// Killed as soon as it is asked, or before it has sent all its sockets.
+    #[test]
+    fn one_that_ends_while_it_is_asked_is_nobody() {
+        for agrees in [false, true] {
+            let temp = TempDir::new();
+            let path = temp.path().join(SOCKET);
+            let listener = UnixListener::bind(&path).unwrap();
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| ask(temp.path(), &terms(2)).unwrap());
+                let (stream, _) = listener.accept().unwrap();
+                read_line(&stream).unwrap();
+                if agrees {
+                    let http = "127.0.0.1:4680".parse().unwrap();
+                    answer(&stream, &Answer::Yes(Offer { groups: 1, reactors: 2, http })).unwrap();
+                }
+                std::fs::remove_file(&path).unwrap();
+                drop((stream, listener));
+                assert!(asked.join().unwrap().is_none());
+            });
+        }
     }
 }
