@@ -242,24 +242,20 @@ fn take_over(
              same --state-dir",
         ));
     };
-    let nobody = || info!(directory = %directory.display(), "nobody runs there to take over from");
-    if !takeover::is_offered(&directory) {
-        nobody();
-        return Ok(None);
-    }
-    foresee::files_and_transport(settings)?;
-    // One that ends meanwhile is gone by now.
-    let Some(offer) = takeover::look(&directory, terms)? else {
-        nobody();
-        return Ok(None);
+    // Whoever ends while it is asked is gone behind that.
+    let asked = || -> Result<_, Failure> {
+        let Some(offer) = takeover::look(&directory, terms)? else { return Ok(None) };
+        foresee::files_and_transport(settings)?;
+        let http = foresee::http(settings.http, Some(offer.http))?;
+        Ok(takeover::ask(&directory, terms)?.map(|(sockets, before)| (sockets, before, http)))
     };
-    let http = foresee::http(settings.http, Some(offer.http))?;
-    let Some((sockets, predecessor)) = takeover::ask(&directory, terms)? else {
-        nobody();
-        return Ok(None);
+    let taken = asked()?;
+    let says = match taken {
+        Some(_) => "took over from the one that ran",
+        None => "nobody runs there to take over from",
     };
-    info!(directory = %directory.display(), "took over from the one that ran");
-    Ok(Some((sockets, predecessor, http)))
+    info!(directory = %directory.display(), "{says}");
+    Ok(taken)
 }
 
 /// Copies of the sockets, which keep them open when the reactors have ended.
