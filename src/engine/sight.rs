@@ -153,8 +153,8 @@ pub struct Sight {
     /// In ascending order and without overlap.
     windows: [Window; WINDOWS],
     len: usize,
-    /// What was heard before this, but behind the last window, had been queued in it; never while we
-    /// [`catch up`](Sight::catch_up).
+    /// Up to here what was heard had been queued while we did not look, monotonic ns; `u64::MAX` while
+    /// that is still being read.
     caught_up_ns: u64,
     /// See [`clear_since_ns`](Sight::clear_since_ns), which each heartbeat asks.
     clear_since_ns: u64,

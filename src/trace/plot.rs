@@ -1,7 +1,8 @@
 //! A small plot as SVG: curves over a linear axis of seconds, against a logarithmic one of rates.
 //!
-//! What was wanted is a dashed corner, and what is named a ring. Colours are Okabe and Ito's, which most eyes tell apart; each curve is named where it ends. Points
-//! without a single mistake have no logarithm: they are drawn on the lower edge.
+//! What was wanted is a dashed corner, and what is named a ring. Colours are Okabe and Ito's, which most
+//! eyes tell apart; each curve is named at the right edge. Points without a single mistake have no logarithm:
+//! they are drawn on the lower edge.
 
 use std::fmt::Write;
 
