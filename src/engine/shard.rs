@@ -521,6 +521,8 @@ mod held;
 #[cfg(test)]
 mod learning;
 #[cfg(test)]
+mod parents;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod usual;

@@ -1,6 +1,7 @@
 //! Tests of verdicts that are held, for a brake or for a parent, while the monitor is blind or deaf.
 
-use super::guards::{DOWN_NS, MS, START, beats, braked, family, run};
+use super::guards::{DOWN_NS, MS, START, beats, braked, run};
+use super::parents::family;
 use super::tests::{Bench, beat};
 use super::*;
 use crate::engine::brake::BrakeSettings;
