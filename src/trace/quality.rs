@@ -94,25 +94,20 @@ pub struct Percentiles {
 const FIRST_CHUNK: usize = 16;
 const LARGEST_CHUNK: usize = 4_096;
 
-/// So many values are sorted out in place; more are counted first, so that few are moved.
+/// So many values are all put in order; of more only those near the place.
 const FEW: usize = 1 << 14;
 
 impl Percentiles {
     /// Takes in a value.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, value: u64) {
-        if self.is_alike() {
-            if self.count == 0 {
+        if self.open.len() == self.open.capacity() {
+            if self.is_alike() && (self.count == 0 || self.alike == value) {
                 self.alike = value;
-            }
-            if self.alike == value {
                 self.count += 1;
                 return;
             }
-            self.spread_out();
-        }
-        if self.open.len() == self.open.capacity() {
-            self.open_next();
+            self.make_room();
         }
         // Many peers are written by turns, and a line is full after eight values: the next one is on
         // its way by then.
@@ -139,7 +134,9 @@ impl Percentiles {
         if self.is_alike() {
             return self.alike as f64;
         }
-        self.chunks().flatten().map(|value| *value as f64).sum::<f64>() / self.len() as f64
+        // As whole numbers, which may be added in any order, and so several at once.
+        let sum = |chunk: &[u64]| chunk.iter().map(|value| u128::from(*value)).sum::<u128>();
+        self.chunks().map(sum).sum::<u128>() as f64 / self.len() as f64
     }
 
     /// The percentiles asked for, in ascending order and each above 0 and at most 100; 0 when there is
@@ -151,8 +148,10 @@ impl Percentiles {
         let len = self.len() as usize;
         let place = |percent: f64| (len as f64 * percent / 100.0).ceil().clamp(1.0, len as f64);
         let places = percents.map(|percent| place(percent) as usize - 1);
-        if len > FEW {
-            return self.at_places(places);
+        if len > FEW
+            && let Some(values) = self.about(places)
+        {
+            return values;
         }
         let mut values = Vec::with_capacity(len);
         self.chunks().for_each(|chunk| values.extend_from_slice(chunk));
@@ -165,26 +164,40 @@ impl Percentiles {
         })
     }
 
-    /// The values at these places of all in order, of many: they are counted by their leading bits,
-    /// and only those are taken out that share them with what stands at the place.
-    fn at_places<const N: usize>(&self, places: [usize; N]) -> [u64; N] {
-        const BUCKETS: u64 = 1 << 12;
-        let range = |(least, most): (u64, u64), value: &u64| (least.min(*value), most.max(*value));
-        let (least, most) = self.chunks().flatten().fold((u64::MAX, 0), range);
-        let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(BUCKETS.ilog2());
-        let bucket = |value: &u64| ((value - least) >> shift) as usize;
-        let mut counts = [0usize; BUCKETS as usize];
-        self.chunks().flatten().for_each(|value| counts[bucket(value)] += 1);
-        places.map(|place| {
-            let (mut wanted, mut before) = (0, 0);
-            while before + counts[wanted] <= place {
-                before += counts[wanted];
-                wanted += 1;
+    /// The values at these places of all in order, of many: a sample tells between which values each should
+    /// lie, and only what lies there is put in order, and what lies below counted. `None` when a sample was
+    /// wrong.
+    fn about<const N: usize>(&self, places: [usize; N]) -> Option<[u64; N]> {
+        let len = self.len() as usize;
+        let every = len / (4 * len.isqrt()).clamp(256, 8_192);
+        let mut sample = Vec::with_capacity(len / every + 1);
+        let mut skip = every / 2;
+        for chunk in self.chunks() {
+            sample.extend(chunk.iter().skip(skip).step_by(every));
+            skip = (skip + every - chunk.len() % every) % every;
+        }
+        sample.sort_unstable();
+        // Four standard deviations of how many of a sample lie below a place.
+        let slack = 2 * sample.len().isqrt() + 1;
+        let mut near = places.map(|place| {
+            let at = place / every;
+            let least = at.checked_sub(slack).map_or(0, |at| sample[at]);
+            Near::new(place, least, sample.get(at + slack).copied())
+        });
+        let mut room = [0; LARGEST_CHUNK];
+        let mut most = 0;
+        for chunk in self.chunks() {
+            chunk.iter().for_each(|value| most = most.max(*value));
+            let wanted = near.iter_mut().filter(|near| near.place + 1 < len);
+            wanted.for_each(|near| near.look_at(chunk, &mut room));
+        }
+        let mut found = [most; N];
+        for (value, near) in found.iter_mut().zip(near) {
+            if near.place + 1 < len {
+                *value = near.value()?;
             }
-            let mut values = Vec::with_capacity(counts[wanted]);
-            values.extend(self.chunks().flatten().filter(|value| bucket(value) == wanted));
-            *values.select_nth_unstable(place - before).1
-        })
+        }
+        Some(found)
     }
 
     #[inline]
@@ -206,7 +219,7 @@ impl Percentiles {
             return;
         }
         if self.is_alike() {
-            self.spread_out();
+            self.make_room();
         }
         if other.is_alike() {
             (0..other.count).for_each(|_| self.push(other.alike));
@@ -216,23 +229,64 @@ impl Percentiles {
         }
     }
 
-    /// Keeps each value from now on.
+    /// Makes room for a value in the open chunk; if all were alike until now, each is kept from now on.
     #[cold]
-    fn spread_out(&mut self) {
-        self.open.reserve_exact(FIRST_CHUNK);
-        for _ in 0..self.count {
-            if self.open.len() == self.open.capacity() {
-                self.open_next();
+    fn make_room(&mut self) {
+        if self.is_alike() {
+            self.open.reserve_exact(FIRST_CHUNK);
+            for _ in 0..std::mem::take(&mut self.count) {
+                if self.open.len() == self.open.capacity() {
+                    self.open_next();
+                }
+                self.open.push(self.alike);
             }
-            self.open.push(self.alike);
+        }
+        if self.open.len() == self.open.capacity() {
+            self.open_next();
         }
     }
 
-    #[cold]
     fn open_next(&mut self) {
-        let values = (2 * self.open.len()).min(LARGEST_CHUNK);
+        let values = (2 * self.open.len()).clamp(FIRST_CHUNK, LARGEST_CHUNK);
         let full = std::mem::replace(&mut self.open, Vec::with_capacity(values));
         self.full.push(Arc::new(full));
+    }
+}
+
+/// Looks for the value at a place of all in order, near which is known where it should be.
+struct Near {
+    place: usize,
+    least: u64,
+    span: u64,
+    /// How many there are below the least.
+    below: usize,
+    /// Those from it on, over the span.
+    values: Vec<u64>,
+}
+
+impl Near {
+    fn new(place: usize, least: u64, most: Option<u64>) -> Near {
+        let span = most.unwrap_or(u64::MAX) - least;
+        Near { place, least, span, below: 0, values: Vec::new() }
+    }
+
+    fn look_at(&mut self, chunk: &[u64], room: &mut [u64; LARGEST_CHUNK]) {
+        for part in chunk.chunks(LARGEST_CHUNK) {
+            let (mut len, mut below) = (0, 0);
+            // Each is put there, and stays there if the next is not put over it: no branch to be guessed.
+            for value in part {
+                room[len % LARGEST_CHUNK] = *value;
+                below += usize::from(*value < self.least);
+                len += usize::from(value.wrapping_sub(self.least) <= self.span);
+            }
+            self.below += below;
+            self.values.extend_from_slice(&room[..len]);
+        }
+    }
+
+    fn value(mut self) -> Option<u64> {
+        let place = self.place.checked_sub(self.below)?;
+        (place < self.values.len()).then(|| *self.values.select_nth_unstable(place).1)
     }
 }
 
