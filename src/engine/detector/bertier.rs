@@ -36,7 +36,7 @@ impl Default for Bertier {
 }
 
 impl Bertier {
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
         let error_ns = move_lag(arrivals, late_ns, self.gain) - arrivals.extra;
         if steps == 1 {
@@ -45,7 +45,7 @@ impl Bertier {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Forecast {
         let margin_ns = self.beta * arrivals.extra + self.phi * arrivals.spread;
         Forecast {

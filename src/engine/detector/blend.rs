@@ -38,7 +38,7 @@ impl Default for Blend {
 }
 
 impl Blend {
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
         let from_last_ns = late_ns - arrivals.mean_ns * steps as f32;
         let from_mean_ns = move_lag(arrivals, from_last_ns, self.gain);
@@ -50,13 +50,14 @@ impl Blend {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Forecast {
         let mean_wins = arrivals.spread <= arrivals.extra;
-        let lag_ns = if mean_wins { arrivals.lag_ns } else { 0.0 };
+        let (lag_ns, error_ns) =
+            if mean_wins { (arrivals.lag_ns, arrivals.spread) } else { (0.0, arrivals.extra) };
         Forecast {
             expected_ns: interval_ns + f64::from(arrivals.mean_ns) - f64::from(lag_ns),
-            margin_ns: f64::from(self.deviations * arrivals.spread.min(arrivals.extra)),
+            margin_ns: f64::from(self.deviations * error_ns),
         }
     }
 }

@@ -28,7 +28,7 @@ impl Default for Chen {
 }
 
 /// Moves the lag on by one heartbeat; returns how late that one came by the mean before it.
-#[inline]
+#[inline(always)]
 pub(super) fn move_lag(arrivals: &mut Arrivals, late_ns: f32, gain: f32) -> f32 {
     let error_ns = arrivals.lag_ns + late_ns;
     // The first arrival of all is in the mean too: with `samples` learnt, this one is two further.
@@ -37,12 +37,12 @@ pub(super) fn move_lag(arrivals: &mut Arrivals, late_ns: f32, gain: f32) -> f32 
 }
 
 impl Chen {
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32) {
         move_lag(arrivals, late_ns, self.gain);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Forecast {
         Forecast {
             expected_ns: interval_ns - f64::from(arrivals.lag_ns),

@@ -73,9 +73,10 @@ impl Arrivals {
 
     /// The weight of a sample: that of a plain mean over all so far, of which there are
     /// `samples + before` with this one, until that is less than `gain`.
-    #[inline]
+    #[inline(always)]
     fn weight(&self, before: f32, gain: f32) -> f32 {
-        (1.0 / (f32::from(self.samples) + before)).max(gain)
+        let plain = 1.0 / (f32::from(self.samples) + before);
+        if plain > gain { plain } else { gain }
     }
 }
 
@@ -138,7 +139,7 @@ impl Detector {
     ///
     /// A gap (`steps` above 1) moves the phase of the peer's timetable; how far arrivals scatter is
     /// learnt from neighbours only, as a loss is no jitter.
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
         match self {
             Detector::Fixed { .. } => return,
@@ -152,7 +153,7 @@ impl Detector {
 
     /// What was learnt makes expect, given the stated interval. `None` when the detector does not
     /// forecast, or not yet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Option<Forecast> {
         if arrivals.samples < Arrivals::WARM {
             return None;

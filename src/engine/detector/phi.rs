@@ -58,7 +58,7 @@ impl Phi {
         self.threshold
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
         if steps != 1 {
             return;
@@ -72,7 +72,7 @@ impl Phi {
         arrivals.spread = (1.0 - weight) * (arrivals.spread + error_ns * step_ns);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Forecast {
         let deviation_ns = f64::from(arrivals.spread).sqrt().max(self.least_deviation_ns as f64);
         Forecast {
