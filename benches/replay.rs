@@ -51,20 +51,23 @@ fn main() {
             let policy = Policy { detector: word.parse().expect("a word"), ..Policy::default() };
             let found = time(&format!("{what} to {word}"), arrivals, rounds, || {
                 let found = replay_file(&file.path, &policy, Some(INTERVAL_US)).expect("a trace");
-                let (_, replay) = found.expect("each peer's heartbeats are in order");
+                let (_, _, replay) = found.expect("each peer's heartbeats are in order");
                 replay.overall.detection.at([50.0, 99.0, 100.0]);
                 replay
             });
             assert_eq!(found.overall.arrivals, arrivals);
         }
     }
-    let fixed = Policy::default();
-    let found = time("CSV, interval estimated, to fixed", arrivals, rounds, || {
-        let trace = Trace::open(&text.path).expect("a trace");
-        let intervals = trace.intervals_us(None);
-        replay(&trace, &fixed, |place| intervals[place])
-    });
-    assert_eq!(found.overall.arrivals, arrivals);
+    for word in ["fixed", "blend"] {
+        let policy = Policy { detector: word.parse().expect("a word"), ..Policy::default() };
+        let found = time(&format!("CSV, interval estimated, to {word}"), arrivals, rounds, || {
+            let found = replay_file(&text.path, &policy, None).expect("a trace");
+            let (_, _, replay) = found.expect("no heartbeat states its interval");
+            replay.overall.detection.at([50.0, 99.0, 100.0]);
+            replay
+        });
+        assert_eq!(found.overall.arrivals, arrivals);
+    }
 }
 
 /// A file that goes with the process.

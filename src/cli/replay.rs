@@ -111,7 +111,7 @@ impl Figures {
 pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
     let policy = args.setting.policy()?;
     let (trace, intervals, replay) = match args.trace.replay(&policy)? {
-        Some((trace, replay)) => (trace, Vec::new(), replay),
+        Some(found) => found,
         None => {
             let (trace, intervals) = args.trace.open()?;
             let replay = trace::replay(&trace, &policy, |place| intervals[place]);

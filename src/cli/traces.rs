@@ -15,8 +15,8 @@ pub struct TraceArgs {
     /// of a rotated recording, all its files. `-` is standard input.
     #[arg(required = true, value_name = "TRACE")]
     files: Vec<PathBuf>,
-    /// Interval of the heartbeats that state none. Otherwise it is estimated for each peer: the
-    /// median time from one heartbeat to the next, a gap divided by the numbers that it spans.
+    /// Interval of the heartbeats that state none. Otherwise it is estimated for each peer from its
+    /// first 512: the median time from one to the next, a gap divided by the numbers that it spans.
     #[arg(long, value_name = "DURATION", value_parser = interval, allow_hyphen_values = true)]
     interval: Option<Duration>,
 }
@@ -53,11 +53,12 @@ impl TraceArgs {
         Ok((trace, intervals))
     }
 
-    /// Replays the trace while it is read, and says what it lacks. `None` when it must be opened whole for that.
+    /// Replays the trace while it is read, and says what it lacks. `None` when it must be opened whole for
+    /// that. Beside it each peer's interval, as [`open`](Self::open) finds it.
     ///
     /// # Errors
     /// The file cannot be read, or is no trace.
-    pub fn replay(&self, policy: &Policy) -> Result<Option<(Trace, Replay)>, Failure> {
+    pub fn replay(&self, policy: &Policy) -> Result<Option<(Trace, Vec<u64>, Replay)>, Failure> {
         // Several files are put together peer by peer; and what is no file can be read only once.
         let [file] = &self.files[..] else { return Ok(None) };
         if !file.is_file() {
@@ -65,8 +66,8 @@ impl TraceArgs {
         }
         let found = replay_file(file, policy, self.interval_us());
         let found = found.map_err(|error| Failure::usage(error.to_string()))?;
-        let found = found.filter(|(_, replay)| replay.overall.arrivals > 0);
-        if let Some((trace, _)) = &found {
+        let found = found.filter(|(_, _, replay)| replay.overall.arrivals > 0);
+        if let Some((trace, ..)) = &found {
             warn_of_losses(file, trace.losses);
         }
         Ok(found)

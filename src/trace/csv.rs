@@ -17,8 +17,9 @@
 mod fast;
 mod names;
 
-use super::{Arrival, Losses, Sink, Trace, id_of};
+use super::{Arrival, Gatherer, Losses, Sink, Trace, id_of, is_avx2_there};
 use crate::wire;
+use fast::{Fields, Means, Name};
 use names::Names;
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
@@ -103,6 +104,7 @@ pub enum CsvError {
 }
 
 /// Where the columns are that we understand.
+#[derive(Clone, PartialEq)]
 struct Columns {
     /// How many there are, the others too.
     count: usize,
@@ -113,6 +115,14 @@ struct Columns {
 }
 
 impl Columns {
+    /// Those of the header that everybody writes. As they are known beforehand, their lines are read by
+    /// code of their own.
+    const USUAL: Columns = Columns {
+        count: 4,
+        places: [Some(0), Some(1), Some(3), Some(2), None, None],
+        others: Vec::new(),
+    };
+
     const KNOWN: [&str; 6] = ["peer", "seq", "arrived_ns", "sent_ns", "incarnation", "interval_ns"];
 
     fn of(header: &[Cow<'_, [u8]>], line: u64) -> Result<Columns, CsvError> {
@@ -126,13 +136,6 @@ impl Columns {
         let others = (0..header.len()).filter(|place| !places.contains(&Some(*place))).collect();
         Ok(Columns { count: header.len(), places, others })
     }
-}
-
-/// What a line says.
-#[derive(PartialEq, Debug)]
-struct Row<'a> {
-    name: Cow<'a, [u8]>,
-    arrival: Arrival,
 }
 
 /// Reads a trace.
@@ -153,10 +156,11 @@ pub fn read(input: impl Read) -> Result<Trace, CsvError> {
 /// The first line that is wrong, and how.
 pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<Losses, CsvError> {
     let mut losses = Losses::default();
-    let mut lines = Lines { columns: None, names: Names::new(), line: 0, stopped: false, sink };
+    let gatherer = Gatherer::new(sink);
+    let mut lines = Lines { columns: None, names: Names::new(), line: 0, gatherer };
     // The beginning of a line whose end is not in the buffer.
     let mut torn: Vec<u8> = Vec::new();
-    while !lines.stopped {
+    while !lines.gatherer.stopped {
         let buffer = input.fill_buf()?;
         let len = buffer.len();
         if len == 0 {
@@ -177,7 +181,7 @@ pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<Losses
             }
         }
         let rest = lines.whole(rest)?;
-        if lines.stopped {
+        if lines.gatherer.stopped {
             break;
         }
         torn.extend_from_slice(rest);
@@ -186,6 +190,7 @@ pub fn read_into(mut input: impl BufRead, sink: &mut impl Sink) -> Result<Losses
         }
         input.consume(len);
     }
+    lines.gatherer.hand_on();
     if lines.columns.is_none() {
         return Err(CsvError::Empty);
     }
@@ -198,28 +203,73 @@ struct Lines<'a, S> {
     names: Names,
     /// Lines so far.
     line: u64,
-    /// The sink wants no more.
-    stopped: bool,
-    sink: &'a mut S,
+    gatherer: Gatherer<'a, S>,
 }
 
 impl<S: Sink> Lines<'_, S> {
     /// Takes in all whole lines of a text, and gives what is left.
-    fn whole<'t>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8], CsvError> {
-        while !self.stopped {
-            // More columns than are looked at need not be counted.
-            let columns = self.columns.as_ref().filter(|columns| columns.count < MAX_COLUMNS);
-            if let Some((row, len)) = columns.and_then(|columns| fast::row(columns, text)) {
-                self.line += 1;
-                self.hand_on(&row);
-                text = &text[len..];
-                continue;
-            }
-            let Some(end) = find(b'\n', text) else { return Ok(text) };
-            self.any(&text[..=end])?;
-            text = &text[end + 1..];
+    fn whole<'t>(&mut self, text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+        #[cfg(target_arch = "x86_64")]
+        if is_avx2_there() {
+            // SAFETY: it is there.
+            return unsafe { self.whole_by_avx2(text) };
+        }
+        self.whole_by::<fast::Plain>(text)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn whole_by_avx2<'t>(&mut self, text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+        self.whole_by::<fast::Avx2>(text)
+    }
+
+    #[inline(always)]
+    fn whole_by<'t, M: Means>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+        let mut ends = Vec::new();
+        while !self.gatherer.stopped {
+            let mut fields = Fields::find::<M>(text, &mut ends);
+            self.lines::<M>(&mut fields)?;
+            text = match fields.passed() {
+                // Not even a line.
+                0 => {
+                    let Some(end) = find(b'\n', text) else { break };
+                    self.any(&text[..=end])?;
+                    &text[end + 1..]
+                }
+                passed => &text[passed..],
+            };
         }
         Ok(text)
+    }
+
+    /// Takes in all whole lines.
+    #[inline(always)]
+    fn lines<M: Means>(&mut self, fields: &mut Fields<'_>) -> Result<(), CsvError> {
+        while !self.gatherer.stopped {
+            if let Some(columns) = self.columns.take() {
+                match columns == Columns::USUAL {
+                    true => self.usual::<M>(fields, &Columns::USUAL),
+                    false => self.usual::<M>(fields, &columns),
+                }
+                self.columns = Some(columns);
+            }
+            let Some(line) = fields.any() else { break };
+            self.any(line)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in lines as long as they are as most are.
+    #[inline(always)]
+    fn usual<M: Means>(&mut self, fields: &mut Fields<'_>, columns: &Columns) {
+        let mut lines = 0;
+        while !self.gatherer.stopped
+            && let Some((name, arrival)) = fields.usual::<M>(columns)
+        {
+            self.add(&name, arrival);
+            lines += 1;
+        }
+        self.line += lines;
     }
 
     /// Takes in a line, whatever is in it.
@@ -239,27 +289,36 @@ impl<S: Sink> Lines<'_, S> {
         match &self.columns {
             None => self.columns = Some(Columns::of(&fields[..found], line)?),
             Some(columns) => {
-                let row = columns.row(&fields[..found], line)?;
-                self.hand_on(&row);
+                let (name, arrival) = columns.row(&fields[..found], line)?;
+                self.add(&Name::of(&name), arrival);
             }
         }
         Ok(())
     }
 
-    #[inline]
-    fn hand_on(&mut self, row: &Row<'_>) {
-        let (peer, is_new) = self.names.number(&row.name);
+    #[inline(always)]
+    fn add(&mut self, name: &Name<'_>, arrival: Arrival) {
+        let (peer, is_new) = self.names.number(name);
         if is_new {
-            let name = String::from_utf8_lossy(&row.name).into_owned();
-            self.sink.peer(id_of(&name), name);
+            self.introduce(name.whole);
         }
-        self.stopped = !self.sink.take(peer, &row.arrival);
+        self.gatherer.push(peer, arrival);
+    }
+
+    #[cold]
+    fn introduce(&mut self, name: &[u8]) {
+        let name = String::from_utf8_lossy(name).into_owned();
+        self.gatherer.sink.peer(id_of(&name), name);
     }
 }
 
 impl Columns {
     /// What the fields of a line say.
-    fn row<'a>(&self, fields: &[Cow<'a, [u8]>], line: u64) -> Result<Row<'a>, CsvError> {
+    fn row<'a>(
+        &self,
+        fields: &[Cow<'a, [u8]>],
+        line: u64,
+    ) -> Result<(Cow<'a, [u8]>, Arrival), CsvError> {
         if fields.len() != self.count {
             return Err(CsvError::Values { line, found: fields.len(), expected: self.count });
         }
@@ -291,7 +350,7 @@ impl Columns {
         if name.is_empty() {
             return Err(CsvError::Nobody { line });
         }
-        Ok(Row { name, arrival })
+        Ok((name, arrival))
     }
 }
 
@@ -445,6 +504,17 @@ mod tests {
         assert_eq!((second.incarnation, second.interval), (0, 0));
     }
 
+    /// The second line of a text, if the fast way takes it, and then to its end.
+    fn usual<M: Means>(text: &[u8], columns: &Columns) -> Option<(Vec<u8>, Arrival)> {
+        let mut ends = Vec::new();
+        let mut fields = Fields::find::<M>(text, &mut ends);
+        fields.any();
+        let (name, arrival) = fields.usual::<M>(columns)?;
+        assert_eq!(fields.passed(), text.len());
+        assert_eq!(name.last, Name::of(name.whole).last);
+        Some((name.whole.to_vec(), arrival))
+    }
+
     #[test]
     fn the_fast_way_finds_what_the_careful_one_does() {
         const PIECES: [&str; 24] = [
@@ -493,14 +563,19 @@ mod tests {
                         let pick = pool.start + rng.below(pool.len() as u64) as usize;
                         line.insert_str(place, PIECES[pick]);
                     }
-                    let text = format!("{line}\n{:128}", "");
-                    let Some((row, len)) = fast::row(&columns, text.as_bytes()) else { continue };
+                    let text = format!("peer,seq,arrived_ns\n{line}\n");
+                    let found = usual::<fast::Plain>(text.as_bytes(), &columns);
+                    #[cfg(target_arch = "x86_64")]
+                    if is_avx2_there() {
+                        let too = usual::<fast::Avx2>(text.as_bytes(), &columns);
+                        assert_eq!(too, found, "seed {seed}: {line:?}");
+                    }
+                    let Some(row) = found else { continue };
                     quick += 1;
                     let mut fields = [const { Cow::Borrowed(&[] as &[u8]) }; MAX_COLUMNS];
                     let found = split(line.trim_ascii().as_bytes(), &mut fields).unwrap();
-                    let expected = columns.row(&fields[..found], 1);
-                    assert_eq!(len, line.len() + 1, "seed {seed}: {line:?}");
-                    assert_eq!(row, expected.unwrap(), "seed {seed}: {line:?}");
+                    let (name, arrival) = columns.row(&fields[..found], 1).unwrap();
+                    assert_eq!(row, (name.into_owned(), arrival), "seed {seed}: {line:?}");
                 }
             }
         }

@@ -21,7 +21,7 @@ use super::format::{
     BLOCK_HEADER, BYE, FormatError, HEADER, INCARNATION, INTERVAL, MAGIC, MAINTENANCE, MAX_BLOCK,
     SENT, SEQUENCE, UNSEQUENCED, VERSION, sum_of,
 };
-use super::{Arrival, Losses, Sink, Trace};
+use super::{Arrival, Gatherer, Losses, Sink, Trace};
 use crate::wire::PeerId;
 use std::io::{self, Read};
 
@@ -60,8 +60,8 @@ pub fn decode(bytes: &[u8]) -> Result<Trace, FormatError> {
 pub fn read(mut input: impl Read, sink: &mut impl Sink) -> Result<Losses, DecodeError> {
     let mut header = Vec::with_capacity(HEADER);
     input.by_ref().take(HEADER as u64).read_to_end(&mut header)?;
-    let mut decoder =
-        Decoder { last_ns: started_ns(&header)?, before: Vec::new(), stopped: false, sink };
+    let gatherer = Gatherer::new(sink);
+    let mut decoder = Decoder { last_ns: started_ns(&header)?, before: Vec::new(), gatherer };
     let mut losses = Losses::default();
     let mut block = Vec::new();
     // Where in the file the block begins.
@@ -77,9 +77,11 @@ pub fn read(mut input: impl Read, sink: &mut impl Sink) -> Result<Losses, Decode
             _ => 0,
         };
         input.by_ref().take(len).read_to_end(&mut block)?;
-        match decoder.block(&block) {
+        let found = decoder.block(&block);
+        decoder.gatherer.hand_on();
+        match found {
+            _ if decoder.gatherer.stopped => return Ok(losses),
             Some(dropped) => losses.dropped += u64::from(dropped),
-            None if decoder.stopped => return Ok(losses),
             None => {
                 let bytes = block.len() as u64 + io::copy(&mut input, &mut io::sink())?;
                 if is_torn(&block) {
@@ -152,14 +154,12 @@ struct Before {
 struct Decoder<'a, S> {
     last_ns: u64,
     before: Vec<Before>,
-    /// The sink wants no more.
-    stopped: bool,
-    sink: &'a mut S,
+    gatherer: Gatherer<'a, S>,
 }
 
 impl<S: Sink> Decoder<'_, S> {
-    /// Hands on one block, and gives what was dropped before it. `None` when it is not whole, or no
-    /// more is wanted; what of it was good has been handed on then.
+    /// Takes in one block, and gives what was dropped before it. `None` when it is not whole, or no
+    /// more is wanted; what of it was good has been taken in then.
     fn block(&mut self, bytes: &[u8]) -> Option<u32> {
         let (head, mut block) = bytes.split_at_checked(BLOCK_HEADER)?;
         if word(head, 0)? as usize != block.len() || word(head, 12)? != sum_of(&head[..12], block) {
@@ -173,8 +173,8 @@ impl<S: Sink> Decoder<'_, S> {
                 }
                 None => self.any(&mut block)?,
             };
-            if !self.sink.take(peer, &arrival) {
-                self.stopped = true;
+            self.gatherer.push(peer as u32, arrival);
+            if self.gatherer.stopped {
                 return None;
             }
         }
@@ -235,7 +235,7 @@ impl<S: Sink> Decoder<'_, S> {
             *input = rest;
             self.before.push(Before::default());
             let id = PeerId(u64::from_le_bytes(*id));
-            self.sink.peer(id, id.to_string());
+            self.gatherer.sink.peer(id, id.to_string());
         }
         let before = &mut self.before[peer];
         let arrived_ns = self.last_ns.wrapping_add(unfold(get(input)?));

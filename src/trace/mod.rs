@@ -17,6 +17,7 @@
 //! [`Policy`]: crate::engine::Policy
 
 pub mod configure;
+mod course;
 pub mod csv;
 pub mod decode;
 pub mod evidence;
@@ -106,13 +107,48 @@ impl Losses {
     }
 }
 
+/// A heartbeat with the number of its peer.
+pub type Numbered = (u32, Arrival);
+
+/// Most heartbeats that a [`Sink`] is handed at once: few enough that they are still in the nearest cache.
+const BATCH: usize = 256;
+
 /// Takes in a trace while it is read.
 pub trait Sink {
     /// Another peer appears. They are numbered from 0, in this order.
     fn peer(&mut self, id: PeerId, name: String);
 
-    /// A heartbeat of the peer of that number. `false` ends the reading: no more is wanted.
-    fn take(&mut self, peer: usize, arrival: &Arrival) -> bool;
+    /// The next heartbeats, each with the number of its peer. `false` ends the reading: no more is
+    /// wanted, and none comes.
+    fn take(&mut self, batch: &[Numbered]) -> bool;
+}
+
+/// Gathers heartbeats for a [`Sink`].
+struct Gatherer<'a, S> {
+    sink: &'a mut S,
+    batch: Vec<Numbered>,
+    /// The sink wants no more.
+    stopped: bool,
+}
+
+impl<S: Sink> Gatherer<'_, S> {
+    fn new(sink: &mut S) -> Gatherer<'_, S> {
+        Gatherer { sink, batch: Vec::with_capacity(BATCH), stopped: false }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, peer: u32, arrival: Arrival) {
+        if self.batch.len() == self.batch.capacity() {
+            self.hand_on();
+        }
+        self.batch.push((peer, arrival));
+    }
+
+    /// Hands on what has been gathered.
+    fn hand_on(&mut self) {
+        self.stopped = self.stopped || !self.sink.take(&self.batch);
+        self.batch.clear();
+    }
 }
 
 impl Sink for Trace {
@@ -120,9 +156,8 @@ impl Sink for Trace {
         self.peers.push(PeerTrace { id, name, arrivals: Vec::new() });
     }
 
-    #[inline]
-    fn take(&mut self, peer: usize, arrival: &Arrival) -> bool {
-        self.peers[peer].arrivals.push(*arrival);
+    fn take(&mut self, batch: &[Numbered]) -> bool {
+        batch.iter().for_each(|(peer, arrival)| self.peers[*peer as usize].arrivals.push(*arrival));
         true
     }
 }
@@ -271,33 +306,52 @@ impl PeerTrace {
         PeerTrace { id: id_of(&name), name, arrivals }
     }
 
-    /// The interval at which the peer beats, microseconds, as its arrivals show it: the median time
-    /// from one heartbeat to the next, a gap divided by the numbers that it spans. 0 when there are
-    /// not two heartbeats.
+    /// The interval at which the peer beats, microseconds, as its first [`ESTIMATED_FROM`] arrivals show
+    /// it: the median time from one heartbeat to the next, a gap divided by the numbers that it spans. 0
+    /// when there are not two heartbeats.
     pub fn estimate_interval_us(&self) -> u64 {
-        let mut follower = Follower::default();
-        let mut last_ns = None;
-        let mut steps_ns = Vec::new();
-        for arrival in &self.arrivals {
-            match follower.take(arrival) {
-                Order::Newer { missing } => {
-                    if let Some(last_ns) = last_ns {
-                        let elapsed_ns = arrival.arrived_ns.saturating_sub(last_ns);
-                        steps_ns.push(elapsed_ns / (u64::from(missing) + 1));
-                    }
-                }
-                Order::Restart => {}
-                Order::Duplicate | Order::Late | Order::Stale => continue,
-            }
-            last_ns = Some(arrival.arrived_ns);
-        }
-        if steps_ns.is_empty() {
-            return 0;
-        }
-        let middle = (steps_ns.len() - 1) / 2;
-        let (_, median_ns, _) = steps_ns.select_nth_unstable(middle);
-        (median_ns.saturating_add(500) / 1_000).max(1)
+        estimate_interval_us(&self.arrivals)
     }
+}
+
+/// Arrivals from which an interval is estimated: so many that jitter falls out of their median, and so
+/// few that they can be kept until then.
+pub const ESTIMATED_FROM: usize = 512;
+
+fn estimate_interval_us(arrivals: &[Arrival]) -> u64 {
+    let mut follower = Follower::default();
+    let mut last_ns = None;
+    let mut steps_ns = Vec::new();
+    for arrival in arrivals.iter().take(ESTIMATED_FROM) {
+        match follower.take(arrival) {
+            Order::Newer { missing } => {
+                if let Some(last_ns) = last_ns {
+                    let elapsed_ns = arrival.arrived_ns.saturating_sub(last_ns);
+                    steps_ns.push(elapsed_ns / (u64::from(missing) + 1));
+                }
+            }
+            Order::Restart => {}
+            Order::Duplicate | Order::Late | Order::Stale => continue,
+        }
+        last_ns = Some(arrival.arrived_ns);
+    }
+    if steps_ns.is_empty() {
+        return 0;
+    }
+    let middle = (steps_ns.len() - 1) / 2;
+    let (_, median_ns, _) = steps_ns.select_nth_unstable(middle);
+    (median_ns.saturating_add(500) / 1_000).max(1)
+}
+
+/// Whether what is compiled for AVX2, BMI and POPCNT may be called here: on any x86-64 processor since 2013.
+pub(crate) fn is_avx2_there() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[cfg(test)]

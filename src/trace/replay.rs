@@ -1,21 +1,19 @@
-//! Runs a policy over the arrivals of a peer, as the monitor would have.
+//! Runs a policy over a trace: peer by peer where it is in memory, or all peers side by side while its
+//! file is read. [`course`](super::course) has the rules.
 //!
 //! ```text
-//!  for each arrival:
-//!      old, repeated or late?                    it proves nothing, and is only counted
-//!      silence since the last one > deadline?    a mistake, until now: begin to learn anew
-//!      else                                      learn
-//!      set the deadline that it leaves behind
+//!  Trace ──▶ course of a, its arrivals one after the other ──┐
+//!            course of b, …                                  ├──▶ Quality of each, and of all
+//!  file ───▶ batch of arrivals ──▶ a b c a b …, each course  │
+//!                                  asked for ahead of time ──┘
 //! ```
-//!
-//! To the nanosecond: a heartbeat that arrives *at* the deadline is in time, because the monitor reads
-//! all that had arrived by then before it judges. The first heartbeat makes a peer known, and is judged
-//! by nothing. The end of the trace is not a crash: the silence after the last heartbeat is not judged.
 
-use super::{Arrival, Follower, PeerTrace, Quality, Sink, Trace, TraceError};
-use crate::engine::sequence::Order;
-use crate::engine::{Arrivals, Deadlines, Detector, Policy};
-use crate::wire::{self, PeerId};
+use super::course::{Course, for_each_detector};
+use super::{Arrival, ESTIMATED_FROM, Numbered, PeerTrace, Quality, Sink, Trace, TraceError};
+use super::{estimate_interval_us, is_avx2_there};
+use crate::engine::prefetch::prefetch;
+use crate::engine::{Detector, Policy};
+use crate::wire::PeerId;
 use std::path::Path;
 
 /// What a replay found.
@@ -49,16 +47,18 @@ pub fn replay(trace: &Trace, policy: &Policy, interval_us: impl Fn(usize) -> u64
 /// Replays one peer. `interval_us` is the interval of its heartbeats that state none; 0 leaves it to
 /// the policy's default.
 pub fn replay_peer(peer: &PeerTrace, policy: &Policy, interval_us: u64) -> Quality {
-    let mut course = Course::new(interval_us, policy);
-    peer.arrivals.iter().for_each(|arrival| course.take(arrival, policy));
-    course.quality
+    let mut course = Course::new(Some(interval_us), policy);
+    let arrivals = &peer.arrivals[..];
+    for_each_detector!(policy, |policy| course.take_all(arrivals, policy));
+    course.quality()
 }
 
 /// Replays a file while it is read, all peers side by side. The trace that comes with it has the peers,
-/// but not their heartbeats. `interval_us` is the interval of heartbeats that state none, if it is given.
+/// but not their heartbeats; beside it each peer's interval of heartbeats that state none, microseconds,
+/// as [`Trace::intervals_us`] has it. `interval_us` is that interval for all, if it is given.
 ///
 /// `None` when the file has to be read whole before: heartbeats of a peer are not in the order of
-/// arrival, or an interval must be estimated.
+/// arrival, or some that state no interval come behind others that do.
 ///
 /// # Errors
 /// The file cannot be read, or is no trace.
@@ -66,137 +66,125 @@ pub fn replay_file(
     path: &Path,
     policy: &Policy,
     interval_us: Option<u64>,
-) -> Result<Option<(Trace, Replay)>, TraceError> {
-    let timeout_is_given = matches!(policy.detector, Detector::Fixed { timeout_ns: Some(_) });
+) -> Result<Option<(Trace, Vec<u64>, Replay)>, TraceError> {
+    // Where an interval plays no part, any will do.
+    let plays_no_part = matches!(policy.detector, Detector::Fixed { timeout_ns: Some(_) });
+    let interval_us = interval_us.or(plays_no_part.then_some(0));
     let mut courses = Courses {
         policy,
-        interval_us: interval_us.unwrap_or(0),
-        interval_is_known: interval_us.is_some() || timeout_is_given,
+        interval_us,
         trace: Trace::default(),
         courses: Vec::new(),
-        in_order: true,
+        waiting: Vec::new(),
+        must_be_whole: false,
     };
     courses.trace.losses = super::read(path, &mut courses)?;
-    let Courses { trace, courses, in_order: true, .. } = courses else { return Ok(None) };
-    let replay = Replay::of(courses.into_iter().map(|(_, course)| course.quality));
-    Ok(Some((trace, replay)))
+    if courses.must_be_whole {
+        return Ok(None);
+    }
+    (0..courses.waiting.len()).for_each(|peer| courses.begin(peer));
+    let intervals = courses.courses.iter().map(Course::unstated_us).collect();
+    let replay = Replay::of(courses.courses.into_iter().map(Course::quality));
+    Ok(Some((courses.trace, intervals, replay)))
 }
 
 /// All peers side by side.
 struct Courses<'a> {
     policy: &'a Policy,
-    interval_us: u64,
-    interval_is_known: bool,
+    /// Interval of the heartbeats that state none, microseconds; `None` until it is estimated.
+    interval_us: Option<u64>,
     trace: Trace,
-    /// The peers, with the time of the last arrival of each.
-    courses: Vec<(u64, Course)>,
-    /// Everything so far could be replayed as it came.
-    in_order: bool,
+    courses: Vec<Course>,
+    /// The heartbeats of each peer whose interval is still to be estimated from them.
+    waiting: Vec<Vec<Arrival>>,
+    /// The file cannot be replayed as it comes.
+    must_be_whole: bool,
 }
 
 impl Sink for Courses<'_> {
     fn peer(&mut self, id: PeerId, name: String) {
         self.trace.peer(id, name);
-        self.courses.push((0, Course::new(self.interval_us, self.policy)));
+        self.courses.push(Course::new(self.interval_us, self.policy));
+        self.waiting.push(Vec::new());
     }
 
-    #[inline]
-    fn take(&mut self, peer: usize, arrival: &Arrival) -> bool {
-        let (last_ns, course) = &mut self.courses[peer];
-        let in_order = arrival.arrived_ns >= *last_ns;
-        self.in_order = in_order && (arrival.interval != 0 || self.interval_is_known);
-        if self.in_order {
-            *last_ns = arrival.arrived_ns;
-            course.take(arrival, self.policy);
-        }
-        self.in_order
+    fn take(&mut self, batch: &[Numbered]) -> bool {
+        self.must_be_whole = !self.take_by_any_means(batch);
+        !self.must_be_whole
     }
 }
 
-/// One peer's replay, as far as it has come.
-#[derive(Clone)]
-struct Course {
-    quality: Quality,
-    follower: Follower,
-    learnt: Arrivals,
-    /// The interval that holds, as the heartbeats state it and in microseconds.
-    interval: (u32, u64),
-    /// That of heartbeats that state none, microseconds.
-    unstated_us: u64,
-    maintenance: bool,
-    /// When the last heartbeat that counted arrived. None: no silence is judged, as the peer is not
-    /// known or has left.
-    last_ns: Option<u64>,
-    /// The deadlines that it left behind.
-    deadlines: Deadlines,
-}
+/// Heartbeats from one that is taken to the one whose peer is asked for.
+const AHEAD: usize = 8;
 
-impl Course {
-    fn new(unstated_us: u64, policy: &Policy) -> Course {
-        Course {
-            quality: Quality::default(),
-            follower: Follower::default(),
-            learnt: Arrivals::NONE,
-            interval: (0, unstated_us),
-            unstated_us,
-            maintenance: false,
-            last_ns: None,
-            deadlines: policy.deadlines(&Arrivals::NONE, unstated_us),
+impl Courses<'_> {
+    /// False when the file cannot be replayed as it comes.
+    fn take_by_any_means(&mut self, batch: &[Numbered]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if is_avx2_there() {
+            // SAFETY: it is there.
+            return unsafe { self.take_by_avx2(batch) };
         }
+        for_each_detector!(self.policy, |policy| self.take_all(batch, policy))
+    }
+
+    /// The same with the processor's newer instructions, which are fewer.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn take_by_avx2(&mut self, batch: &[Numbered]) -> bool {
+        for_each_detector!(self.policy, |policy| self.take_all(batch, policy))
     }
 
     #[inline(always)]
-    fn take(&mut self, arrival: &Arrival, policy: &Policy) {
-        let Course { quality, learnt, deadlines, .. } = self;
-        quality.arrivals += 1;
-        let order = self.follower.take(arrival);
-        let steps = match order {
-            Order::Newer { missing } => {
-                quality.missing += u64::from(missing);
-                missing.saturating_add(1)
+    fn take_all(&mut self, batch: &[Numbered], policy: &Policy) -> bool {
+        for (at, (peer, arrival)) in batch.iter().enumerate() {
+            let peer = *peer as usize;
+            if let Some((next, _)) = batch.get(at + AHEAD) {
+                prefetch_all(self.courses.as_ptr().wrapping_add(*next as usize));
             }
-            Order::Restart => {
-                quality.restarts += 1;
-                self.last_ns = None;
-                0
+            let course = &mut self.courses[peer];
+            if arrival.arrived_ns < course.newest_ns {
+                return false;
             }
-            Order::Duplicate | Order::Late | Order::Stale => return,
-        };
-        quality.heartbeats += 1;
-        let interval_changed = arrival.interval != self.interval.0;
-        if interval_changed {
-            let stated_us = wire::decode_interval(arrival.interval).unwrap_or(0);
-            let us = if stated_us == 0 { self.unstated_us } else { stated_us };
-            self.interval = (arrival.interval, us);
+            course.newest_ns = arrival.arrived_ns;
+            if course.can_take(arrival) {
+                course.take(arrival, policy);
+            } else if !self.wait(peer, arrival) {
+                return false;
+            }
         }
-        if let Some(last_ns) = self.last_ns {
-            let elapsed_ns = arrival.arrived_ns - last_ns;
-            quality.observed_ns += u128::from(elapsed_ns);
-            quality.suspicions += u64::from(elapsed_ns > deadlines.suspect_ns);
-            let was_down = elapsed_ns > deadlines.down_ns;
-            if was_down {
-                quality.mistakes += 1;
-                quality.mistake_duration_ns += u128::from(elapsed_ns - deadlines.down_ns);
-            }
-            // As the shard does: `Shard::heard`.
-            if interval_changed {
-                *learnt = Arrivals::NONE;
-            } else if was_down || arrival.maintenance || self.maintenance {
-                learnt.resume();
-            } else {
-                policy.learn(learnt, elapsed_ns, steps, self.interval.1);
-            }
-        } else if interval_changed || order == Order::Restart {
-            *learnt = Arrivals::NONE;
-        } else {
-            learnt.resume();
+        true
+    }
+
+    /// Keeps a heartbeat until its peer's interval is estimated. False when it cannot be, as those before
+    /// this one were not kept.
+    #[cold]
+    fn wait(&mut self, peer: usize, arrival: &Arrival) -> bool {
+        if !self.courses[peer].wait() {
+            return false;
         }
-        self.maintenance = arrival.maintenance;
-        // Those of a detector that does not learn change with the interval only.
-        if interval_changed || policy.detector.learns() {
-            *deadlines = policy.deadlines(learnt, self.interval.1);
+        self.waiting[peer].push(*arrival);
+        if self.waiting[peer].len() == ESTIMATED_FROM {
+            self.begin(peer);
         }
-        quality.detection.push(deadlines.down_ns);
-        self.last_ns = (!arrival.bye).then_some(arrival.arrived_ns);
+        true
+    }
+
+    /// Estimates the interval of a peer that waits for it, and replays what was kept.
+    fn begin(&mut self, peer: usize) {
+        let waiting = std::mem::take(&mut self.waiting[peer]);
+        if !waiting.is_empty() {
+            let course = &mut self.courses[peer];
+            course.begin(estimate_interval_us(&waiting), self.policy);
+            for_each_detector!(self.policy, |policy| course.take_all(&waiting, policy));
+        }
+    }
+}
+
+/// Asks for all cache lines of what begins on one.
+#[inline(always)]
+fn prefetch_all<T>(at: *const T) {
+    for line in 0..size_of::<T>().div_ceil(64) {
+        prefetch(at.cast::<[u8; 64]>().wrapping_add(line));
     }
 }

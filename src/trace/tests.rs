@@ -128,7 +128,7 @@ fn random_traces_agree_with_the_oracle_to_the_nanosecond() {
         std::fs::write(&file, &text).unwrap();
         for timeout_ns in [50_000, 100_000, 110_001, 300_000, 10_000_000] {
             let replay = replay(&trace, &fixed_ns(timeout_ns), |_| 0);
-            let (peers, while_read) =
+            let (peers, _, while_read) =
                 replay_file(&file, &fixed_ns(timeout_ns), None).unwrap().expect("all in order");
             assert_eq!(while_read, replay, "seed {seed}");
             assert!(
@@ -159,21 +159,57 @@ fn a_file_that_needs_to_be_read_whole_is_not_replayed_while_it_is_read() {
         std::fs::write(&file, format!("seq,peer,arrived_ns,sent_ns\n{rows}")).unwrap();
         let replay = replay_file(&file, policy, interval_us).unwrap();
         std::fs::remove_file(&file).unwrap();
-        replay.map(|(_, replay)| replay.overall.arrivals)
+        replay.map(|(_, _, replay)| replay.overall.arrivals)
     };
     let (in_order, not) = ("1,a,100,1\n1,b,90,1\n2,a,200,1\n", "1,a,200,1\n2,a,100,1\n3,a,300,1\n");
     assert_eq!(replayed("order", in_order, &fixed_ns(200), None), Some(3));
     assert_eq!(replayed("disorder", not, &fixed_ns(200), None), None);
-    // The timeout is a multiple of an interval that nobody states: given, or estimated from the whole.
     let multiple = plain(Detector::Fixed { timeout_ns: None });
-    assert_eq!(replayed("given", in_order, &multiple, Some(1)), Some(3));
-    assert_eq!(replayed("estimated", in_order, &multiple, None), None);
+    assert_eq!(replayed("estimated", in_order, &multiple, None), Some(3));
     // What is left of a buffer when the reading stops is not a line, however long it is.
     let long = |first: &str| {
         let rows = (4..40_000).map(|n| format!("{n},a,{},1\n", n * 100));
         rows.fold(first.to_owned(), |text, row| text + &row)
     };
-    assert_eq!(replayed("long", &long(in_order), &multiple, None), None);
     assert_eq!(replayed("long disorder", &long(not), &fixed_ns(200), None), None);
     assert_eq!(replayed("long order", &long(in_order), &fixed_ns(200), None), Some(39_999));
+}
+
+/// Each peer's interval from so many of its first heartbeats as are kept until it is estimated: with fewer,
+/// as many, and more of them than that.
+#[test]
+fn an_interval_is_estimated_alike_while_the_file_is_read() {
+    let file = std::env::temp_dir().join(format!("systole-estimated-{}", std::process::id()));
+    let multiple = plain(Detector::Fixed { timeout_ns: None });
+    let mut rng = Rng::new(5);
+    let beats =
+        |peer: u64| [1, 2, ESTIMATED_FROM - 1, ESTIMATED_FROM, 3 * ESTIMATED_FROM][peer as usize];
+    let mut rows = Vec::new();
+    for peer in 0..5 {
+        for n in 0..beats(peer) as u64 {
+            // Twice as slow in its second half, which an estimate from the whole would show.
+            let slow_ns = 1_000_000 * n.saturating_sub(2 * ESTIMATED_FROM as u64 / 3);
+            rows.push((1_000_000 * n + slow_ns + rng.below(300_000), peer, n));
+        }
+    }
+    rows.sort();
+    let text: String = rows.iter().map(|(ns, peer, n)| format!("p{peer},{n},{ns},\n")).collect();
+    // A peer that states its interval needs no estimate, until it does not.
+    let stated: String = (0..9).map(|n| format!("s,{n},{},{}\n", 10 * n, 10)).collect();
+    for (rows, at_once) in
+        [(text.clone(), true), (stated.clone() + &text, true), (stated + "s,9,99,\n", false)]
+    {
+        std::fs::write(&file, format!("peer,seq,arrived_ns,interval_ns\n{rows}")).unwrap();
+        for policy in [multiple, Policy::default(), plain(Detector::Chen(Default::default()))] {
+            let trace = Trace::open(&file).unwrap();
+            let intervals = trace.intervals_us(None);
+            let whole = replay(&trace, &policy, |place| intervals[place]);
+            let while_read = replay_file(&file, &policy, None).unwrap();
+            assert_eq!(while_read.is_some(), at_once);
+            if let Some((_, found, replay)) = while_read {
+                assert_eq!((found, replay), (intervals, whole));
+            }
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
 }

@@ -1,103 +1,85 @@
 //! The peers of a CSV: from a name to its number, for each line. An open table in which a name of up
-//! to sixteen bytes stands itself, as two words, so that a look-up is one line of memory and no loop;
-//! of a longer one its ends stand there, and the rest is compared where the names are. Names never go.
+//! to sixteen bytes stands itself, so that a look-up is one line of memory and no loop; of a longer one
+//! its end stands there, and the rest is compared where the names are. Names never go.
+
+use super::fast::Name;
 
 /// Numbers by name.
 pub(super) struct Names {
     /// A power of two of them, at most a quarter of them taken: whether the first look finds a name is
     /// then nearly always foretold.
     places: Vec<Place>,
+    /// How far to shift a hash, so that as many bits are left as count the places.
+    shift: u32,
     names: Vec<Box<[u8]>>,
 }
 
 /// What a name looks like, and one more than its number; 0 is a free place.
 #[derive(Clone, Copy, Default)]
 struct Place {
-    key: Key,
+    last: u128,
+    len: u32,
     number: u32,
 }
 
-/// The first and the last eight bytes of a name, which may overlap, and its length: all of it, up to
-/// sixteen bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-struct Key {
-    first: u64,
-    last: u64,
-    len: u32,
-}
-
-impl Key {
-    #[inline]
-    fn of(name: &[u8]) -> Key {
-        let len = name.len() as u32;
-        if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
-            return Key { first: u64::from_le_bytes(*first), last: u64::from_le_bytes(*last), len };
-        }
-        if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
-            let [first, last] = [first, last].map(|word| u64::from(u32::from_le_bytes(*word)));
-            return Key { first, last, len };
-        }
-        let byte = |at: usize| u64::from(name.get(at).copied().unwrap_or(0));
-        Key { first: byte(0) | byte(1) << 8 | byte(2) << 16, last: 0, len }
+impl Name<'_> {
+    fn is_short(&self) -> bool {
+        self.whole.len() <= 16
     }
 
-    fn is_whole(self) -> bool {
-        self.len <= 16
-    }
-
-    /// Folded multiplications. Not for the hostile: whoever makes up the trace also waits for its
-    /// replay.
-    #[inline]
-    fn hash(self, name: &[u8]) -> usize {
+    /// Multiplications, whose upper bits depend on all bits of the name. Not for the hostile: whoever
+    /// makes up the trace also waits for its replay.
+    #[inline(always)]
+    fn hash(&self) -> u64 {
         let mix = |hash: u64, word: u64| {
-            let product = u128::from(hash ^ word) * 0x9E37_79B9_7F4A_7C15;
-            product as u64 ^ (product >> 64) as u64
+            (hash.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         };
-        let mut hash = mix(self.first ^ u64::from(self.len) << 32, 0x243F_6A88_85A3_08D3);
-        if !self.is_whole() {
-            let words = name.as_chunks::<8>().0;
+        let mut hash = mix(mix(0, self.last as u64), (self.last >> 64) as u64);
+        if !self.is_short() {
+            let words = self.whole.as_chunks::<8>().0;
             hash = words.iter().fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word)));
         }
-        mix(hash, self.last) as usize
+        hash
     }
 }
 
 impl Names {
     pub(super) fn new() -> Names {
-        Names { places: vec![Place::default(); 64], names: Vec::new() }
+        Names { places: vec![Place::default(); 64], shift: u64::BITS - 6, names: Vec::new() }
     }
 
     /// The number of a name, and whether it is a new one.
-    #[inline]
-    pub(super) fn number(&mut self, name: &[u8]) -> (usize, bool) {
-        let key = Key::of(name);
+    #[inline(always)]
+    pub(super) fn number(&mut self, name: &Name) -> (u32, bool) {
         let mask = self.places.len() - 1;
-        let mut at = key.hash(name) & mask;
+        let mut at = (name.hash() >> self.shift) as usize & mask;
         loop {
-            let place = self.places[at];
-            if place.number == 0 {
-                return (self.insert(name, key, at), true);
+            let Place { last, len, number } = self.places[at];
+            if number == 0 {
+                return (self.insert(name.whole, at), true);
             }
-            let number = (place.number - 1) as usize;
-            if place.key == key && (key.is_whole() || *self.names[number] == *name) {
-                return (number, false);
+            let is_like = last == name.last && len as usize == name.whole.len();
+            if is_like && (name.is_short() || *self.names[number as usize - 1] == *name.whole) {
+                return (number - 1, false);
             }
             at = (at + 1) & mask;
         }
     }
 
     #[cold]
-    fn insert(&mut self, name: &[u8], key: Key, at: usize) -> usize {
+    #[inline(never)]
+    fn insert(&mut self, name: &[u8], at: usize) -> u32 {
         self.names.push(name.into());
-        let number = self.names.len();
-        self.places[at] = Place { key, number: number as u32 };
-        if number * 4 > self.places.len() {
+        let number = self.names.len() as u32;
+        self.places[at] = Place { last: Name::of(name).last, len: name.len() as u32, number };
+        if self.names.len() * 4 > self.places.len() {
             let old = std::mem::take(&mut self.places);
             self.places = vec![Place::default(); old.len() * 2];
+            self.shift -= 1;
             let mask = self.places.len() - 1;
             for place in old.into_iter().filter(|place| place.number != 0) {
-                let name = &self.names[(place.number - 1) as usize];
-                let mut at = place.key.hash(name) & mask;
+                let name = Name::of(&self.names[place.number as usize - 1]);
+                let mut at = (name.hash() >> self.shift) as usize & mask;
                 while self.places[at].number != 0 {
                     at = (at + 1) & mask;
                 }
@@ -126,7 +108,8 @@ mod tests {
                 let name: Vec<u8> = (0..len).map(|_| b'a' + rng.below(2) as u8).collect();
                 let next = known.len();
                 let expected = *known.entry(name.clone()).or_insert(next);
-                assert_eq!(names.number(&name), (expected, expected == next), "seed {seed}");
+                let got = names.number(&Name::of(&name));
+                assert_eq!(got, (expected as u32, expected == next), "seed {seed}");
             }
         }
     }
