@@ -6,9 +6,9 @@
 //!    ┌─────┬──────┬─────────┬─────────┬─
 //!    │ tag │ peer │ arrival │ [sent]  │ …          numbers of one to eight bytes, of which
 //!    └─────┴────▲─┴───────▲─┴───────▲─┴─           the last alone has its top bit clear
-//!  1  load the 16 bytes behind the tag at once
-//!  2  stops = the top bits that are clear; the lowest ends the peer, the next the arrival, …
-//!  3  the second or third says where the next heartbeat begins
+//!  1  load the 8 bytes behind the tag at once
+//!  2  stops = the top bits that are clear; the lowest ends the peer, the next the arrival
+//!  3  load the 8 bytes from there on; the lowest stop among them ends sent, and so the heartbeat
 //!  4  cut the numbers out, squeeze their groups of seven bits together
 //!  whatever is not like this goes byte by byte
 //! ```
@@ -190,31 +190,35 @@ impl<S: Sink> Decoder<'_, S> {
         if tag & !(SENT | BYE | MAINTENANCE | UNSEQUENCED) != 0 {
             return None;
         }
-        let numbers = u128::from_le_bytes(*window.last_chunk::<16>()?);
+        let numbers = u64::from_le_bytes(*window[1..].first_chunk()?);
         let first = !numbers & TOP_BITS;
         let second = first & first.wrapping_sub(1);
-        let third = second & second.wrapping_sub(1);
-        // Where each number ends, in bits; all 128 where there is none.
-        let ends = [first, second, third].map(|stops| (stops.trailing_zeros() + 1) & !7);
-        let last = if tag & SENT == 0 { ends[1] } else { ends[2] };
-        if last > 120 || ends[0] > 32 || ends[1] - ends[0] > 64 || last - ends[1] > 64 {
+        if second == 0 {
             return None;
         }
-        let cut = |from: u32, to: u32| {
-            let bits = (numbers >> from) as u64;
-            squeeze(bits & (u64::MAX >> (64 - (to - from).max(8))))
-        };
-        let peer = cut(0, ends[0]) as usize;
+        let peer = squeeze(numbers & up_to_lowest(first)) as usize;
+        let arrival = squeeze((numbers & up_to_lowest(second)) >> (first.trailing_zeros() + 1));
+        let mut len = 1 + (second.trailing_zeros() as usize + 1) / 8;
+        let mut skew = 0;
+        if tag & SENT != 0 {
+            let number = u64::from_le_bytes(*window[len..].first_chunk()?);
+            let only = !number & TOP_BITS;
+            if only == 0 {
+                return None;
+            }
+            skew = squeeze(number & up_to_lowest(only));
+            len += (only.trailing_zeros() as usize + 1) / 8;
+        }
         let before = self.before.get_mut(peer)?;
-        let arrived_ns = self.last_ns.wrapping_add(unfold(cut(ends[0], ends[1])));
+        let arrived_ns = self.last_ns.wrapping_add(unfold(arrival));
         self.last_ns = arrived_ns;
         before.sequence = before.sequence.wrapping_add(1);
         let mut sent_ns = 0;
         if tag & SENT != 0 {
-            before.skew_ns = before.skew_ns.wrapping_add(unfold(cut(ends[1], ends[2])));
+            before.skew_ns = before.skew_ns.wrapping_add(unfold(skew));
             sent_ns = arrived_ns.wrapping_add(before.skew_ns);
         }
-        Some((peer, before.arrival(tag, arrived_ns, sent_ns), last as usize / 8 + 1))
+        Some((peer, before.arrival(tag, arrived_ns, sent_ns), len))
     }
 
     /// The heartbeat at the beginning of `input`, whatever is in it.
@@ -273,7 +277,13 @@ impl Before {
     }
 }
 
-const TOP_BITS: u128 = u128::from_le_bytes([0x80; 16]);
+const TOP_BITS: u64 = u64::from_le_bytes([0x80; 8]);
+
+/// All bits up to the lowest that is set, and with it.
+#[inline(always)]
+fn up_to_lowest(bits: u64) -> u64 {
+    bits ^ bits.wrapping_sub(1)
+}
 
 /// Puts the groups of seven bits of eight bytes together: a LEB128 number of up to eight bytes, when
 /// what follows it is 0.
