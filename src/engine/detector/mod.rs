@@ -75,8 +75,9 @@ impl Arrivals {
     /// `samples + before` with this one, until that is less than `gain`.
     #[inline(always)]
     fn weight(&self, before: f32, gain: f32) -> f32 {
-        let plain = 1.0 / (f32::from(self.samples) + before);
-        if plain > gain { plain } else { gain }
+        let all = f32::from(self.samples) + before;
+        // Not the greater of both, as a division is the dearest of it, and soon needed no more.
+        if all * gain < 1.0 { 1.0 / all } else { gain }
     }
 }
 
