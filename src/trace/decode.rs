@@ -214,7 +214,7 @@ impl<S: Sink> Decoder<'_, S> {
         self.last_ns = arrived_ns;
         before.sequence = before.sequence.wrapping_add(1);
         let mut sent_ns = 0;
-        if tag & SENT != 0 {
+        if S::WANTS_SENT && tag & SENT != 0 {
             before.skew_ns = before.skew_ns.wrapping_add(unfold(skew));
             sent_ns = arrived_ns.wrapping_add(before.skew_ns);
         }

@@ -115,6 +115,9 @@ const BATCH: usize = 256;
 
 /// Takes in a trace while it is read.
 pub trait Sink {
+    /// Whether it looks at [`Arrival::sent_ns`]; otherwise that may be 0.
+    const WANTS_SENT: bool = true;
+
     /// Another peer appears. They are numbered from 0, in this order.
     fn peer(&mut self, id: PeerId, name: String);
 
@@ -137,7 +140,10 @@ impl<S: Sink> Gatherer<'_, S> {
     }
 
     #[inline(always)]
-    fn push(&mut self, peer: u32, arrival: Arrival) {
+    fn push(&mut self, peer: u32, mut arrival: Arrival) {
+        if !S::WANTS_SENT {
+            arrival.sent_ns = 0;
+        }
         if self.batch.len() == self.batch.capacity() {
             self.hand_on();
         }
