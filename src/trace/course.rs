@@ -12,7 +12,7 @@
 //! all that had arrived by then before it judges. The first heartbeat makes a peer known, and is judged
 //! by nothing. The end of the trace is not a crash: the silence after the last heartbeat is not judged.
 
-use super::{Arrival, Follower, Quality};
+use super::{Arrival, Follower, Percentiles, Quality};
 use crate::engine::sequence::Order;
 use crate::engine::{Arrivals, Policy};
 use crate::wire;
@@ -50,8 +50,8 @@ macro_rules! for_each_detector {
 
 pub(super) use for_each_detector;
 
-/// One peer's replay, as far as it has come. Begins on a cache line.
-#[repr(align(64))]
+/// One peer's replay, as far as it has come. What most heartbeats touch lies in its first two cache lines.
+#[repr(C, align(64))]
 pub(super) struct Course {
     /// When the newest heartbeat of all arrived.
     pub newest_ns: u64,
@@ -60,20 +60,27 @@ pub(super) struct Course {
     last_ns: Option<u64>,
     /// The deadline that it left behind.
     down_ns: u64,
-    /// The interval that holds, as the heartbeats state it and in microseconds.
-    interval: (u32, u64),
-    learnt: Arrivals,
-    follower: Follower,
+    /// The interval that holds, in microseconds, and as the heartbeats state it.
+    interval_us: u64,
+    stated: u32,
     maintenance: bool,
     timing: Timing,
+    follower: Follower,
+    learnt: Arrivals,
+    detection: Percentiles,
+    /// The interval of heartbeats that state none, microseconds; 0 if that is not known.
+    unstated_us: u64,
     /// Since when the peer is watched, as long as there is a last one.
     since_ns: u64,
     /// Arrivals that proved nothing.
     old: u64,
-    /// Without what is only known at the end: arrivals, heartbeats, and for how long the peer is watched.
-    quality: Quality,
-    /// The interval of heartbeats that state none, microseconds; 0 if that is not known.
-    unstated_us: u64,
+    /// As in [`Quality`]; what the silences of one peer add up to is never longer than its trace.
+    missing: u64,
+    restarts: u64,
+    mistakes: u64,
+    mistake_duration_ns: u64,
+    suspicions: u64,
+    observed_ns: u64,
 }
 
 /// What is known of the interval of heartbeats that state none.
@@ -97,14 +104,21 @@ impl Course {
             newest_ns: 0,
             last_ns: None,
             down_ns: policy.deadlines(&Arrivals::NONE, unstated_us).down_ns,
-            interval: (0, unstated_us),
+            interval_us: unstated_us,
+            stated: 0,
             learnt: Arrivals::NONE,
             follower: Follower::default(),
             maintenance: false,
             timing,
             since_ns: 0,
             old: 0,
-            quality: Quality::default(),
+            missing: 0,
+            restarts: 0,
+            mistakes: 0,
+            mistake_duration_ns: 0,
+            suspicions: 0,
+            observed_ns: 0,
+            detection: Percentiles::default(),
             unstated_us,
         }
     }
@@ -121,7 +135,7 @@ impl Course {
 
     /// Waits for the interval, with all heartbeats. False when some were taken before.
     pub(super) fn wait(&mut self) -> bool {
-        if self.timing == Timing::Unasked && self.old == 0 && self.quality.detection.is_empty() {
+        if self.timing == Timing::Unasked && self.old == 0 && self.detection.is_empty() {
             self.timing = Timing::Awaited;
         }
         self.timing == Timing::Awaited
@@ -140,14 +154,24 @@ impl Course {
     /// What came of it.
     pub(super) fn quality(mut self) -> Quality {
         self.end_watch();
-        let heartbeats = self.quality.detection.len();
-        Quality { arrivals: heartbeats + self.old, heartbeats, ..self.quality }
+        let heartbeats = self.detection.len();
+        Quality {
+            arrivals: heartbeats + self.old,
+            heartbeats,
+            missing: self.missing,
+            restarts: self.restarts,
+            mistakes: self.mistakes,
+            mistake_duration_ns: self.mistake_duration_ns.into(),
+            suspicions: self.suspicions,
+            observed_ns: self.observed_ns.into(),
+            detection: self.detection,
+        }
     }
 
     /// Until the next heartbeat that counts, no silence is judged.
     fn end_watch(&mut self) {
         if let Some(last_ns) = self.last_ns.take() {
-            self.quality.observed_ns += u128::from(last_ns - self.since_ns);
+            self.observed_ns += last_ns - self.since_ns;
         }
     }
 
@@ -162,9 +186,9 @@ impl Course {
     pub(super) fn take(&mut self, arrival: &Arrival, policy: &Policy) {
         let order = self.follower.take(arrival);
         // As most are: the next of a peer that says what it said before, and that nobody suspected.
-        let (stated, interval_us) = self.interval;
+        let interval_us = self.interval_us;
         if let (Order::Newer { missing }, Some(last_ns)) = (order, self.last_ns)
-            && arrival.interval == stated
+            && arrival.interval == self.stated
             && !(arrival.maintenance | self.maintenance | arrival.bye)
             && !policy.may_suspect(arrival.arrived_ns - last_ns, self.down_ns)
         {
@@ -177,9 +201,9 @@ impl Course {
                 self.down_ns = policy.deadlines(&learnt, interval_us).down_ns;
             }
             if missing > 0 {
-                self.quality.missing += u64::from(missing);
+                self.missing += u64::from(missing);
             }
-            self.quality.detection.push(self.down_ns);
+            self.detection.push(self.down_ns);
         } else {
             self.take_any(arrival, order, policy);
         }
@@ -190,11 +214,11 @@ impl Course {
     fn take_any(&mut self, arrival: &Arrival, order: Order, policy: &Policy) {
         let steps = match order {
             Order::Newer { missing } => {
-                self.quality.missing += u64::from(missing);
+                self.missing += u64::from(missing);
                 missing.saturating_add(1)
             }
             Order::Restart => {
-                self.quality.restarts += 1;
+                self.restarts += 1;
                 self.end_watch();
                 0
             }
@@ -203,22 +227,22 @@ impl Course {
                 return;
             }
         };
-        let before_us = self.interval.1;
-        let interval_changed = arrival.interval != self.interval.0;
+        let before_us = self.interval_us;
+        let interval_changed = arrival.interval != self.stated;
         if interval_changed {
             let stated_us = wire::decode_interval(arrival.interval).unwrap_or(0);
-            let us = if stated_us == 0 { self.unstated_us } else { stated_us };
-            self.interval = (arrival.interval, us);
+            self.interval_us = if stated_us == 0 { self.unstated_us } else { stated_us };
+            self.stated = arrival.interval;
         }
-        let Course { quality, learnt, .. } = self;
+        let learnt = &mut self.learnt;
         if let Some(last_ns) = self.last_ns {
             let elapsed_ns = arrival.arrived_ns - last_ns;
             let suspect_ns = policy.deadlines(learnt, before_us).suspect_ns;
-            quality.suspicions += u64::from(elapsed_ns > suspect_ns);
+            self.suspicions += u64::from(elapsed_ns > suspect_ns);
             let was_down = elapsed_ns > self.down_ns;
             if was_down {
-                quality.mistakes += 1;
-                quality.mistake_duration_ns += u128::from(elapsed_ns - self.down_ns);
+                self.mistakes += 1;
+                self.mistake_duration_ns += elapsed_ns - self.down_ns;
             }
             // As the shard does: `Shard::heard`.
             if interval_changed {
@@ -226,7 +250,7 @@ impl Course {
             } else if was_down || arrival.maintenance || self.maintenance {
                 learnt.resume();
             } else {
-                policy.learn(learnt, elapsed_ns, steps, self.interval.1);
+                policy.learn(learnt, elapsed_ns, steps, self.interval_us);
             }
         } else {
             self.since_ns = arrival.arrived_ns;
@@ -239,9 +263,9 @@ impl Course {
         self.maintenance = arrival.maintenance;
         // Those of a detector that does not learn change with the interval only.
         if interval_changed || policy.detector.learns() {
-            self.down_ns = policy.deadlines(learnt, self.interval.1).down_ns;
+            self.down_ns = policy.deadlines(learnt, self.interval_us).down_ns;
         }
-        quality.detection.push(self.down_ns);
+        self.detection.push(self.down_ns);
         self.last_ns = Some(arrival.arrived_ns);
         if arrival.bye {
             self.end_watch();

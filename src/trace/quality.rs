@@ -79,14 +79,32 @@ impl Quality {
 /// Values of which percentiles are wanted, exactly: the nearest-rank percentile, which is always one
 /// of the values. As long as they are all alike, as a fixed timeout's are, only their count is kept.
 ///
-/// The others lie in chunks that are not moved once they are full, and shared by whoever adds them.
+/// Of the others, those near the first take half a word. They lie in chunks that are not moved once they
+/// are full, and shared by whoever adds them.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub struct Percentiles {
+    /// The chunk that is being filled. In front, for whoever keeps what is used most together.
+    open: Chunk,
+    first: u64,
+    /// How many there are, as long as all are like the first.
     alike: u64,
-    count: u64,
-    full: Vec<Arc<Vec<u64>>>,
-    /// The chunk that is being filled.
-    open: Vec<u64>,
+    full: Vec<Arc<Chunk>>,
+    /// Those that are too far from the first.
+    far: Vec<u64>,
+}
+
+/// Values by how far they are above one that is not kept.
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    base: u64,
+    above: Vec<u32>,
+}
+
+impl Chunk {
+    fn values(&self) -> impl Iterator<Item = u64> {
+        self.above.iter().map(|above| self.base + u64::from(*above))
+    }
 }
 
 /// Values in the first chunk. Each one has twice as many as the one before, up to the most, so that
@@ -101,27 +119,49 @@ impl Percentiles {
     /// Takes in a value.
     #[inline(always)]
     pub fn push(&mut self, value: u64) {
-        if self.open.len() == self.open.capacity() {
-            if self.is_alike() && (self.count == 0 || self.alike == value) {
-                self.alike = value;
-                self.count += 1;
-                return;
-            }
-            self.make_room();
+        let above = value.wrapping_sub(self.open.base);
+        let open = &mut self.open.above;
+        if open.len() < open.capacity() && above <= u64::from(u32::MAX) {
+            // Many peers are written by turns, and a line is full after sixteen values: the next one is
+            // on its way by then.
+            prefetch(open.as_ptr().wrapping_add(open.len() + 16));
+            open.push(above as u32);
+        } else if self.is_alike() && self.alike > 0 && self.first == value {
+            self.alike += 1;
+        } else {
+            self.push_otherwise(value);
         }
-        // Many peers are written by turns, and a line is full after eight values: the next one is on
-        // its way by then.
-        prefetch(self.open.as_ptr().wrapping_add(self.open.len() + 8));
-        self.open.push(value);
+    }
+
+    /// Takes in a value that is the first, the first that is not alike, far, or finds no room.
+    #[cold]
+    fn push_otherwise(&mut self, value: u64) {
+        if self.is_empty() {
+            (self.first, self.alike) = (value, 1);
+            return;
+        }
+        if self.is_alike() {
+            self.spread_out();
+        }
+        let above = value.wrapping_sub(self.open.base);
+        match u32::try_from(above) {
+            Err(_) => self.far.push(value),
+            Ok(above) => {
+                if self.open.above.len() == self.open.above.capacity() {
+                    self.open_next();
+                }
+                self.open.above.push(above);
+            }
+        }
     }
 
     /// How many values there are.
     pub fn len(&self) -> u64 {
         if self.is_alike() {
-            self.count
-        } else {
-            self.chunks().map(|chunk| chunk.len() as u64).sum()
+            return self.alike;
         }
+        let near: usize = self.chunks().map(|chunk| chunk.above.len()).sum();
+        (near + self.far.len()) as u64
     }
 
     /// Whether there is none.
@@ -132,18 +172,22 @@ impl Percentiles {
     /// The mean; 0 when there is no value.
     pub fn mean(&self) -> f64 {
         if self.is_alike() {
-            return self.alike as f64;
+            return self.first as f64;
         }
         // As whole numbers, which may be added in any order, and so several at once.
-        let sum = |chunk: &[u64]| chunk.iter().map(|value| u128::from(*value)).sum::<u128>();
-        self.chunks().map(sum).sum::<u128>() as f64 / self.len() as f64
+        let sum_of = |chunk: &Chunk| {
+            let above: u64 = chunk.above.iter().map(|above| u64::from(*above)).sum();
+            chunk.above.len() as f64 * chunk.base as f64 + above as f64
+        };
+        let far = self.far.iter().map(|value| *value as f64).sum::<f64>();
+        (self.chunks().map(sum_of).sum::<f64>() + far) / self.len() as f64
     }
 
     /// The percentiles asked for, in ascending order and each above 0 and at most 100; 0 when there is
     /// no value.
     pub fn at<const N: usize>(&self, percents: [f64; N]) -> [u64; N] {
         if self.is_alike() {
-            return [self.alike; N];
+            return [self.first; N];
         }
         let len = self.len() as usize;
         let place = |percent: f64| (len as f64 * percent / 100.0).ceil().clamp(1.0, len as f64);
@@ -153,8 +197,7 @@ impl Percentiles {
         {
             return values;
         }
-        let mut values = Vec::with_capacity(len);
-        self.chunks().for_each(|chunk| values.extend_from_slice(chunk));
+        let mut values = self.values();
         // What is sorted out below one place need not be looked at for the next.
         let mut below = 0;
         places.map(|place| {
@@ -173,24 +216,29 @@ impl Percentiles {
         let mut sample = Vec::with_capacity(len / every + 1);
         let mut skip = every / 2;
         for chunk in self.chunks() {
-            sample.extend(chunk.iter().skip(skip).step_by(every));
-            skip = (skip + every - chunk.len() % every) % every;
+            sample.extend(chunk.values().skip(skip).step_by(every));
+            skip = (skip + every - chunk.above.len() % every) % every;
         }
+        sample.extend(self.far.iter().skip(skip).step_by(every));
         sample.sort_unstable();
         // Four standard deviations of how many of a sample lie below a place.
         let slack = 2 * sample.len().isqrt() + 1;
         let mut near = places.map(|place| {
             let at = place / every;
             let least = at.checked_sub(slack).map_or(0, |at| sample[at]);
-            Near::new(place, least, sample.get(at + slack).copied())
+            let most = sample.get(at + slack).copied().unwrap_or(u64::MAX);
+            Near { place, least, most, below: 0, values: Vec::new() }
         });
         let mut room = [0; LARGEST_CHUNK];
-        let mut most = 0;
+        let mut most = self.far.iter().copied().max().unwrap_or(0);
         for chunk in self.chunks() {
-            chunk.iter().for_each(|value| most = most.max(*value));
+            let mut most_above = 0;
+            chunk.above.iter().for_each(|above| most_above = most_above.max(*above));
+            most = most.max(chunk.base + u64::from(most_above));
             let wanted = near.iter_mut().filter(|near| near.place + 1 < len);
             wanted.for_each(|near| near.look_at(chunk, &mut room));
         }
+        near.iter_mut().for_each(|near| near.look_at_far(&self.far));
         let mut found = [most; N];
         for (value, near) in found.iter_mut().zip(near) {
             if near.place + 1 < len {
@@ -200,87 +248,101 @@ impl Percentiles {
         Some(found)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_alike(&self) -> bool {
-        self.open.is_empty() && self.full.is_empty()
+        self.open.above.is_empty() && self.full.is_empty() && self.far.is_empty()
     }
 
-    fn chunks(&self) -> impl Iterator<Item = &[u64]> {
-        self.full.iter().map(|chunk| &chunk[..]).chain(std::iter::once(&self.open[..]))
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.full.iter().map(|chunk| &**chunk).chain(std::iter::once(&self.open))
+    }
+
+    /// All of them, in no order.
+    fn values(&self) -> Vec<u64> {
+        let mut values = Vec::with_capacity(self.len() as usize);
+        self.chunks().for_each(|chunk| values.extend(chunk.values()));
+        values.extend(&self.far);
+        values
     }
 
     fn add(&mut self, other: &Percentiles) {
-        if other.is_empty() {
+        if other.is_alike() {
+            if self.is_alike() && (self.alike == 0 || self.first == other.first) {
+                self.first = other.first;
+                self.alike += other.alike;
+            } else {
+                (0..other.alike).for_each(|_| self.push(other.first));
+            }
             return;
         }
-        if self.is_alike() && other.is_alike() && (self.count == 0 || self.alike == other.alike) {
-            self.alike = other.alike;
-            self.count += other.count;
-            return;
+        if self.is_empty() {
+            self.first = other.first;
         }
         if self.is_alike() {
-            self.make_room();
+            self.spread_out();
         }
-        if other.is_alike() {
-            (0..other.count).for_each(|_| self.push(other.alike));
-        } else {
-            self.full.extend(other.full.iter().cloned());
-            other.open.iter().for_each(|value| self.push(*value));
-        }
+        self.full.extend(other.full.iter().cloned());
+        other.open.values().for_each(|value| self.push(value));
+        other.far.iter().for_each(|value| self.push(*value));
     }
 
-    /// Makes room for a value in the open chunk; if all were alike until now, each is kept from now on.
-    #[cold]
-    fn make_room(&mut self) {
-        if self.is_alike() {
-            self.open.reserve_exact(FIRST_CHUNK);
-            for _ in 0..std::mem::take(&mut self.count) {
-                if self.open.len() == self.open.capacity() {
-                    self.open_next();
-                }
-                self.open.push(self.alike);
+    /// Keeps each value from now on.
+    fn spread_out(&mut self) {
+        // So that what is less than the first is near too.
+        self.open.base = self.first.saturating_sub(1 << 31);
+        let above = (self.first - self.open.base) as u32;
+        self.open.above.reserve_exact(FIRST_CHUNK);
+        for _ in 0..std::mem::take(&mut self.alike) {
+            if self.open.above.len() == self.open.above.capacity() {
+                self.open_next();
             }
-        }
-        if self.open.len() == self.open.capacity() {
-            self.open_next();
+            self.open.above.push(above);
         }
     }
 
     fn open_next(&mut self) {
-        let values = (2 * self.open.len()).clamp(FIRST_CHUNK, LARGEST_CHUNK);
-        let full = std::mem::replace(&mut self.open, Vec::with_capacity(values));
-        self.full.push(Arc::new(full));
+        let values = (2 * self.open.above.len()).clamp(FIRST_CHUNK, LARGEST_CHUNK);
+        let next = Chunk { base: self.open.base, above: Vec::with_capacity(values) };
+        self.full.push(Arc::new(std::mem::replace(&mut self.open, next)));
     }
 }
 
-/// Looks for the value at a place of all in order, near which is known where it should be.
+/// Looks for the value at a place of all in order, of which is known between which values it should be.
 struct Near {
     place: usize,
     least: u64,
-    span: u64,
+    most: u64,
     /// How many there are below the least.
     below: usize,
-    /// Those from it on, over the span.
+    /// Those between.
     values: Vec<u64>,
 }
 
 impl Near {
-    fn new(place: usize, least: u64, most: Option<u64>) -> Near {
-        let span = most.unwrap_or(u64::MAX) - least;
-        Near { place, least, span, below: 0, values: Vec::new() }
+    fn look_at(&mut self, chunk: &Chunk, room: &mut [u32; LARGEST_CHUNK]) {
+        let Some(most) = self.most.checked_sub(chunk.base) else { return };
+        let Ok(least) = u32::try_from(self.least.saturating_sub(chunk.base)) else {
+            self.below += chunk.above.len();
+            return;
+        };
+        let span = u32::try_from(most).unwrap_or(u32::MAX) - least;
+        let (mut len, mut below) = (0, 0);
+        // Each is put there, and stays there if the next is not put over it: no branch to be guessed.
+        for above in &chunk.above {
+            room[len % LARGEST_CHUNK] = *above;
+            below += usize::from(*above < least);
+            len += usize::from(above.wrapping_sub(least) <= span);
+        }
+        self.below += below;
+        self.values.extend(room[..len].iter().map(|above| chunk.base + u64::from(*above)));
     }
 
-    fn look_at(&mut self, chunk: &[u64], room: &mut [u64; LARGEST_CHUNK]) {
-        for part in chunk.chunks(LARGEST_CHUNK) {
-            let (mut len, mut below) = (0, 0);
-            // Each is put there, and stays there if the next is not put over it: no branch to be guessed.
-            for value in part {
-                room[len % LARGEST_CHUNK] = *value;
-                below += usize::from(*value < self.least);
-                len += usize::from(value.wrapping_sub(self.least) <= self.span);
+    fn look_at_far(&mut self, values: &[u64]) {
+        for value in values {
+            self.below += usize::from(*value < self.least);
+            if (self.least..=self.most).contains(value) {
+                self.values.push(*value);
             }
-            self.below += below;
-            self.values.extend_from_slice(&room[..len]);
         }
     }
 
@@ -293,12 +355,12 @@ impl Near {
 impl PartialEq for Percentiles {
     fn eq(&self, other: &Percentiles) -> bool {
         let sorted = |of: &Percentiles| {
-            let mut values: Vec<u64> = of.chunks().flatten().copied().collect();
+            let mut values = of.values();
             values.sort_unstable();
             values
         };
         match (self.is_alike(), other.is_alike()) {
-            (true, true) => (self.alike, self.count) == (other.alike, other.count),
+            (true, true) => (self.first, self.alike) == (other.first, other.alike),
             (false, false) => sorted(self) == sorted(other),
             _ => false,
         }

@@ -102,6 +102,8 @@ struct Courses<'a> {
 }
 
 impl Sink for Courses<'_> {
+    const WANTS_SENT: bool = false;
+
     fn peer(&mut self, id: PeerId, name: String) {
         self.trace.peer(id, name);
         self.courses.push(Course::new(self.interval_us, self.policy));
@@ -140,7 +142,7 @@ impl Courses<'_> {
         for (at, (peer, arrival)) in batch.iter().enumerate() {
             let peer = *peer as usize;
             if let Some((next, _)) = batch.get(at + AHEAD) {
-                prefetch_all(self.courses.as_ptr().wrapping_add(*next as usize));
+                ask_for(self.courses.as_ptr().wrapping_add(*next as usize));
             }
             let course = &mut self.courses[peer];
             if arrival.arrived_ns < course.newest_ns {
@@ -181,10 +183,9 @@ impl Courses<'_> {
     }
 }
 
-/// Asks for all cache lines of what begins on one.
+/// Asks for the two cache lines of a course that most heartbeats touch.
 #[inline(always)]
-fn prefetch_all<T>(at: *const T) {
-    for line in 0..size_of::<T>().div_ceil(64) {
-        prefetch(at.cast::<[u8; 64]>().wrapping_add(line));
-    }
+fn ask_for(course: *const Course) {
+    prefetch(course);
+    prefetch(course.cast::<[u8; 64]>().wrapping_add(1));
 }
