@@ -1,5 +1,5 @@
 //! Runs a policy over a trace: peer by peer where it is in memory, or all peers side by side while its
-//! file is read. [`course`](super::course) has the rules.
+//! file is read. `course.rs` has the rules.
 //!
 //! ```text
 //!  Trace ──▶ course of a, its arrivals one after the other ──┐
