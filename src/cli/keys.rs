@@ -7,7 +7,7 @@
 use super::Failure;
 use crate::config::{Settings, keys_file};
 use crate::engine::admission::SharedGuard;
-use crate::wire::{Auth, Guard};
+use crate::wire::{Auth, Guard, Keyring};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use signal_hook::consts::SIGHUP;
@@ -48,6 +48,7 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
         for _ in signals.forever() {
             match read(auth, &path) {
                 Ok(new) => {
+                    warn_of_narrowed(&guard.load().keys, &new.keys);
                     let new = Arc::new(new);
                     guard.store(new.clone());
                     // Said once it is so: whoever waits for the line may use the new keys.
@@ -62,6 +63,17 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
         .spawn(body)
         .context("starting the thread that reads keys again")?;
     Ok(())
+}
+
+/// Says which keys speak for less than before under the same id: what they brought in stays theirs.
+fn warn_of_narrowed(old: &Keyring, new: &Keyring) {
+    for id in new.narrowed_since(old) {
+        warn!(
+            id,
+            "this key speaks for fewer groups than before, but keeps the peers that it brought in; to \
+             take them from it give the narrower key a new id (docs/security.md)"
+        );
+    }
 }
 
 fn read(auth: Auth, path: &Path) -> Result<Guard, keys_file::KeysError> {

@@ -133,6 +133,9 @@ impl Cause {
     }
 }
 
+/// Stands for the digest of a profile that came once and is no longer known; no digest is like it.
+const PROFILE_LOST: u32 = u32::MAX;
+
 impl Shard {
     /// An empty shard at `now_ns` that keeps its peers in `table`, as many as the table holds and
     /// the budget that it shares with the other shards allows.
@@ -245,10 +248,14 @@ impl Shard {
         true
     }
 
-    /// Takes a peer's profile for unknown, so that its next HELLO is passed on.
+    /// Takes a peer's profile for lost, so that its next HELLO is passed on. That there was one is kept:
+    /// a peer that has introduced itself is claimed by nobody else's HELLO.
     pub fn ask_for_name(&mut self, peer: PeerId) {
         if let Some(index) = self.peers.table.find(peer) {
-            self.peers.table.slot(index).write().set_profile_digest(0);
+            let slot = self.peers.table.slot(index);
+            if slot.profile_digest() != 0 {
+                slot.write().set_profile_digest(PROFILE_LOST);
+            }
         }
     }
 

@@ -30,10 +30,10 @@ impl Digest {
         self
     }
 
-    /// 32 bits, never 0.
+    /// 32 bits, never 0 and never all set, which mean other things where digests are kept.
     pub(super) fn finish(self) -> u32 {
         // The multiplication pushes the mixing upwards: the top half is the good one.
-        ((self.0 >> 32) as u32).max(1)
+        ((self.0 >> 32) as u32).clamp(1, u32::MAX - 1)
     }
 
     fn word(&mut self, word: u64) {

@@ -163,6 +163,17 @@ impl Keyring {
         }
     }
 
+    /// The ids that are in both, and speak for a group less than they did in the other.
+    pub fn narrowed_since(&self, old: &Keyring) -> Vec<u8> {
+        let narrowed = |key: &&Key| match (self.entry(key.id), old.entry(key.id)) {
+            (Some(Entry { groups: Some(now), .. }), Some(old)) => {
+                old.groups.as_ref().is_none_or(|groups| !now.is_superset(groups))
+            }
+            _ => false,
+        };
+        self.keys().filter(narrowed).map(Key::id).collect()
+    }
+
     #[inline]
     fn entry(&self, key_id: u8) -> Option<&Entry> {
         self.0[usize::from(key_id)].as_ref()

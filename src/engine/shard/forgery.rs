@@ -151,6 +151,25 @@ fn a_peer_that_only_a_relay_spoke_for_is_its_own_keys_with_its_first_hello() {
     assert_eq!(slot(&bench, 1).key_id, 2);
 }
 
+/// Its name is lost with a monitor that is killed before it is written, and asked for again.
+#[test]
+fn a_peer_whose_name_was_lost_is_still_nobody_elses() {
+    let (mut bench, _) = gated(Auth::Required, NewcomerLimits::default());
+    bench.sink.way = Way::Relay(1);
+    bench.observe(&[by(4, hello(7, beat(1, 5, 1)))], START);
+    bench.shard.ask_for_name(PeerId(1));
+    bench.observe(&[by(2, hello(8, beat(1, 5, 2)))], START + MS);
+    assert_eq!((slot(&bench, 1).key_id, slot(&bench, 1).last_sequence), (4, 1));
+    assert_eq!(bench.counters.get(Counter::KeyScope), 1);
+    // Its own HELLO is passed on once more.
+    bench.observe(&[by(4, hello(7, beat(1, 5, 2)))], START + 2 * MS);
+    assert_eq!((slot(&bench, 1).last_sequence, slot(&bench, 1).profile_digest), (2, 7));
+    // Who never had a name is asked for none.
+    bench.observe(&[by(1, beat(2, 5, 1))], START + 3 * MS);
+    bench.shard.ask_for_name(PeerId(2));
+    assert_eq!(slot(&bench, 2).profile_digest, 0);
+}
+
 #[test]
 fn keys_are_changed_while_everybody_beats() {
     let (mut bench, shared) = gated(Auth::Required, NewcomerLimits::default());

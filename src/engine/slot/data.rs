@@ -23,7 +23,7 @@ pub struct SlotData {
     pub way: u8,
     /// Key of the last heartbeat.
     pub key_id: u8,
-    /// Digest of the profile that the control plane was given; 0 is none yet.
+    /// Digest of the profile that the control plane was given; 0 is none yet, all set one that it has lost.
     pub profile_digest: u32,
     /// Last heartbeat, monotonic ns (arrival less the relay's age).
     pub last_seen_ns: u64,
