@@ -7,7 +7,7 @@
 use super::Failure;
 use crate::config::{Settings, keys_file};
 use crate::engine::admission::SharedGuard;
-use crate::wire::{Auth, Guard, Keyring};
+use crate::wire::{Auth, Guard};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use signal_hook::consts::SIGHUP;
@@ -36,11 +36,16 @@ pub fn guard(settings: &Settings, copy: Option<&Path>) -> Result<SharedGuard, Fa
     Ok(Arc::new(ArcSwap::from_pointee(guard)))
 }
 
-/// Reads the file of keys again on each SIGHUP. Without such a file the signal stays what it is.
+/// Reads the file of keys again on each SIGHUP, and calls `changed` when they are others. Without such a
+/// file the signal stays what it is.
 ///
 /// # Errors
 /// The system refuses the signal or a thread.
-pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::Result<()> {
+pub fn read_again_on_hangup(
+    settings: &Settings,
+    guard: SharedGuard,
+    changed: impl Fn() + Send + 'static,
+) -> anyhow::Result<()> {
     let Some(path) = settings.keys.clone() else { return Ok(()) };
     let auth = settings.auth;
     let mut signals = Signals::new([SIGHUP]).context("taking over SIGHUP")?;
@@ -48,9 +53,9 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
         for _ in signals.forever() {
             match read(auth, &path) {
                 Ok(new) => {
-                    warn_of_narrowed(&guard.load().keys, &new.keys);
                     let new = Arc::new(new);
                     guard.store(new.clone());
+                    changed();
                     // Said once it is so: whoever waits for the line may use the new keys.
                     say_which(Some(&path), &new);
                 }
@@ -63,17 +68,6 @@ pub fn read_again_on_hangup(settings: &Settings, guard: SharedGuard) -> anyhow::
         .spawn(body)
         .context("starting the thread that reads keys again")?;
     Ok(())
-}
-
-/// Says which keys speak for less than before under the same id: what they brought in stays theirs.
-fn warn_of_narrowed(old: &Keyring, new: &Keyring) {
-    for id in new.narrowed_since(old) {
-        warn!(
-            id,
-            "this key speaks for fewer groups than before, but keeps the peers that it brought in; to \
-             take them from it give the narrower key a new id (docs/security.md)"
-        );
-    }
 }
 
 fn read(auth: Auth, path: &Path) -> Result<Guard, keys_file::KeysError> {

@@ -98,6 +98,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         rules: rules(&settings),
         expect: settings.expect.iter().map(expectation).collect(),
         metrics_groups: settings.metrics_groups,
+        guard: guard.clone(),
     };
     let control = Control::start(config, remembered).context("starting the control plane")?;
     let (recorder, taps) = match &settings.record {
@@ -140,7 +141,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let server =
         http::serve(listener, control.state(), shut_down).context("starting the HTTP server")?;
 
-    keys::read_again_on_hangup(&settings, guard)?;
+    let state = control.state();
+    keys::read_again_on_hangup(&settings, guard, move || state.groups.keys_changed())?;
     info!(address = %http_address, "serving HTTP");
     if let Some(keeper) = &keeper {
         let hand_over = move |stream| drop(asked.send(End::HandOver(stream)));

@@ -12,6 +12,7 @@
 //! Bounded: [`MOST_GROUPS`] groups, and as many parents. Peers of yet another are peers without one,
 //! and counted.
 
+use crate::engine::admission::SharedGuard;
 use crate::engine::brake::BrakeSettings;
 use crate::engine::groups::{Groups, MAX_GROUPS, Scope};
 use crate::engine::slot::SlotData;
@@ -60,6 +61,7 @@ struct Names {
 /// All groups. Written by the publisher, read by anybody.
 pub struct GroupTable {
     engine: Arc<Groups>,
+    guard: SharedGuard,
     /// The brake of the fleet, and of groups without a rule.
     brake: BrakeSettings,
     rules: Vec<Rule>,
@@ -79,6 +81,7 @@ impl GroupTable {
             Names { numbers: HashMap::from([(nameless.clone(), 0)]), by_number: vec![nameless] };
         GroupTable {
             engine,
+            guard: SharedGuard::default(),
             brake,
             rules,
             names: RwLock::new(names),
@@ -86,6 +89,21 @@ impl GroupTable {
             refused: AtomicU64::new(0),
             file: Mutex::default(),
         }
+    }
+
+    /// Says by which keys the groups' peers may be spoken for. Before any group has a number.
+    pub fn guarded(self, guard: SharedGuard) -> GroupTable {
+        GroupTable { guard, ..self }
+    }
+
+    /// The guard has other keys than before: tells the engine.
+    pub fn keys_changed(&self) {
+        let names = self.names.read().expect(UNPOISONED);
+        (0..).zip(&names.by_number).for_each(|(number, name)| self.set_keys(number, name));
+    }
+
+    fn set_keys(&self, number: u16, name: &str) {
+        self.engine.set_keys(number, self.guard.load().keys.admitting(name));
     }
 
     /// Goes on with the numbers of an earlier process, and keeps those to come.
@@ -233,6 +251,7 @@ impl GroupTable {
         let rule = self.rule(&name);
         self.engine.set_policy(number, rule.map_or(0, |rule| rule.policy));
         self.engine.set_brake(number, rule.map_or(self.brake, |rule| rule.brake));
+        self.set_keys(number, &name);
         names.by_number.push(name.clone());
         names.numbers.insert(name, number);
         number

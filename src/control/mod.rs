@@ -43,6 +43,7 @@ pub use publisher::{Continuation, NamesSource};
 
 use crate::clock;
 use crate::engine::Groups;
+use crate::engine::admission::SharedGuard;
 use crate::engine::brake::BrakeSettings;
 use crate::engine::slot::SlotData;
 use crate::engine::transition::PeerState;
@@ -101,6 +102,8 @@ pub struct ControlConfig {
     pub expect: Vec<Expectation>,
     /// Groups that the metrics tell apart; the rest are summed up.
     pub metrics_groups: usize,
+    /// By which keys peers may be spoken for.
+    pub guard: SharedGuard,
 }
 
 /// What the control plane remembers: of an earlier process, where its state was kept.
@@ -239,6 +242,7 @@ impl ControlState {
         let rules = config.rules.clone();
         ControlState {
             groups: GroupTable::new(config.groups.clone(), config.brake, rules)
+                .guarded(config.guard.clone())
                 .resume(memory.places, memory.places_file),
             tallies: Tallies::default(),
             alarms: Mutex::new(Alarms::new(expect, memory.silences)),

@@ -40,6 +40,7 @@ pub(crate) fn config() -> ControlConfig {
         rules: Vec::new(),
         expect: Vec::new(),
         metrics_groups: 100,
+        guard: Default::default(),
     }
 }
 

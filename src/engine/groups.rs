@@ -14,7 +14,7 @@ use super::brake::{Brake, BrakeSettings, Census, Held};
 use super::policy::Policy;
 use super::transition::PeerState;
 use super::way::NOBODY;
-use crate::wire::PeerId;
+use crate::wire::{KeySet, PeerId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -50,6 +50,8 @@ pub(super) struct Standing {
 pub struct Groups {
     policies: Box<[Policy]>,
     policy_of: Box<[AtomicU16]>,
+    /// Which keys may speak for a group's peers, a bit for each.
+    keys: Box<[[AtomicU64; 4]]>,
     /// Groups that were given a policy, the nameless one included.
     group_count: AtomicU32,
     fleet: Brake,
@@ -72,6 +74,7 @@ impl Groups {
         Groups {
             policies: policies.into(),
             policy_of: (0..MAX_GROUPS).map(|_| AtomicU16::new(0)).collect(),
+            keys: (0..MAX_GROUPS).map(|_| KeySet::ALL.0.map(AtomicU64::new)).collect(),
             group_count: AtomicU32::new(1),
             fleet: Brake::new(brake),
             groups: (0..MAX_GROUPS).map(|_| Brake::new(BrakeSettings::UNSET)).collect(),
@@ -103,6 +106,26 @@ impl Groups {
         // Relaxed: as in `policy`.
         self.policy_of[group as usize].store(policy, Ordering::Relaxed);
         self.group_count.fetch_max(u32::from(group) + 1, Ordering::Relaxed);
+    }
+
+    /// Lets these keys speak for a group's peers, and no others; all may until then. Before it has any.
+    pub fn set_keys(&self, group: u16, keys: KeySet) {
+        for (word, bits) in self.keys[group as usize].iter().zip(keys.0) {
+            // Relaxed: a key is asked for by itself, and that it was changed may be seen a little later.
+            word.store(bits, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a heartbeat by this key may speak for a group's peers; by none, 0, as far as this goes. For
+    /// number 0 too: a peer whose group has not been told yet looks as if it had none.
+    #[inline]
+    pub fn admits(&self, group: u16, key_id: u8) -> bool {
+        if key_id == 0 || group == 0 {
+            return true;
+        }
+        // Relaxed: as in `set_keys`.
+        let word = self.keys[group as usize][usize::from(key_id / 64)].load(Ordering::Relaxed);
+        word >> (key_id % 64) & 1 == 1
     }
 
     /// Gives a group a brake of its own, beside the fleet's; or, with [`BrakeSettings::OFF`], takes its

@@ -87,6 +87,20 @@ impl fmt::Debug for Key {
     }
 }
 
+/// A set of keys, by their ids.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeySet(pub [u64; 4]);
+
+impl KeySet {
+    /// All keys.
+    pub const ALL: KeySet = KeySet([u64::MAX; 4]);
+
+    /// Puts a key in.
+    pub fn insert(&mut self, key_id: u8) {
+        self.0[usize::from(key_id / 64)] |= 1 << (key_id % 64);
+    }
+}
+
 /// A key and the groups that it may speak for; `None` is all, "no group" included.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -150,6 +164,13 @@ impl Keyring {
             .is_some_and(|entry| entry.groups.as_ref().is_none_or(|groups| groups.contains(group)))
     }
 
+    /// All keys that may speak for peers of a group.
+    pub fn admitting(&self, group: &str) -> KeySet {
+        let mut set = KeySet::default();
+        self.keys().filter(|key| self.admits(key.id, group)).for_each(|key| set.insert(key.id));
+        set
+    }
+
     /// Whether a key may speak for every peer that another one may speak for. False for keys that do
     /// not exist.
     pub fn covers(&self, key_id: u8, other: u8) -> bool {
@@ -161,17 +182,6 @@ impl Keyring {
             (Some(_), None) => false,
             (Some(groups), Some(others)) => groups.is_superset(others),
         }
-    }
-
-    /// The ids that are in both, and speak for a group less than they did in the other.
-    pub fn narrowed_since(&self, old: &Keyring) -> Vec<u8> {
-        let narrowed = |key: &&Key| match (self.entry(key.id), old.entry(key.id)) {
-            (Some(Entry { groups: Some(now), .. }), Some(old)) => {
-                old.groups.as_ref().is_none_or(|groups| !now.is_superset(groups))
-            }
-            _ => false,
-        };
-        self.keys().filter(narrowed).map(Key::id).collect()
     }
 
     #[inline]

@@ -41,7 +41,7 @@ pub use header::{encode_beat, encode_hello, encode_probe};
 pub use heartbeat::{Heartbeat, Kind, Status, start_of};
 pub use id::{PeerId, steer};
 pub use interval::{MAX_INTERVAL_US, MIN_INTERVAL_US, decode_interval, encode_interval};
-pub use key::{Auth, Guard, Key, Keyring, SECRET};
+pub use key::{Auth, Guard, Key, KeySet, Keyring, SECRET};
 pub use pack::PackEncoder;
 pub use profile::{MAX_GROUP, MAX_KEY, MAX_LABELS, MAX_NAME, MAX_VALUE, OwnedProfile, Profile};
 pub use question::{answer_to, encode_question, is_answer};

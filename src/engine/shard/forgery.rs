@@ -7,7 +7,7 @@ use crate::engine::admission::{NewcomerLimits, SharedGuard};
 use crate::engine::slot::SlotData;
 use crate::testing::{Rng, seeds};
 use crate::wire::Kind;
-use crate::wire::{Auth, Guard, Key, Keyring};
+use crate::wire::{Auth, Guard, Key, KeySet, Keyring};
 use PeerState::*;
 
 const MS: u64 = 1_000_000;
@@ -149,6 +149,56 @@ fn a_peer_that_only_a_relay_spoke_for_is_its_own_keys_with_its_first_hello() {
     // From then on another key cannot claim it.
     bench.observe(&[by(4, hello(8, beat(1, 5, 5)))], START);
     assert_eq!(slot(&bench, 1).key_id, 2);
+}
+
+/// Key 1 speaks for all until it is bound to web, which is group 1; db is 2.
+#[test]
+fn a_key_speaks_for_no_peer_of_a_group_that_was_taken_from_it() {
+    let (mut bench, shared) = gated(Auth::Required, NewcomerLimits::default());
+    bench.observe(&[by(1, hello(7, beat(1, 5, 1))), by(1, hello(7, beat(2, 5, 1)))], START);
+    (1..).zip([1, 2]).for_each(|(peer, group)| bench.shard.assign(PeerId(peer), group, 0, START));
+    let set = |ids: &[u8]| {
+        let mut keys = KeySet::default();
+        ids.iter().for_each(|id| keys.insert(*id));
+        keys
+    };
+    bench.shard.peers.groups.set_keys(1, set(&[1, 2, 3]));
+    bench.shard.peers.groups.set_keys(2, set(&[4]));
+    let mut keys = Keyring::default();
+    for (id, group) in [(1, "web"), (2, "web"), (4, "db")] {
+        let key = Key::new(id, [id; 32]).expect("not 0");
+        assert!(keys.insert(key, Some(&[group.to_owned()])));
+    }
+    shared.store(Arc::new(Guard { auth: Auth::Required, keys }));
+    // Those of web go on, in the usual way.
+    bench.observe(&[by(1, beat(1, 5, 2))], START + MS);
+    assert_eq!(slot(&bench, 1).last_sequence, 2);
+    let before = slot(&bench, 2);
+    let bye = Heartbeat { kind: Kind::Bye, ..beat(2, 5, 3) };
+    let tried = [beat(2, 5, 2), bye, hello(8, beat(2, 5, 4)), hello(8, beat(2, 6, 1))];
+    for key_id in [1, 2] {
+        for tried in tried {
+            bench.observe(&[by(key_id, tried)], START + MS);
+        }
+    }
+    assert_eq!((slot(&bench, 2), bench.counters.get(Counter::KeyScope)), (before, 8));
+    // Whose group it is may claim it.
+    bench.observe(&[by(4, beat(2, 5, 2))], START + 2 * MS);
+    assert_eq!(slot(&bench, 2), before);
+    bench.observe(&[by(4, hello(9, beat(2, 5, 3))), by(4, beat(2, 5, 4))], START + 3 * MS);
+    assert_eq!((slot(&bench, 2).key_id, slot(&bench, 2).last_sequence), (4, 4));
+}
+
+/// Somebody untagged came first, under its name and in a group that its key does not speak for.
+#[test]
+fn a_group_that_nobody_has_proven_locks_no_key_out() {
+    let (mut bench, _) = gated(Auth::Optional, NewcomerLimits::default());
+    bench.observe(&[hello(7, beat(1, 5, 1))], START);
+    bench.shard.assign(PeerId(1), 2, 0, START);
+    bench.shard.peers.groups.set_keys(2, KeySet::default());
+    bench.observe(&[by(2, hello(8, beat(1, 4, 1))), by(2, beat(1, 4, 2))], START + MS);
+    let found = slot(&bench, 1);
+    assert_eq!((found.key_id, found.group, found.last_sequence), (2, 0, 2));
 }
 
 /// Its name is lost with a monitor that is killed before it is written, and asked for again.

@@ -62,6 +62,9 @@ impl Shard {
         if !is_usual {
             return false;
         }
+        if !self.peers.groups.admits(slot.group(), beat.key_id) {
+            return false;
+        }
         let policy = self.peers.groups.policy(slot.group());
         let interval_us = policy.interval_us(beat.interval_us);
         let arrived_ns = now_ns.saturating_sub(u64::from(beat.age_us) * 1_000);
@@ -105,17 +108,30 @@ impl Shard {
     ) -> bool {
         let slot = self.peers.table.slot(index);
         let mut remember_key = false;
+        // A key may have been bound to fewer groups since it brought the peer in. What nobody has proven
+        // binds nobody, the group included.
+        let admits = |key_id| self.peers.groups.admits(slot.group(), key_id);
+        if slot.key_id() != 0 && !admits(beat.key_id) {
+            self.shared.counters.add(Counter::KeyScope, 1);
+            return false;
+        }
         if beat.key_id != slot.key_id() {
             // A relay's key would lock out the peer's own when its first HELLO was lost on the way.
             let vouched = slot.way() != 0 && slot.profile_digest() == 0;
-            match self.admission.other_key(slot.key_id(), beat, vouched) {
+            let remembered = if admits(slot.key_id()) { slot.key_id() } else { 0 };
+            match self.admission.other_key(remembered, beat, vouched) {
                 Ok(remember) => remember_key = remember,
                 Err(counter) => {
                     self.shared.counters.add(counter, 1);
                     return false;
                 }
             }
+            if remember_key && !admits(beat.key_id) {
+                // Until it is told the group that its key speaks for.
+                self.assign(beat.peer, 0, named(slot.parent()), now_ns);
+            }
         }
+        let slot = self.peers.table.slot(index);
         let arrived_ns = now_ns.saturating_sub(beat.age_us as u64 * 1_000);
         let mut order = Order::Newer { missing: 0 };
         let mut position = position(slot);

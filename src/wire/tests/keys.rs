@@ -162,21 +162,3 @@ fn no_secret_is_ever_printed() {
     assert!(printed.contains("Key(255)"), "{printed}");
     assert!(!printed.contains("165") && !printed.contains("119"), "{printed}");
 }
-
-#[test]
-fn a_key_that_speaks_for_less_than_before_is_known_by_its_id() {
-    let ring = |scopes: [Option<&[&str]>; 4]| {
-        let mut keys = Keyring::default();
-        for (id, scope) in (1..).zip(scopes) {
-            let groups: Option<Vec<String>> =
-                scope.map(|groups| groups.iter().map(|group| (*group).to_owned()).collect());
-            assert!(keys.insert(Key::new(id, [id; 32]).unwrap(), groups.as_deref()));
-        }
-        keys
-    };
-    let old = ring([None, Some(&["web", "db"]), Some(&["web"]), Some(&["web"])]);
-    let new = ring([Some(&["web"]), Some(&["web"]), Some(&["db", "web"]), None]);
-    assert_eq!(new.narrowed_since(&old), [1, 2]);
-    assert_eq!(old.narrowed_since(&new), [3, 4]);
-    assert!(new.narrowed_since(&Keyring::default()).is_empty());
-}
