@@ -111,7 +111,7 @@ impl Sink for Courses<'_> {
     }
 
     fn take(&mut self, batch: &[Numbered]) -> bool {
-        self.must_be_whole = !self.take_by_any_means(batch);
+        self.must_be_whole = !self.take_batch(batch);
         !self.must_be_whole
     }
 }
@@ -121,10 +121,10 @@ const AHEAD: usize = 8;
 
 impl Courses<'_> {
     /// False when the file cannot be replayed as it comes.
-    fn take_by_any_means(&mut self, batch: &[Numbered]) -> bool {
+    fn take_batch(&mut self, batch: &[Numbered]) -> bool {
         #[cfg(target_arch = "x86_64")]
         if is_avx2_there() {
-            // SAFETY: it is there.
+            // SAFETY: the processor has what it is compiled for, as was just asked.
             return unsafe { self.take_by_avx2(batch) };
         }
         for_each_detector!(self.policy, |policy| self.take_all(batch, policy))
