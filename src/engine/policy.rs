@@ -218,6 +218,10 @@ mod tests {
                 let context = format!("seed {seed} step {step} {policy:?} {arrivals:?}");
                 assert!((policy.floor_ns..=policy.ceiling_ns).contains(&down_ns), "{context}");
                 assert!(suspect_ns <= down_ns, "{context}");
+                assert!(policy.may_suspect(suspect_ns + 1, down_ns), "{context}");
+                if word == "fixed" {
+                    assert!(!policy.may_suspect(suspect_ns / 2, down_ns), "{context}");
+                }
             }
         }
     }
