@@ -265,6 +265,7 @@ mod tests {
     use super::*;
     use crate::control::testing::profile;
     use crate::engine::Policy;
+    use crate::wire::{Auth, Guard, Key, Keyring};
 
     fn table(rules: &[(&str, u16, Option<&str>)]) -> GroupTable {
         let rule = |(pattern, policy, parent): &(&str, u16, Option<&str>)| Rule {
@@ -285,6 +286,30 @@ mod tests {
         assert_eq!([place(""), place("web"), place("db"), place("web")], [0, 1, 2, 1]);
         assert_eq!((&*groups.name(2), &*groups.name(0), &*groups.name(9)), ("db", "", ""));
         assert_eq!((groups.number("db"), groups.number("ops"), groups.count()), (Some(2), None, 3));
+    }
+
+    #[test]
+    fn a_groups_keys_are_those_that_the_guard_has_and_has_then() {
+        let guard = |scopes: &[(u8, Option<&str>)]| {
+            let mut keys = Keyring::default();
+            for (id, scope) in scopes {
+                let scope = scope.map(|group| vec![group.to_owned()]);
+                assert!(keys.insert(Key::new(*id, [*id; 32]).unwrap(), scope.as_deref()));
+            }
+            Guard { auth: Auth::Required, keys }
+        };
+        let shared = SharedGuard::default();
+        shared.store(Arc::new(guard(&[(1, None), (2, Some("web")), (200, Some("db"))])));
+        let groups = table(&[]).guarded(shared.clone());
+        let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
+        let (web, db) = (place("web"), place("db"));
+        let admitted = |group| [0, 1, 2, 200].map(|key_id| groups.engine.admits(group, key_id));
+        assert_eq!(admitted(web), [true, true, true, false]);
+        assert_eq!(admitted(db), [true, true, false, true]);
+        shared.store(Arc::new(guard(&[(1, Some("db")), (2, Some("web"))])));
+        groups.keys_changed();
+        assert_eq!(admitted(web), [true, false, true, false]);
+        assert_eq!(admitted(db), [true, true, false, false]);
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //!
 //! *Covers*: speaks for all groups that *a* speaks for. A relay's wide key may therefore bring a
 //! peer's beats without becoming the peer's key, which would lock the peer's own narrow one out.
-//! That a HELLO's group is one of its key's was checked where the group can be read.
+//! That a HELLO's group is one of its key's was checked where the group can be read; that the peer's is,
+//! by the shard, which takes a remembered key that may no longer speak for it for one that is gone.
 //!
 //! **Newcomers** are limited by a leaky bucket (GCRA, ITU-T I.371) for each key and each source.
 //! Sources are told apart by an opaque number. They are worth asking for only while *all* newcomers

@@ -1,14 +1,16 @@
-//! Groups of peers: which policy holds for them, who their parents are, and the brake on mass silence.
+//! Groups of peers: which policy holds for them, which keys may speak for them, who their parents are, and the
+//! brake on mass silence.
 //!
 //! ```text
 //!   slot.group ──▶ Groups ─┬─ policy       how its deadlines are computed
+//!                          ├─ keys         who may speak for its peers
 //!                          ├─ census       how many are up or suspect, and its brake
 //!   slot.parent ──────────▶└─ parents      number ─▶ peer id
 //! ```
 //!
 //! Shared by all shards and the control plane, which gives the numbers out (names are its business).
 //! Number 0 is "no group" and "no parent". Words are atomics that change seldom: a heartbeat reads
-//! its group's policy number and nothing else of this.
+//! its group's policy number, one with a tag its key's bit, and nothing else of this.
 
 use super::brake::{Brake, BrakeSettings, Census, Held};
 use super::policy::Policy;
@@ -123,9 +125,9 @@ impl Groups {
         if key_id == 0 || group == 0 {
             return true;
         }
+        let (word, bit) = KeySet::place(key_id);
         // Relaxed: as in `set_keys`.
-        let word = self.keys[group as usize][usize::from(key_id / 64)].load(Ordering::Relaxed);
-        word >> (key_id % 64) & 1 == 1
+        self.keys[group as usize][word].load(Ordering::Relaxed) & bit != 0
     }
 
     /// Gives a group a brake of its own, beside the fleet's; or, with [`BrakeSettings::OFF`], takes its

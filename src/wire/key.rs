@@ -10,8 +10,9 @@
 //! a header fits one block.
 //!
 //! **Scope.** A key may be bound to groups. Then it speaks for peers of these groups only, which
-//! whoever knows a peer's group asks of [`Keyring::admits`]; a heartbeat says no group, so for it
-//! the question is whether its key [covers](Keyring::covers) the key that brought the peer in.
+//! whoever knows a peer's group asks of [`Keyring::admits`], or, by the group's number, of the [`KeySet`] of
+//! those that it [admits](Keyring::admitting). A heartbeat says no group, so for one by another key than the
+//! peer's the question is besides whether that [covers](Keyring::covers) the one that brought the peer in.
 //!
 //! Absent on purpose: files (`config::keys_file`), and the peers.
 //!
@@ -87,7 +88,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A set of keys, by their ids.
+/// A set of keys: a bit for each id, in the word and at the place that [`place`](Self::place) says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeySet(pub [u64; 4]);
 
@@ -95,9 +96,16 @@ impl KeySet {
     /// All keys.
     pub const ALL: KeySet = KeySet([u64::MAX; 4]);
 
+    /// Where a key stands: the number of the word, and the bit in it.
+    #[inline]
+    pub fn place(key_id: u8) -> (usize, u64) {
+        (usize::from(key_id / 64), 1 << (key_id % 64))
+    }
+
     /// Puts a key in.
     pub fn insert(&mut self, key_id: u8) {
-        self.0[usize::from(key_id / 64)] |= 1 << (key_id % 64);
+        let (word, bit) = KeySet::place(key_id);
+        self.0[word] |= bit;
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use systole::config::keys_file;
-use systole::wire::{Key, encode_beat};
+use systole::wire::{Heartbeat, Key, Kind, encode_beat};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -29,6 +29,14 @@ fn tagged(name: &str, group: &str, key: &Key) -> Vec<u8> {
 fn hang_up(monitor: &Monitor, answer: &str) {
     monitor.process.signal(libc::SIGHUP);
     monitor.log.until(answer);
+}
+
+/// Puts a file of keys in the place of another, as a whole.
+fn write_keys(folder: &Folder, keys: &str, text: &str) {
+    let new = folder.file("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&new, keys).unwrap();
 }
 
 #[test]
@@ -85,15 +93,58 @@ fn keys_are_made_used_and_changed_without_a_restart() {
     send(&tagged("third", "", &third));
     watch.until("third", "up");
 
-    let only = folder.file("only");
-    std::fs::write(&only, keys_file::written(3, &[9; 32], &[])).unwrap();
-    std::fs::set_permissions(&only, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::rename(&only, &keys).unwrap();
+    write_keys(&folder, &keys, &keys_file::written(3, &[9; 32], &[]));
     hang_up(&monitor, "ids=\"3\"");
     send(&tagged("third", "", &third));
     send(&tagged("fourth", "", &Key::new(3, [9; 32]).unwrap()));
     watch.until("fourth", "up");
     assert_eq!(monitor.dropped("bad_tag"), 2, "the old secret is worth nothing now");
+}
+
+#[test]
+fn a_key_that_is_bound_to_fewer_groups_loses_the_peers_of_the_others() {
+    let folder = Folder::new("keys-narrowed-test");
+    let (keys, state) = (folder.file("keys"), folder.file("state"));
+    let key = Key::new(1, [9; 32]).unwrap();
+    let bind =
+        |groups: &[String]| write_keys(&folder, &keys, &keys_file::written(1, &[9; 32], groups));
+    bind(&["web".to_owned(), "db".to_owned()]);
+    let options = ["--reactors", "1", "--auth", "required", "--keys", &keys, "--state-dir", &state];
+    let monitor = Monitor::start(&options);
+    let mut watch = monitor.watch();
+    for (name, group) in [("web-1", "web"), ("db-1", "db")] {
+        monitor.send(&tagged(name, group, &key));
+        watch.until(name, "up");
+    }
+    bind(&["web".to_owned()]);
+    hang_up(&monitor, "ids=\"1\"");
+    let sealed = |heartbeat: Heartbeat| {
+        let mut datagram = encode_beat(&heartbeat).to_vec();
+        key.seal(&mut datagram, 0);
+        datagram
+    };
+    let bye = |name| Heartbeat { kind: Kind::Bye, ..beat(name, 1_000, HOUR) };
+    // The reactor may not have been told the peer's group yet.
+    monitor.eventually("a beat is refused", |monitor| {
+        monitor.send(&sealed(beat("db-1", 2, HOUR)));
+        monitor.dropped("key_scope") > 0
+    });
+    monitor.send(&sealed(bye("db-1")));
+    monitor.send(&sealed(bye("web-1")));
+    watch.until("web-1", "left");
+    // One reactor: what was sent first was looked at first.
+    assert_eq!(monitor.peer("db-1").summary.state, "up");
+    monitor.kill();
+
+    let monitor = Monitor::start(&options);
+    let mut watch = monitor.watch();
+    monitor.send(&sealed(bye("db-1")));
+    monitor.send(&tagged("web-2", "web", &key));
+    watch.until("web-2", "up");
+    assert_eq!(
+        (monitor.dropped("key_scope"), monitor.peer("db-1").summary.state.as_str()),
+        (1, "up")
+    );
 }
 
 #[test]
