@@ -42,7 +42,7 @@ of text, and a HELLO that says something new, or says the same after a minute, g
 
 With --keys it hears only what is tagged by one of them, as a monitor with `--auth required`. Its own key \
 (--key) then stands for the beats of those senders whose keys speak for all groups that it speaks for; \
-others' go on with their own tags, each for itself. Without --keys it believes everybody, and its tag \
+others' go on whole, with their own tags, several to a datagram. Without --keys it believes everybody, and its tag \
 stands for all: give it a network that you trust.
 
 On stdout comes one line, when it is ready: ready udp=ADDR[,ADDR]. SIGUSR1 has it say what it counted, \

@@ -19,7 +19,7 @@ use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
 use super::transition::PeerState;
-use super::way::number_of;
+use super::way::{LEARNT, Way, number_of};
 use super::wheel::Timers;
 use crate::wire::{self, PeerId, Status};
 use std::sync::Arc;
@@ -70,6 +70,33 @@ enum Parent {
     InDoubt { heard_ns: u64, again_ns: u64 },
     /// It is down, unreachable or has left, and was last heard then.
     Gone { heard_ns: u64 },
+}
+
+impl Parent {
+    /// Two parents, either of which will do.
+    fn or(self, other: Parent) -> Parent {
+        use Parent::{Alive, Gone, InDoubt, None};
+        match (self, other) {
+            (None, only) | (only, None) => only,
+            // The peer's way was open for as long as either was there.
+            (Alive { since_ns: one, .. }, Alive { since_ns: two, .. }) => {
+                if one <= two {
+                    self
+                } else {
+                    other
+                }
+            }
+            (alive @ Alive { .. }, _) | (_, alive @ Alive { .. }) => alive,
+            (InDoubt { heard_ns: one, again_ns }, InDoubt { heard_ns: two, again_ns: sooner }) => {
+                InDoubt { heard_ns: one.max(two), again_ns: again_ns.min(sooner) }
+            }
+            (InDoubt { heard_ns: one, again_ns }, Gone { heard_ns: two })
+            | (Gone { heard_ns: two }, InDoubt { heard_ns: one, again_ns }) => {
+                InDoubt { heard_ns: one.max(two), again_ns }
+            }
+            (Gone { heard_ns: one }, Gone { heard_ns: two }) => Gone { heard_ns: one.max(two) },
+        }
+    }
 }
 
 impl Peers {
@@ -337,18 +364,29 @@ impl Peers {
         false
     }
 
-    /// How a peer's parent is doing.
+    /// How a peer's parent is doing; the better one, where two relays bring it.
     fn parent(&self, slot: &Slot) -> Parent {
-        let Some(parent) = self.groups.parent(number_of(slot.parent())) else {
-            return Parent::None;
-        };
+        let parent = self.parent_of_number(number_of(slot.parent()), slot.peer());
+        if slot.parent() & LEARNT == 0 {
+            return parent;
+        }
+        match slot.other_way_lately() {
+            Way::Unsaid => parent,
+            Way::Direct => Parent::None,
+            Way::Relay(number) => parent.or(self.parent_of_number(number.into(), slot.peer())),
+        }
+    }
+
+    /// How the parent with this number is doing.
+    fn parent_of_number(&self, number: u32, child: PeerId) -> Parent {
+        let Some(parent) = self.groups.parent(number) else { return Parent::None };
         let Some(record) = self.find_anywhere(parent) else { return Parent::None };
         match record.state {
             PeerState::Down | PeerState::Unreachable | PeerState::Left => {
                 Parent::Gone { heard_ns: record.last_seen_ns }
             }
             PeerState::Unknown | PeerState::Forgotten => Parent::None,
-            PeerState::Up | PeerState::Suspect => self.beating_parent(&record, slot.peer()),
+            PeerState::Up | PeerState::Suspect => self.beating_parent(&record, child),
         }
     }
 

@@ -23,7 +23,7 @@ use super::groups::Groups;
 use super::slot::{SlotData, Slots};
 use super::table::Table;
 use super::transition::PeerState;
-use super::way::number_of;
+use super::way::{Way, number_of};
 use crate::wire;
 use std::sync::Arc;
 
@@ -87,6 +87,13 @@ impl Table {
                 write.set_group(0);
                 write.set_parent(0);
                 write.set_way(0);
+            }
+            let is_known = |code| match Way::of_code(code) {
+                Some(Way::Relay(number)) => terms.groups.knows(0, number.into()),
+                other => other.is_some(),
+            };
+            if !is_known(data.other_way) {
+                write.set_other_way(0);
             }
             if !terms.learnt_holds {
                 write.set_arrivals(&Arrivals::NONE);

@@ -259,9 +259,15 @@ impl Shard {
         }
     }
 
-    /// The way of heartbeats that a relay brings. One that is a peer and has no number among the
-    /// parents yet is reported, so that it is given one; until then the way is not said.
-    pub fn way_through(&mut self, relay: PeerId, outlet: &mut impl Outlet) -> Way {
+    /// The way of heartbeats that a relay brings, as a datagram by this key says. One that is a peer and has no
+    /// number among the parents yet is reported, so that it is given one; until then the way is not said, nor
+    /// by a key that may not speak for the relay.
+    pub fn way_through(&mut self, relay: PeerId, key_id: u8, outlet: &mut impl Outlet) -> Way {
+        let groups = &self.shared.groups;
+        let may_speak = |group| groups.admits(group, key_id);
+        if key_id != 0 && !way::group_of(&self.shared.views, relay).is_some_and(may_speak) {
+            return Way::Unsaid;
+        }
         if let Some(number) = self.relays.get(relay) {
             return Way::Relay(number);
         }
@@ -271,7 +277,7 @@ impl Shard {
                 Way::Relay(number)
             }
             None => {
-                if way::is_known(&self.shared.views, relay) {
+                if way::group_of(&self.shared.views, relay).is_some() {
                     outlet.notice(Notice::Relay { relay });
                 }
                 Way::Unsaid

@@ -5,7 +5,8 @@
 //!       32 interval, version         40 arrivals: lag, mean     48 spread, extra
 //!       56 tags: state, pending, status, sequenced, key, samples, group
 //!  cold 64 since       72 first_seen  80 gaps, duplicates       88 reordered, restarts
-//!       96 stale, digest             104 parent, report_no     112 nothing, zero
+//!       96 stale, digest             104 parent, report_no     112 alive since
+//!      120 other way, when
 //! ```
 //!
 //! What a heartbeat reads and writes is in the first line, so a heartbeat costs one cache miss here.
@@ -84,7 +85,8 @@ pub struct Slot {
     parent: AtomicU32,
     report_no: AtomicU32,
     alive_since_ns: AtomicU64,
-    unused: AtomicU64,
+    other_way: AtomicU32,
+    other_way_at: AtomicU32,
 }
 
 // loom's version word is larger; its builds never lay slots over mapped memory.
@@ -157,6 +159,10 @@ plain_words! {
     stale, set_stale: u32;
     /// Its parent's number, 0 for none.
     parent, set_parent: u32;
+    /// Another way that its heartbeats come, as [`Way::code`](super::way::Way::code) has it; 0 for none.
+    other_way, set_other_way: u32;
+    /// Which of its heartbeats, by their count, last came that way, too.
+    other_way_at, set_other_way_at: u32;
     /// Its reactor's number for its last transition, modulo 2^32.
     report_no, set_report_no: u32;
 }
@@ -424,6 +430,8 @@ impl Slot {
             arrivals: self.arrivals(),
             group: self.group(),
             parent: self.parent(),
+            other_way: self.other_way(),
+            other_way_at: self.other_way_at(),
             report_no: self.report_no(),
         }
     }
@@ -483,6 +491,8 @@ impl SlotWriter<'_> {
         self.set_arrivals(&data.arrivals);
         self.set_group(data.group);
         self.set_parent(data.parent);
+        self.set_other_way(data.other_way);
+        self.set_other_way_at(data.other_way_at);
         self.set_report_no(data.report_no);
         // The state is empty so far.
         let tags = self.slot.tags.load(Ordering::Relaxed);

@@ -8,15 +8,20 @@
 //! The mark is seven bits in the slot's hot line, so that a heartbeat that comes as the last one did
 //! costs a comparison. Of two relays in 127 with one mark, the move of a peer from one to the other goes
 //! unnoticed; the parent itself, in the cold line, is exact.
+//!
+//! **Two ways at once.** Who sends to two relays, or to a relay and the monitor, is heard once and
+//! refused once, and either may be first. The second copy says that there is another way; so does a peer
+//! that goes to and fro between two. While one of the two lives, silence is the peer's own.
 
 use super::groups::MAX_GROUPS;
+use super::slot::Slot;
 use super::table::TableView;
 use crate::wire::{self, PeerId};
 
 /// Which way a heartbeat came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Way {
-    /// It does not say: HELLO, BYE and text go through relays as they are.
+    /// It does not say: some HELLOs and BYEs go through relays as they are.
     #[default]
     Unsaid,
     /// From the peer itself.
@@ -33,6 +38,57 @@ impl Way {
             Way::Unsaid => None,
             Way::Direct => Some(0),
             Way::Relay(number) => Some((number % 127) as u8 + 1),
+        }
+    }
+
+    /// As a slot keeps it: 0 unsaid, 1 direct, then the relays.
+    pub(super) fn code(self) -> u32 {
+        match self {
+            Way::Unsaid => 0,
+            Way::Direct => 1,
+            Way::Relay(number) => 2 + u32::from(number),
+        }
+    }
+
+    /// The way of such a code; `None` if there is none.
+    pub(super) fn of_code(code: u32) -> Option<Way> {
+        match code {
+            0 => Some(Way::Unsaid),
+            1 => Some(Way::Direct),
+            relay => (relay - 2).try_into().ok().map(Way::Relay),
+        }
+    }
+
+    /// The way by which a peer became the child of this parent.
+    fn to(parent: u32) -> Way {
+        // A number that was learnt is a relay's, and so fits.
+        match number_of(parent).try_into() {
+            Ok(0) | Err(_) => Way::Direct,
+            Ok(relay) => Way::Relay(relay),
+        }
+    }
+}
+
+/// A way that no copy has come by for so many heartbeats is used no more.
+const LATELY: u32 = 64;
+
+impl Slot {
+    /// The other way that its heartbeats come at present; unsaid for none.
+    pub(super) fn other_way_lately(&self) -> Way {
+        let age = self.heartbeats().wrapping_sub(self.other_way_at());
+        let other = Way::of_code(self.other_way()).filter(|_| age <= LATELY);
+        other.unwrap_or_default()
+    }
+
+    /// What the other way is once its heartbeats come this way, and whoever named no parent.
+    pub(super) fn other_way_than(&self, way: Way) -> Way {
+        let (before, other) = (Way::to(self.parent()), self.other_way_lately());
+        match (before, way) {
+            _ if before == way => other,
+            _ if other == way => before,
+            // Back from where it went while its relay was away.
+            (Way::Direct, Way::Relay(_)) => Way::Unsaid,
+            _ => before,
         }
     }
 }
@@ -73,8 +129,9 @@ impl Relays {
     }
 }
 
-/// Whether any shard has a record of a peer.
-pub(super) fn is_known(views: &[TableView], peer: PeerId) -> bool {
+/// The group of a peer of any shard; `None` when none has a record of it.
+pub(super) fn group_of(views: &[TableView], peer: PeerId) -> Option<u16> {
     let shard = wire::steer(peer, views.len().max(1) as u32);
-    views.get(shard as usize).is_some_and(|view| view.find(peer).is_some())
+    let (_, record) = views.get(shard as usize)?.find(peer)?;
+    Some(record.group)
 }

@@ -18,7 +18,9 @@ use crate::engine::way::Way;
 use crate::io::Waker;
 use crate::metrics::{Counter, Counters};
 use crate::trace::Tap;
-use crate::wire::{self, Form, Guard, Heartbeat, Kind, OwnedProfile, Profile, Reject};
+use crate::wire::{
+    self, Batch, Bundle, Form, Guard, Heartbeat, Kind, OwnedProfile, Piece, Profile, Reject,
+};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub struct Inbox {
     sources: Vec<Source>,
     /// Which way each of them came.
     ways: Vec<Way>,
+    /// The ways through the relays of the datagram at hand; kept to be used again.
+    of_relays: Vec<Way>,
     profiles: Vec<(usize, OwnedProfile)>,
     /// When a probe in the batch was sent; recorded once the batch is applied.
     probe_sent_ns: Option<u64>,
@@ -65,6 +69,7 @@ impl Inbox {
             beats: Vec::with_capacity(BATCH),
             sources: Vec::with_capacity(BATCH),
             ways: Vec::with_capacity(BATCH),
+            of_relays: Vec::with_capacity(BATCH),
             profiles: Vec::with_capacity(BATCH),
             probe_sent_ns: None,
             counters,
@@ -104,30 +109,90 @@ impl Inbox {
     ) {
         match self.guard.load().decode(datagram) {
             Ok(Form::Beat(beat)) => {
-                // A line that says `bye` is one, too; whatever is no beat goes through relays as it is.
-                let way = if beat.kind == Kind::Beat { Way::Direct } else { Way::Unsaid };
+                // A line that says `bye` is one, too.
+                let way = match beat.kind {
+                    Kind::Beat => Way::Direct,
+                    Kind::Bye => alone(&beat, datagram),
+                };
                 self.beat(beat, way, None, clock, shard, reports);
             }
             Ok(Form::Hello(beat, profile)) => {
-                self.beat(beat, Way::Unsaid, Some(profile), clock, shard, reports);
+                let way = alone(&beat, datagram);
+                self.beat(beat, way, Some(profile), clock, shard, reports);
             }
             Ok(Form::Batch(batch)) => {
-                if let Some(relay) = batch.relay() {
-                    self.beat(relay, Way::Direct, None, clock, shard, reports);
-                }
-                let way = match batch.through() {
-                    Some(relay) => shard.way_through(relay, reports),
-                    None => Way::Unsaid,
-                };
-                for beat in batch.entries() {
-                    self.beat(beat, way, None, clock, shard, reports);
-                }
+                self.batch(&batch, Way::Direct, 0, clock, shard, reports);
             }
+            Ok(Form::Bundle(bundle)) => self.bundle(&bundle, clock, shard, reports),
             Ok(Form::Probe { secret, sent_ns }) if secret == self.secret => {
                 self.probe_sent_ns = Some(sent_ns);
             }
             Ok(Form::Probe { .. }) => self.reject(Reject::Kind),
             Err(reject) => self.reject(reject),
+        }
+    }
+
+    /// Takes a relay's beats in, which came so by this way, and have waited for so long since.
+    #[inline]
+    fn batch(
+        &mut self,
+        batch: &Batch<'_>,
+        way: Way,
+        age_us: u32,
+        clock: &impl Clock,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        if let Some(relay) = batch.relay() {
+            self.beat(older(relay, age_us), way, None, clock, shard, reports);
+        }
+        let mut way_of = |relay| shard.way_through(relay, batch.key_id(), reports);
+        let through = batch.through().map_or(Way::Unsaid, &mut way_of);
+        let mut others = std::mem::take(&mut self.of_relays);
+        others.clear();
+        others.extend(batch.relays().map(way_of));
+        for (nth, beat) in batch.entries().enumerate() {
+            let way = match others.is_empty() {
+                true => through,
+                false => batch.heard_by(nth).checked_sub(1).map_or(through, |nth| others[nth]),
+            };
+            self.beat(older(beat, age_us), way, None, clock, shard, reports);
+        }
+        self.of_relays = others;
+    }
+
+    /// Takes in what a relay passes on as it came, piece by piece.
+    fn bundle(
+        &mut self,
+        bundle: &Bundle<'_>,
+        clock: &impl Clock,
+        shard: &mut Shard,
+        reports: &mut ReportSender,
+    ) {
+        let (key_id, mut last) = (bundle.key_id(), (None, Way::Unsaid));
+        for Piece { datagram, age_us, relay } in bundle.pieces() {
+            if last.0 != relay {
+                let way = relay.map(|relay| shard.way_through(relay, key_id, reports));
+                last = (relay, way.unwrap_or_default());
+            }
+            // Who proves nothing says nothing of those who do.
+            let way = |by: u8| if by != 0 && key_id == 0 { Way::Unsaid } else { last.1 };
+            match self.guard.load().decode(datagram) {
+                Ok(Form::Beat(beat)) => {
+                    let (way, beat) = (way(beat.key_id), older(beat, age_us));
+                    self.beat(beat, way, None, clock, shard, reports);
+                }
+                Ok(Form::Hello(beat, profile)) => {
+                    let (way, beat) = (way(beat.key_id), older(beat, age_us));
+                    self.beat(beat, way, Some(profile), clock, shard, reports);
+                }
+                Ok(Form::Batch(batch)) => {
+                    let way = way(batch.key_id());
+                    self.batch(&batch, way, age_us, clock, shard, reports);
+                }
+                Ok(Form::Bundle(_) | Form::Probe { .. }) => self.reject(Reject::Kind),
+                Err(reject) => self.reject(reject),
+            }
         }
     }
 
@@ -275,6 +340,18 @@ impl Inbox {
     fn reject(&self, reject: Reject) {
         self.counters.add(reject.counter(), 1);
     }
+}
+
+/// The way of a HELLO, BYE or line that came by itself.
+fn alone(beat: &Heartbeat, datagram: &[u8]) -> Way {
+    // A relay would have put it into a BUNDLE.
+    if wire::is_bundled(beat, datagram.len()) { Way::Direct } else { Way::Unsaid }
+}
+
+/// The same, after so long.
+#[inline]
+fn older(beat: Heartbeat, age_us: u32) -> Heartbeat {
+    Heartbeat { age_us: beat.age_us.saturating_add(age_us), ..beat }
 }
 
 /// The shard's outlet while a batch is applied: it knows the batch's profiles.

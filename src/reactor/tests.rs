@@ -132,6 +132,7 @@ struct Bench {
     script: Script,
     mailboxes: Arc<[Mailbox]>,
     reports: Arc<ArrayQueue<Report>>,
+    groups: Arc<Groups>,
 }
 
 impl Bench {
@@ -147,8 +148,9 @@ impl Bench {
         let histograms = Arc::new(Histograms::default());
         let reports = Arc::new(ArrayQueue::new(report_capacity));
         let now_ns = clock.now_ns();
+        let groups = Arc::new(Groups::uniform(policy()));
         let shared = Surroundings {
-            groups: Arc::new(Groups::uniform(policy())),
+            groups: groups.clone(),
             views: views.clone(),
             budget: Arc::new(Budget::new(256)),
             states: Arc::default(),
@@ -183,7 +185,7 @@ impl Bench {
             sockets: 1,
             turns: Turns::begin(now_ns),
         };
-        Bench { reactor, clock, script, mailboxes, reports }
+        Bench { reactor, clock, script, mailboxes, reports, groups }
     }
 
     fn arrive(&self, at_ns: u64, datagram: &[u8]) {

@@ -6,13 +6,15 @@ use std::fmt;
 /// What a relay did so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// Datagrams that came in: the sum of the next five.
+    /// Datagrams that came in: with the pieces, the sum of the five behind these.
     pub received: u64,
+    /// Datagrams that came in BUNDLEs of other relays.
+    pub pieces: u64,
     /// Of these, BEATs and known HELLOs, each of which became one packed beat.
     pub beats: u64,
-    /// Of these, BATCHes and PACKs of other relays, whose beats were packed anew.
+    /// Of these, BATCHes, PACKs and BUNDLEs of other relays, which were taken apart.
     pub batches: u64,
-    /// Of these, datagrams that were passed on as they came.
+    /// Of these, datagrams that were passed on as they came, in a BUNDLE or alone.
     pub passed_on: u64,
     /// Of these, questions, which were answered.
     pub questions: u64,
@@ -24,7 +26,13 @@ pub struct Counts {
     pub packed: u64,
     /// PACKs sent, to all monitors alike.
     pub packs: u64,
-    /// Bytes of all datagrams sent, PACKs and those passed on, to each monitor.
+    /// Datagrams that were passed on in a BUNDLE.
+    pub bundled: u64,
+    /// BUNDLEs sent, to all monitors alike.
+    pub bundles: u64,
+    /// Datagrams that were passed on alone.
+    pub alone: u64,
+    /// Bytes of all datagrams sent, to each monitor.
     pub sent_bytes: u64,
     /// The longest that a beat was held, microseconds.
     pub held_us: u64,
@@ -55,7 +63,7 @@ impl Counts {
 
     /// Datagrams sent to each monitor, the relay's own heartbeats apart.
     pub fn sent(&self) -> u64 {
-        self.packs + self.passed_on
+        self.packs + self.bundles + self.alone
     }
 }
 
@@ -71,10 +79,13 @@ impl fmt::Display for Counts {
         let (sent, sent_bytes, held_us) = (self.sent(), self.sent_bytes, self.held_us);
         write!(
             f,
-            "received={received} received_bytes={bytes} beats={beats} batches={batches} \
+            "received={received} received_bytes={bytes} pieces={} beats={beats} batches={batches} \
              passed_on={passed_on} questions={questions} dropped={} packed={packed} packs={packs} \
-             sent={sent} sent_bytes={sent_bytes} held_us={held_us}",
-            self.all_dropped()
+             bundled={} bundles={} sent={sent} sent_bytes={sent_bytes} held_us={held_us}",
+            self.pieces,
+            self.all_dropped(),
+            self.bundled,
+            self.bundles
         )?;
         for reject in Reject::ALL.into_iter().filter(|reject| self.dropped(*reject) > 0) {
             write!(f, " {}={}", reject.counter().label(), self.dropped(reject))?;

@@ -3,10 +3,12 @@
 //! ```text
 //!                 ┌─ QUESTION ─────────────────────────────▶ answered
 //!                 ├─ BEAT, HELLO said lately ─┐
-//!  datagram ─ guard ─ BATCH, PACK of a relay ─┴─ vouched? ─▶ gathered ── full, or held long enough ─▶ PACK
-//!                 ├─ HELLO, BYE, text; not vouched for ────▶ passed on as it came
+//!  datagram ─ guard ─ BATCH, PACK of a relay ─┴─ vouched? ─▶ packed ───┬─ full, or held long enough ─▶ PACK
+//!                 ├─ text; whatever is not vouched for ────▶ bundled ──┘                           ─▶ BUNDLE
+//!                 ├─ HELLO, BYE ───────────────────────────▶ passed on as it came
 //!                 └─ wrong ────────────────────────────────▶ dropped and counted
 //! ```
+//! A BUNDLE of a relay is taken apart, and each of its pieces goes this way.
 //!
 //! **No state to lose.** Numbers, status and interval of a beat travel with it, and what is old or
 //! came twice is told by the monitor, as ever. What is held is held for [`Relay::new`]'s delay at
@@ -17,8 +19,11 @@
 //!
 //! **Vouching.** A PACK has one tag, the relay's, for all its beats. So a beat is packed only if
 //! whoever sent it could have said all that the relay's key can say: if its key covers the relay's.
-//! Any other goes on with its own tag, and the monitor judges it. Else a narrow key would speak for
-//! everybody through the relay.
+//! Any other goes on in a BUNDLE with its own tag, and the monitor judges it. Else a narrow key would speak
+//! for everybody through the relay.
+//!
+//! **Who heard it.** A peer's parent is the relay that heard it first. So what another relay heard goes on
+//! under that one's name.
 //!
 //! Absent on purpose: sockets, clocks, the relay's own heartbeats, and peers.
 
@@ -33,7 +38,8 @@ mod tests;
 pub use counts::Counts;
 
 use crate::wire::{
-    Auth, Form, Guard, Heartbeat, Key, Kind, MAX_DATAGRAM, PackEncoder, PeerId, Reject, answer_to,
+    Auth, Batch, Bundle, BundleEncoder, Form, Guard, Heartbeat, Key, Kind, MAX_DATAGRAM,
+    PackEncoder, PeerId, Piece, Reject, answer_to, is_bundled,
 };
 use introductions::Introductions;
 
@@ -51,8 +57,10 @@ pub struct Relay {
     delay_ns: u64,
     key: Option<Key>,
     guard: Guard,
-    gathered: PackEncoder,
-    /// When the oldest of what is gathered came.
+    /// What is held. Of one peer only one of the two has anything.
+    pack: PackEncoder,
+    bundle: BundleEncoder,
+    /// When the oldest of what is held came.
     since_ns: u64,
     introductions: Introductions,
     counts: Counts,
@@ -69,7 +77,8 @@ impl Relay {
             delay_ns,
             key,
             guard,
-            gathered: PackEncoder::new(),
+            pack: PackEncoder::new(),
+            bundle: BundleEncoder::new(),
             since_ns: 0,
             introductions: Introductions::default(),
             counts: Counts::default(),
@@ -89,7 +98,7 @@ impl Relay {
 
     /// When [`flush`](Self::flush) is due; `None` while nothing is held.
     pub fn due_ns(&self) -> Option<u64> {
-        (!self.gathered.is_empty()).then(|| self.since_ns.saturating_add(self.delay_ns))
+        (!self.is_empty()).then(|| self.since_ns.saturating_add(self.delay_ns))
     }
 
     /// Takes a datagram in that came at `now_ns`.
@@ -107,39 +116,85 @@ impl Relay {
             }
             return;
         }
+        let piece = Piece { datagram, age_us: 0, relay: None };
         // Borrowed from the datagram alone, so that the rest of us is free.
-        let form = match self.guard.decode(datagram) {
-            Ok(form) => form,
-            Err(reject) => return self.counts.drop(reject),
-        };
-        match form {
-            Form::Beat(beat) if self.packs(&beat) => {
-                self.counts.beats += 1;
-                self.gather(&beat, now_ns, outside);
+        match self.guard.decode(datagram) {
+            Ok(Form::Bundle(bundle)) => {
+                self.counts.batches += 1;
+                self.bundle(&bundle, now_ns, outside);
             }
-            Form::Hello(beat, _) if self.packs(&beat) && !self.introductions.due(&beat, now_ns) => {
+            Ok(form) => self.form(&form, &piece, now_ns, outside),
+            Err(reject) => self.counts.drop(reject),
+        }
+    }
+
+    /// Takes the pieces of another relay's BUNDLE in.
+    fn bundle(&mut self, bundle: &Bundle<'_>, now_ns: u64, outside: &mut impl Outside) {
+        for piece in bundle.pieces() {
+            self.counts.pieces += 1;
+            let piece = Piece { relay: self.other_than_us(piece.relay), ..piece };
+            match self.guard.decode(piece.datagram) {
+                Ok(Form::Bundle(_)) => self.counts.drop(Reject::Kind),
+                Ok(form) => self.form(&form, &piece, now_ns, outside),
+                Err(reject) => self.counts.drop(reject),
+            }
+        }
+    }
+
+    /// Takes a datagram in that may have come in a BUNDLE, and what it says.
+    fn form(
+        &mut self,
+        form: &Form<'_>,
+        piece: &Piece<'_>,
+        now_ns: u64,
+        outside: &mut impl Outside,
+    ) {
+        match form {
+            Form::Beat(beat) if self.packs(beat) => {
                 self.counts.beats += 1;
-                self.gather(&beat, now_ns, outside);
+                self.gather(beat, piece, now_ns, outside);
+            }
+            Form::Hello(beat, _) if self.packs(beat) && !self.introductions.due(beat, now_ns) => {
+                self.counts.beats += 1;
+                self.gather(beat, piece, now_ns, outside);
+            }
+            Form::Beat(beat) | Form::Hello(beat, _) => {
+                self.counts.passed_on += 1;
+                let is_vouched = beat.sequenced && self.vouches(beat.key_id);
+                // Alone it would say neither its age nor who heard it.
+                let is_fresh = piece.age_us == 0 && piece.relay.is_none();
+                match is_vouched && is_fresh && !is_bundled(beat, piece.datagram.len()) {
+                    true => self.pass_on(beat.peer, piece, now_ns, outside),
+                    false => self.carry(beat.peer, piece, now_ns, outside),
+                }
             }
             Form::Batch(batch) if self.vouches(batch.key_id()) => {
                 self.counts.batches += 1;
-                let relay = batch.relay();
-                for beat in relay.into_iter().chain(batch.entries()) {
-                    self.gather(&beat, now_ns, outside);
-                }
+                self.repack(batch, piece, now_ns, outside);
             }
-            Form::Probe { .. } => self.counts.drop(Reject::Kind),
-            Form::Beat(_) | Form::Hello(..) | Form::Batch(_) => {
-                // Nobody's words overtake its own earlier ones.
-                if let Form::Beat(beat) | Form::Hello(beat, _) = form
-                    && self.gathered.holds(beat.peer)
-                {
-                    self.flush(now_ns, outside);
-                }
+            Form::Batch(_) => {
                 self.counts.passed_on += 1;
-                self.counts.sent_bytes += datagram.len() as u64;
-                outside.forward(datagram);
+                self.carry(PeerId(0), piece, now_ns, outside);
             }
+            Form::Probe { .. } | Form::Bundle(_) => self.counts.drop(Reject::Kind),
+        }
+    }
+
+    /// Takes another relay's beats in: its own was heard by whoever heard the datagram, the others by it.
+    fn repack(
+        &mut self,
+        batch: &Batch<'_>,
+        piece: &Piece<'_>,
+        now_ns: u64,
+        outside: &mut impl Outside,
+    ) {
+        if let Some(relay) = batch.relay() {
+            self.gather(&relay, piece, now_ns, outside);
+        }
+        let through = batch.through().or(piece.relay);
+        for (relay, beat) in batch.heard() {
+            let relay = self.other_than_us(relay.or(through));
+            self.gather(&beat, &Piece { relay, ..*piece }, now_ns, outside);
         }
     }
 
@@ -152,21 +207,45 @@ impl Relay {
 
     /// Sends what is held.
     pub fn flush(&mut self, now_ns: u64, outside: &mut impl Outside) {
-        if self.gathered.is_empty() {
+        if self.is_empty() {
             return;
         }
         let held_us = now_ns.saturating_sub(self.since_ns) / 1_000;
         self.counts.held_us = self.counts.held_us.max(held_us);
-        self.counts.packed += self.gathered.len() as u64;
-        self.counts.packs += 1;
-        self.out.clear();
         // The present rounded up and arrivals down: nobody looks younger than it is.
-        self.gathered.finish(self.id, now_ns.div_ceil(1_000), &mut self.out);
+        let now_us = now_ns.div_ceil(1_000);
+        if !self.pack.is_empty() {
+            self.counts.packed += self.pack.len() as u64;
+            self.counts.packs += 1;
+            self.out.clear();
+            self.pack.finish(self.id, now_us, &mut self.out);
+            self.send_out(outside);
+        }
+        if !self.bundle.is_empty() {
+            self.counts.bundled += self.bundle.len() as u64;
+            self.counts.bundles += 1;
+            self.out.clear();
+            self.bundle.finish(self.id, now_us, &mut self.out);
+            self.send_out(outside);
+        }
+    }
+
+    /// Sends what was written, with our tag.
+    fn send_out(&mut self, outside: &mut impl Outside) {
         if let Some(key) = &self.key {
             key.seal(&mut self.out, 0);
         }
         self.counts.sent_bytes += self.out.len() as u64;
         outside.forward(&self.out);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pack.is_empty() && self.bundle.is_empty()
+    }
+
+    /// A relay's name, but ours, which stands in the header.
+    fn other_than_us(&self, relay: Option<PeerId>) -> Option<PeerId> {
+        relay.filter(|relay| *relay != self.id)
     }
 
     /// Whether a heartbeat is one that can be packed, and whose sender is vouched for.
@@ -181,15 +260,62 @@ impl Relay {
         self.guard.auth == Auth::Off || own.is_none_or(|own| self.guard.keys.covers(key_id, own))
     }
 
-    fn gather(&mut self, beat: &Heartbeat, now_ns: u64, outside: &mut impl Outside) {
-        let at_us = now_ns / 1_000;
-        if !self.gathered.push(beat, at_us) {
+    /// Holds a beat, which came in this piece, for the next PACK.
+    fn gather(
+        &mut self,
+        beat: &Heartbeat,
+        piece: &Piece<'_>,
+        now_ns: u64,
+        outside: &mut impl Outside,
+    ) {
+        // Nobody's words overtake its own earlier ones.
+        if self.bundle.holds(beat.peer) {
             self.flush(now_ns, outside);
-            let fits = self.gathered.push(beat, at_us);
-            debug_assert!(fits, "an empty one has room");
-            self.since_ns = now_ns;
-        } else if self.gathered.len() == 1 {
+        }
+        let age_us = beat.age_us.saturating_add(piece.age_us);
+        let (beat, at_us) = (Heartbeat { age_us, ..*beat }, now_ns / 1_000);
+        if self.is_empty() {
             self.since_ns = now_ns;
         }
+        if !self.pack.push(&beat, piece.relay, at_us) {
+            self.flush(now_ns, outside);
+            self.since_ns = now_ns;
+            let fits = self.pack.push(&beat, piece.relay, at_us);
+            debug_assert!(fits, "an empty one has room");
+        }
+    }
+
+    /// Holds a peer's datagram for the next BUNDLE, or passes it on if it is too large for one.
+    fn carry(&mut self, peer: PeerId, piece: &Piece<'_>, now_ns: u64, outside: &mut impl Outside) {
+        if self.pack.holds(peer) {
+            self.flush(now_ns, outside);
+        }
+        if self.is_empty() {
+            self.since_ns = now_ns;
+        }
+        if self.bundle.push(peer, piece, now_ns / 1_000) {
+            return;
+        }
+        self.flush(now_ns, outside);
+        self.since_ns = now_ns;
+        if !self.bundle.push(peer, piece, now_ns / 1_000) {
+            self.pass_on(peer, piece, now_ns, outside);
+        }
+    }
+
+    /// Passes a peer's datagram on alone.
+    fn pass_on(
+        &mut self,
+        peer: PeerId,
+        piece: &Piece<'_>,
+        now_ns: u64,
+        outside: &mut impl Outside,
+    ) {
+        if self.pack.holds(peer) || self.bundle.holds(peer) {
+            self.flush(now_ns, outside);
+        }
+        self.counts.alone += 1;
+        self.counts.sent_bytes += piece.datagram.len() as u64;
+        outside.forward(piece.datagram);
     }
 }

@@ -4,7 +4,8 @@ use super::testing::{Kept, beat};
 use super::*;
 use crate::testing::{Rng, seeds};
 use crate::wire::{
-    BatchEncoder, Keyring, Profile, Status, TAG, decode, encode_beat, encode_hello, encode_question,
+    BatchEncoder, Keyring, PackEncoder, Profile, Status, TAG, decode, encode_beat, encode_hello,
+    encode_question,
 };
 use proptest::prelude::*;
 
@@ -50,6 +51,20 @@ fn entries(datagram: &[u8]) -> Vec<Heartbeat> {
             batch.entries().collect()
         }
         other => panic!("no batch but {other:?}"),
+    }
+}
+
+/// What was passed on in a bundle: who heard it, its age, the bytes.
+fn pieces(datagram: &[u8]) -> Vec<(PeerId, u32, Vec<u8>)> {
+    match decode(datagram) {
+        Ok(Form::Bundle(bundle)) => {
+            assert_eq!(bundle.through(), Some(RELAY));
+            let said = |piece: Piece<'_>| {
+                (piece.relay.expect("a peer"), piece.age_us, piece.datagram.to_vec())
+            };
+            bundle.pieces().map(said).collect()
+        }
+        other => panic!("no bundle but {other:?}"),
     }
 }
 
@@ -116,11 +131,80 @@ fn every_beat_leaves_once_in_time_and_as_old_as_it_is() {
 fn what_says_more_than_alive_goes_on_as_it_came() {
     let (mut relay, mut kept) = (open(), Kept::default());
     let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(1, 9) }).to_vec();
-    let sent = [hello(&beat(PeerId::of("a").0, 1), "web"), bye, b"web-1 status=warn\n".to_vec()];
+    let sent = [hello(&beat(PeerId::of("a").0, 1), "web"), bye];
     sent.iter().for_each(|datagram| relay.datagram(datagram, 5, &mut kept));
     assert_eq!(kept.forwarded, sent);
     assert_eq!(relay.due_ns(), None, "and nothing is held");
-    assert_eq!((relay.counts().passed_on, relay.counts().received), (3, 3));
+    assert_eq!((relay.counts().passed_on, relay.counts().received), (2, 2));
+}
+
+#[test]
+fn what_has_no_beats_beside_it_goes_on_in_a_bundle_which_says_the_way() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let line = b"web-1 status=warn\n".to_vec();
+    let slow = Heartbeat { interval_us: 60_000_000, ..beat(PeerId::of("a").0, 1) };
+    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, peer: PeerId(2), ..slow }).to_vec();
+    let sent = [line, hello(&slow, "web"), bye];
+    for (n, datagram) in sent.iter().enumerate() {
+        relay.datagram(datagram, 5 * MS + n as u64 * MS, &mut kept);
+    }
+    assert!(kept.forwarded.is_empty());
+    assert_eq!(relay.due_ns(), Some(5 * MS + DELAY_NS));
+    relay.flush_if_due(5 * MS + DELAY_NS, &mut kept);
+    let said = |n: usize| (RELAY, 5_000 - n as u32 * 1_000, sent[n].clone());
+    assert_eq!(pieces(&kept.forwarded[0]), [said(0), said(1), said(2)]);
+    let counts = relay.counts();
+    assert_eq!((counts.passed_on, counts.bundled, counts.bundles, counts.sent()), (3, 3, 1, 1));
+    // Of one peer, what came first leaves first, be it packed or bundled.
+    let fast = beat(PeerId::of("web-1").0, 9);
+    relay.datagram(&encode_beat(&fast), 20 * MS, &mut kept);
+    relay.datagram(&sent[0], 20 * MS, &mut kept);
+    relay.datagram(&encode_beat(&Heartbeat { sequence: 10, ..fast }), 20 * MS, &mut kept);
+    relay.flush(20 * MS, &mut kept);
+    assert_eq!(entries(&kept.forwarded[1])[0].sequence, 9);
+    assert_eq!(pieces(&kept.forwarded[2])[0].2, sent[0]);
+    assert_eq!(entries(&kept.forwarded[3])[0].sequence, 10);
+    // What is too large for a bundle goes on alone.
+    let long = format!("web-1 status=warn{}\n", " ".repeat(1_400)).into_bytes();
+    relay.datagram(&long, 30 * MS, &mut kept);
+    assert_eq!(kept.forwarded[4], long);
+}
+
+#[test]
+fn what_another_relay_heard_goes_on_under_its_name() {
+    const INNER: PeerId = PeerId(88);
+    let (mut relay, mut kept) = (open(), Kept::default());
+    let (mut pack, mut bundle) = (PackEncoder::new(), BundleEncoder::new());
+    let innermost = Some(PeerId(99));
+    assert!(pack.push(&beat(1, 1), None, 0) && pack.push(&beat(2, 1), innermost, 0));
+    // Brought back to us by a ring of relays.
+    assert!(pack.push(&beat(3, 1), Some(RELAY), 0));
+    let line = b"web-1";
+    let piece = |relay| Piece { datagram: line, age_us: 3, relay };
+    assert!(bundle.push(PeerId(0), &piece(None), 0));
+    assert!(bundle.push(PeerId(0), &piece(innermost), 0));
+    let (mut packed, mut bundled) = (Vec::new(), Vec::new());
+    pack.finish(INNER, 0, &mut packed);
+    bundle.finish(INNER, 0, &mut bundled);
+    relay.datagram(&packed, 5 * MS, &mut kept);
+    relay.datagram(&encode_beat(&beat(INNER.0, 1)), 5 * MS, &mut kept);
+    relay.datagram(&bundled, 5 * MS, &mut kept);
+    relay.flush(6 * MS, &mut kept);
+    let Ok(Form::Batch(batch)) = decode(&kept.forwarded[0]) else { panic!("no batch") };
+    let heard: Vec<_> = batch.heard().map(|(by, beat)| (beat.peer.0, by)).collect();
+    assert_eq!(heard, [(1, Some(INNER)), (2, innermost), (3, None), (INNER.0, None)]);
+    let said = |by| (by, 1_003, line.to_vec());
+    assert_eq!(pieces(&kept.forwarded[1]), [said(INNER), said(PeerId(99))]);
+    let counts = relay.counts();
+    assert_eq!((counts.received, counts.pieces, counts.batches), (3, 2, 2));
+    assert_eq!((counts.beats, counts.passed_on), (1, 2));
+    // A bundle in a bundle is none.
+    let mut nested = Vec::new();
+    let piece = Piece { datagram: &bundled, age_us: 0, relay: None };
+    assert!(bundle.push(PeerId(0), &piece, 0));
+    bundle.finish(INNER, 0, &mut nested);
+    relay.datagram(&nested, 7 * MS, &mut kept);
+    assert_eq!((relay.counts().dropped(Reject::Kind), relay.due_ns()), (1, None));
 }
 
 #[test]
@@ -157,10 +241,14 @@ fn only_who_could_say_all_that_the_relays_key_says_is_vouched_for() {
             let mut kept = Kept::default();
             let sent = sealed(encode_beat(&beat(9, 1)).to_vec(), by);
             relay.datagram(&sent, 5, &mut kept);
-            assert_eq!(kept.forwarded.is_empty(), packed.contains(&by), "{own} {by}");
             relay.flush(5, &mut kept);
             if !packed.contains(&by) {
-                assert_eq!(kept.forwarded, [sent]);
+                assert_eq!(pieces(&kept.forwarded[0]), [(RELAY, 1, sent)], "{own} {by}");
+                let guarded = guard();
+                let Ok(Form::Bundle(bundle)) = guarded.decode(&kept.forwarded[0]) else {
+                    panic!("a bundle");
+                };
+                assert_eq!(bundle.key_id(), own);
                 continue;
             }
             // Ours is the tag of the whole.
@@ -248,7 +336,8 @@ fn whatever_comes_it_has_one_fate_and_nothing_is_sent_that_a_monitor_would_not_r
         relay.flush(u64::MAX, &mut kept);
         let counts = relay.counts();
         let fates = counts.beats + counts.batches + counts.passed_on + counts.questions;
-        prop_assert_eq!(counts.received, fates + counts.all_dropped());
+        prop_assert_eq!(counts.received + counts.pieces, fates + counts.all_dropped());
+        prop_assert_eq!(counts.passed_on, counts.bundled + counts.alone);
         prop_assert_eq!(counts.received, datagrams.len() as u64);
         prop_assert_eq!(counts.sent(), kept.forwarded.len() as u64);
         prop_assert_eq!(counts.questions, kept.answered.len() as u64);

@@ -104,6 +104,34 @@ impl<'a> Batch<'a> {
         (self.relay.peer.0 != 0).then_some(self.relay.peer)
     }
 
+    /// The relays beside that one which heard some of its beats; none in a BATCH.
+    pub fn relays(&self) -> impl Iterator<Item = PeerId> + 'a {
+        let packed = match self.body {
+            Body::Plain { .. } => None,
+            Body::Packed(packed) => Some(packed.relays().iter()),
+        };
+        packed.into_iter().flatten()
+    }
+
+    /// Who heard the n-th beat, which must be there: 0 for the relay that it came through, *n* for the *n*-th
+    /// of [`relays`](Self::relays).
+    pub fn heard_by(&self, nth: usize) -> usize {
+        match self.body {
+            Body::Plain { .. } => 0,
+            Body::Packed(packed) => packed.heard_by(nth),
+        }
+    }
+
+    /// Its beats, each with the relay that heard it if that is not the one that it came through.
+    pub fn heard(&self) -> impl Iterator<Item = (Option<PeerId>, Heartbeat)> + 'a {
+        let batch = *self;
+        let relay = move |nth| match batch.body {
+            Body::Plain { .. } => None,
+            Body::Packed(packed) => packed.relays().at(packed.heard_by(nth)),
+        };
+        self.entries().enumerate().map(move |(nth, beat)| (relay(nth), beat))
+    }
+
     /// The key by which it is authentic; it speaks for all beats.
     pub fn key_id(&self) -> u8 {
         self.relay.key_id

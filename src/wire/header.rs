@@ -14,6 +14,7 @@
 //! ```
 
 use super::batch::Batch;
+use super::bundle::Bundle;
 use super::key::{Guard, Keyring};
 use super::{
     Form, HEADER, Heartbeat, Kind, MAGIC, PeerId, Profile, Reject, Status, TAG, VERSION,
@@ -29,6 +30,7 @@ pub(super) const BATCH: u8 = 4;
 pub(super) const PACK: u8 = 5;
 pub(super) const QUESTION: u8 = 6;
 pub(super) const ANSWER: u8 = 7;
+pub(super) const BUNDLE: u8 = 8;
 const PROBE: u8 = 15;
 
 const STATUS_BITS: u8 = 0b0000_0011;
@@ -96,7 +98,7 @@ pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, 
         return Err(Reject::Version);
     }
     let kind = header.version_and_kind & 0x0F;
-    if !matches!(kind, BEAT | HELLO | BYE | BATCH | PACK | PROBE) {
+    if !matches!(kind, BEAT | HELLO | BYE | BATCH | PACK | BUNDLE | PROBE) {
         return Err(Reject::Kind);
     }
     let (body, key_id) = match header.tagged_by()? {
@@ -124,6 +126,7 @@ pub(super) fn decode<'a>(datagram: &'a [u8], guard: &Guard) -> Result<Form<'a>, 
         }
         BATCH => Batch::decode(header, body).map(Form::Batch),
         PACK => Batch::unpack(header, body).map(Form::Batch),
+        BUNDLE => Bundle::decode(header, body).map(Form::Bundle),
         _ => header.probe(body),
     }
 }
@@ -226,6 +229,11 @@ impl Header {
     pub(super) fn nonce(&self) -> u64 {
         let (low, high) = self.numbers();
         u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// The peer that it names, and the key by which it is authentic.
+    pub(super) fn names(&self) -> (PeerId, u8) {
+        (PeerId(self.peer.get()), self.key_id)
     }
 
     /// The heartbeat of a form that has nothing behind its header.

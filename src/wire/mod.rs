@@ -4,7 +4,8 @@
 //!                    first byte
 //!  datagram ─┬─ 0xBE ──────────▶ header ─┬─ BEAT, BYE, PROBE   the header is all there is
 //!            │                           ├─ HELLO              + profile (name, group, labels)
-//!            │                           └─ BATCH, PACK        + beats of other peers
+//!            │                           ├─ BATCH, PACK        + beats of other peers
+//!            │                           └─ BUNDLE             + datagrams of other peers
 //!            ├─ can start UTF-8 ▶ text                         a line that a shell can send
 //!            └─ else ───────────▶ Reject::Magic
 //! ```
@@ -22,6 +23,7 @@
 //! Absent on purpose: sockets, time, the table, and any reply.
 
 mod batch;
+mod bundle;
 mod digest;
 mod header;
 mod heartbeat;
@@ -31,12 +33,14 @@ mod key;
 mod pack;
 mod profile;
 mod question;
+mod relays;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, BatchEncoder};
+pub use bundle::{Bundle, BundleEncoder, MAX_PIECE, Piece, is_bundled};
 pub use header::{encode_beat, encode_hello, encode_probe};
 pub use heartbeat::{Heartbeat, Kind, Status, start_of};
 pub use id::{PeerId, steer};
@@ -156,6 +160,8 @@ pub enum Form<'a> {
     Hello(Heartbeat, Profile<'a>),
     /// BATCH or PACK: a relay's own heartbeat, if it is a peer, and those of the peers that it heard.
     Batch(Batch<'a>),
+    /// BUNDLE: datagrams that a relay passes on as they came, each to be decoded by itself.
+    Bundle(Bundle<'a>),
     /// PROBE: what a reactor sends to itself to time the way from the socket.
     Probe {
         /// Proves that the reactor itself sent it.

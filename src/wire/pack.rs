@@ -1,12 +1,12 @@
 //! PACK: a BATCH in fewer bytes. What the entries of one datagram have in common is said once.
 //!
 //! ```text
-//!  ┌────────────────────────────────┬───────┬───────────┬──────┬───┬───────┬──────────┐
-//!  │ header: the relay, and the     │entries│ intervals │widths│ 0 │ codes │ entries  │
-//!  │ least incarnation and sequence │  u8   │    u8     │  u8  │u8 │4 × k  │          │
-//!  └────────────────────────────────┴───────┴───────────┴──────┴───┴───────┴──────────┘
+//!  ┌────────────────────────────────┬───────┬───────────┬──────┬──────┬───────┬───────┬─────────┐
+//!  │ header: the relay, and the     │entries│ intervals │widths│relays│ codes │relays │ entries │
+//!  │ least incarnation and sequence │  u8   │    u8     │  u8  │  u8  │4 × k  │8 × r  │         │
+//!  └────────────────────────────────┴───────┴───────────┴──────┴──────┴───────┴───────┴─────────┘
 //!  entry:  peer u64 │ incarnation − least, 1 to 4 bytes │ sequence − least, 1 to 4
-//!          │ age u16 │ interval, status u8
+//!          │ age u16 │ interval, status u8 │ who heard it, u8, where there are relays
 //! ```
 //!
 //! Incarnations and sequences are offsets to the least of the datagram, all as wide as the largest
@@ -18,6 +18,7 @@
 //! saved; a fleet whose starts lie within 19 days takes 17.
 
 use super::header::{Header, PACK};
+use super::relays::{RelayTable, Relays};
 use super::{HEADER, Heartbeat, MAX_UNTAGGED, PeerId, Reject, decode_interval, encode_interval};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -35,7 +36,7 @@ struct Preface {
     entries: u8,
     intervals: u8,
     widths: u8,
-    reserved: u8,
+    relays: u8,
 }
 
 /// How the entries of one datagram are written.
@@ -46,10 +47,12 @@ struct Layout {
     incarnation_bytes: usize,
     sequence_bytes: usize,
     age_shift: u32,
+    /// Bytes of the place among the relays: one, or none.
+    place_bytes: usize,
 }
 
 impl Layout {
-    fn of(widths: u8, header: &Header) -> Layout {
+    fn of(widths: u8, relays: u8, header: &Header) -> Layout {
         let (incarnation, sequence) = header.numbers();
         Layout {
             incarnation,
@@ -57,6 +60,7 @@ impl Layout {
             incarnation_bytes: usize::from(widths & 3) + 1,
             sequence_bytes: usize::from((widths >> 2) & 3) + 1,
             age_shift: u32::from(widths >> 4),
+            place_bytes: usize::from(relays > 0),
         }
     }
 
@@ -66,7 +70,7 @@ impl Layout {
     }
 
     fn entry_bytes(&self) -> usize {
-        FIXED + self.incarnation_bytes + self.sequence_bytes
+        FIXED + self.incarnation_bytes + self.sequence_bytes + self.place_bytes
     }
 }
 
@@ -78,6 +82,7 @@ struct Words {
     sequence: u32,
     age_us: u32,
     index_and_status: u8,
+    heard_by: u8,
 }
 
 /// Up to four bytes, little-endian.
@@ -96,6 +101,7 @@ impl Words {
             sequence: layout.sequence.wrapping_add(number(sequence)),
             age_us: number(&rest[..2]) << layout.age_shift,
             index_and_status: rest[2],
+            heard_by: rest.get(3).copied().unwrap_or(0),
         }
     }
 
@@ -109,6 +115,7 @@ impl Words {
 pub(super) struct Packed<'a> {
     layout: Layout,
     intervals: &'a [U32],
+    relays: Relays<'a>,
     entries: &'a [u8],
 }
 
@@ -119,16 +126,13 @@ impl<'a> Packed<'a> {
         body: &'a [u8],
     ) -> Result<(Heartbeat, Packed<'a>), Reject> {
         let (preface, rest) = Preface::ref_from_prefix(body).map_err(|_| Reject::Runt)?;
-        if preface.reserved != 0 {
-            return Err(Reject::Reserved);
-        }
         if HEADER + body.len() > MAX_UNTAGGED || usize::from(preface.intervals) > MAX_INTERVALS {
             return Err(Reject::Length);
         }
-        let (intervals, entries) =
-            <[U32]>::ref_from_prefix_with_elems(rest, preface.intervals.into())
-                .map_err(|_| Reject::Length)?;
-        let layout = Layout::of(preface.widths, header);
+        let (intervals, rest) = <[U32]>::ref_from_prefix_with_elems(rest, preface.intervals.into())
+            .map_err(|_| Reject::Length)?;
+        let (relays, entries) = Relays::split(preface.relays, rest)?;
+        let layout = Layout::of(preface.widths, preface.relays, header);
         if entries.len() != layout.entry_bytes() * usize::from(preface.entries) {
             return Err(Reject::Length);
         }
@@ -136,10 +140,14 @@ impl<'a> Packed<'a> {
         if intervals.iter().any(|code| decode_interval(code.get()).is_none()) {
             return Err(Reject::Interval);
         }
-        let packed = Packed { layout, intervals, entries };
-        if packed.words().any(|entry| entry.interval_index() >= intervals.len()) {
+        let packed = Packed { layout, intervals, relays, entries };
+        let is_beyond = |entry: Words| {
+            entry.interval_index() >= intervals.len() || usize::from(entry.heard_by) > relays.len()
+        };
+        if packed.words().any(is_beyond) {
             return Err(Reject::Length);
         }
+        relays.check()?;
         if packed.words().any(|entry| entry.peer == 0) {
             return Err(Reject::Reserved);
         }
@@ -148,6 +156,17 @@ impl<'a> Packed<'a> {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len() / self.layout.entry_bytes()
+    }
+
+    /// The relays beside the one in the header.
+    pub(super) fn relays(&self) -> Relays<'a> {
+        self.relays
+    }
+
+    /// The place of the relay that heard the n-th beat; there must be one.
+    pub(super) fn heard_by(&self, nth: usize) -> usize {
+        let size = self.layout.entry_bytes();
+        Words::read(&self.layout, &self.entries[nth * size..][..size]).heard_by.into()
     }
 
     fn words(&self) -> impl Iterator<Item = Words> + 'a {
@@ -205,6 +224,7 @@ impl Span {
 struct Waiting {
     beat: Heartbeat,
     index_and_status: u8,
+    heard_by: u8,
     at_us: u64,
 }
 
@@ -213,6 +233,7 @@ struct Waiting {
 #[derive(Debug)]
 pub struct PackEncoder {
     intervals: Vec<u32>,
+    relays: RelayTable,
     waiting: Vec<Waiting>,
     incarnations: Span,
     sequences: Span,
@@ -222,6 +243,7 @@ impl Default for PackEncoder {
     fn default() -> PackEncoder {
         PackEncoder {
             intervals: Vec::with_capacity(MAX_INTERVALS),
+            relays: RelayTable::default(),
             waiting: Vec::with_capacity(MAX_ENTRIES),
             incarnations: Span::NONE,
             sequences: Span::NONE,
@@ -236,10 +258,10 @@ impl PackEncoder {
     }
 
     /// Takes in a beat that arrived at `at_us`, microseconds of any clock, with the age that it had
-    /// then; false, and nothing changed, when the datagram is full. The sender's clock does not
-    /// travel, nor does a profile.
+    /// then; false, and nothing changed, when the datagram is full. `relay` is who heard it, if that is
+    /// another one than this. The sender's clock does not travel, nor does a profile.
     #[must_use = "a beat that does not fit belongs into the next one"]
-    pub fn push(&mut self, beat: &Heartbeat, at_us: u64) -> bool {
+    pub fn push(&mut self, beat: &Heartbeat, relay: Option<PeerId>, at_us: u64) -> bool {
         debug_assert_eq!(beat.kind, super::Kind::Beat, "a BYE travels alone");
         let code = encode_interval(beat.interval_us);
         let known = self.intervals.iter().position(|&other| other == code);
@@ -247,8 +269,11 @@ impl PackEncoder {
         let entries = self.waiting.len() + 1;
         let incarnations = self.incarnations.with(beat.incarnation);
         let sequences = self.sequences.with(beat.sequence);
-        let entry_bytes = FIXED + incarnations.bytes() + sequences.bytes();
-        let size = HEADER + size_of::<Preface>() + 4 * intervals + entry_bytes * entries;
+        let Some((heard_by, relays)) = self.relays.place(relay) else { return false };
+        let entry_bytes =
+            FIXED + incarnations.bytes() + sequences.bytes() + usize::from(relays > 0);
+        let tables = 4 * intervals + 8 * relays;
+        let size = HEADER + size_of::<Preface>() + tables + entry_bytes * entries;
         if size > MAX_UNTAGGED || intervals > MAX_INTERVALS || entries > MAX_ENTRIES {
             return false;
         }
@@ -257,9 +282,10 @@ impl PackEncoder {
             self.intervals.len() - 1
         });
         (self.incarnations, self.sequences) = (incarnations, sequences);
+        self.relays.insert(relay);
         // An index is below 64.
         let index_and_status = index as u8 | (beat.status as u8) << 6;
-        self.waiting.push(Waiting { beat: *beat, index_and_status, at_us });
+        self.waiting.push(Waiting { beat: *beat, index_and_status, heard_by, at_us });
         true
     }
 
@@ -294,19 +320,21 @@ impl PackEncoder {
             incarnation_bytes: self.incarnations.bytes(),
             sequence_bytes: self.sequences.bytes(),
             age_shift,
+            place_bytes: usize::from(self.relays.len() > 0),
         };
         let preface = Preface {
-            // `push` keeps both counts within a byte.
+            // `push` keeps the counts within a byte.
             entries: self.waiting.len() as u8,
             intervals: self.intervals.len() as u8,
             widths: layout.widths(),
-            reserved: 0,
+            relays: self.relays.len() as u8,
         };
         let header = Header::naming(PACK, relay);
         let header = header.with_numbers(layout.incarnation, layout.sequence);
         out.extend_from_slice(header.as_bytes());
         out.extend_from_slice(preface.as_bytes());
         self.intervals.drain(..).for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
+        self.relays.finish(out);
         for waiting in self.waiting.drain(..) {
             let incarnation = waiting.beat.incarnation - layout.incarnation;
             let sequence = waiting.beat.sequence - layout.sequence;
@@ -316,6 +344,7 @@ impl PackEncoder {
             out.extend_from_slice(&sequence.to_le_bytes()[..layout.sequence_bytes]);
             out.extend_from_slice(&units.to_le_bytes());
             out.push(waiting.index_and_status);
+            out.extend(std::iter::repeat_n(waiting.heard_by, layout.place_bytes));
         }
         (self.incarnations, self.sequences) = (Span::NONE, Span::NONE);
     }

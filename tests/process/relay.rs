@@ -31,8 +31,11 @@ struct Relay {
 impl Relay {
     fn start(to: &[&Monitor], options: &[&str]) -> Relay {
         let to: Vec<&str> = to.iter().map(|monitor| &*monitor.udp[0]).collect();
-        let to = to.join(",");
-        let fixed = ["relay", "--to", &to, "--name", "relay-1", "--interval", "500ms"];
+        Relay::named("relay-1", &to.join(","), options)
+    }
+
+    fn named(name: &str, to: &str, options: &[&str]) -> Relay {
+        let fixed = ["relay", "--to", to, "--name", name, "--interval", "500ms"];
         let anywhere = ["--udp", "127.0.0.1:0"];
         let anywhere = if options.contains(&"--udp") { &[][..] } else { &anywhere[..] };
         let mut command = Command::new(SYSTOLE);
@@ -255,8 +258,10 @@ fn keys_are_asked_for_on_both_sides() {
     monitor.eventually("both known", |monitor| monitor.summary().peers.up == 3);
     let key_of = |name: &str| monitor.peer(name).summary.key;
     assert_eq!((key_of("wide"), key_of("narrow")), (Some(1), Some(2)));
-    monitor.eventually("packed", |monitor| parent_of(monitor, "wide").is_some());
-    assert_eq!(parent_of(&monitor, "narrow"), None, "a beat with its own tag came by itself");
+    for name in ["wide", "narrow"] {
+        let is_child = |monitor: &Monitor| parent_of(monitor, name).as_deref() == Some("relay-1");
+        monitor.eventually("behind the relay", is_child);
+    }
     let (beats, passed) = (relay.count("beats"), relay.count("passed_on"));
     assert!(beats > 0 && passed > 2, "{beats} packed, {passed} passed on");
 
@@ -289,6 +294,79 @@ fn keys_are_asked_for_on_both_sides() {
     let (before, end) = (relay.count("passed_on"), Instant::now() + PATIENCE);
     while relay.count("passed_on") == before {
         assert!(Instant::now() < end, "it is never let in");
+    }
+}
+
+/// Relay-2 sends to relay-1; each sender has the key of its group, and the relays have another one, so
+/// that nobody is vouched for. One of the senders writes lines.
+#[test]
+fn children_are_unreachable_behind_the_relay_that_heard_them_whoever_vouches_for_them() {
+    let folder = Folder::new("relay-chain-test");
+    let keys = folder.file("keys");
+    for group in ["relays", "web", "db"] {
+        keygen(&["--group", group, &keys]);
+    }
+    let key = |nth: usize| keys_file::read(keys.as_ref()).unwrap().remove(nth).key;
+    let (web, db) = (key(1), key(2));
+    for with_keys in [true, false] {
+        let rule = ["--auth", "required", "--keys", &keys];
+        let rule = if with_keys { &rule[..] } else { &[] };
+        let monitor = Monitor::start(&[&ALONE, rule].concat());
+        let own = ["--group", "relays", "--keys", &keys, "--key", &keys, "--key-id", "1"];
+        let own = if with_keys { &own[..] } else { &["--group", "relays"] };
+        let outer = Relay::named("relay-1", &monitor.udp[0], own);
+        let mut inner = Relay::named("relay-2", &outer.udp, own);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _over = Ended(&over);
+            // To the outer one and to the inner one.
+            for (to, place) in [(outer.udp.clone(), "near"), (inner.udp.clone(), "far")] {
+                let (over, web, db) = (&over, &web, &db);
+                scope.spawn(move || {
+                    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+                    socket.connect(to).expect("an address");
+                    let (name, mut sequence) = (format!("web-{place}"), 0);
+                    // Relaxed: nothing else is told by it.
+                    while !over.load(Ordering::Relaxed) {
+                        sequence += 1;
+                        let mut said = match sequence % 16 {
+                            1 => hello(&name, "web", sequence, INTERVAL),
+                            _ => encode_beat(&beat(&name, sequence, INTERVAL)).to_vec(),
+                        };
+                        let mut line = format!("db-{place} group=db interval=500ms");
+                        if with_keys {
+                            web.seal(&mut said, 0);
+                            db.seal_line(&mut line);
+                        }
+                        // The relay may be dead by now.
+                        let _ = socket.send(&said).and_then(|_| socket.send(line.as_bytes()));
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                });
+            }
+            monitor.eventually("all up", |monitor| monitor.summary().peers.up == 6);
+            let is_child = |peer: &'static str, of: &'static str| {
+                move |monitor: &Monitor| parent_of(monitor, peer).as_deref() == Some(of)
+            };
+            for peer in ["web-near", "db-near", "relay-2"] {
+                monitor.eventually("behind the outer one", is_child(peer, "relay-1"));
+            }
+            for peer in ["web-far", "db-far"] {
+                monitor.eventually("behind the inner one", is_child(peer, "relay-2"));
+            }
+            assert_eq!(parent_of(&monitor, "relay-1"), None);
+            inner.process.kill();
+            monitor.eventually("told", |monitor| {
+                let state = |peer: &str| monitor.peer(peer).summary.state;
+                let of = ["web-near", "db-near", "relay-1", "relay-2", "web-far", "db-far"];
+                of.map(state) == ["up", "up", "up", "down", "unreachable", "unreachable"]
+            });
+            let summary = monitor.summary();
+            assert_eq!(summary.peers.down, 1, "the relay alone");
+            let Incidents { open, .. } = monitor.get("/api/v1/incidents");
+            let told: Vec<_> = open.iter().map(|i| (&*i.kind, i.parent.as_deref())).collect();
+            assert_eq!(told, [("parent", Some("relay-2"))], "{open:#?}");
+        });
     }
 }
 

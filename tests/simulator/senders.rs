@@ -174,8 +174,11 @@ impl Fleet {
             for (peer, heartbeat, logical, since_ns) in held {
                 let age_us = ((now_ns - since_ns) / US).min((1 << 24) - 1);
                 let aged = Heartbeat { age_us: age_us as u32, ..heartbeat };
-                let fits =
-                    if packs { pack.push(&heartbeat, since_ns / US) } else { batch.push(&aged) };
+                let fits = if packs {
+                    pack.push(&heartbeat, None, since_ns / US)
+                } else {
+                    batch.push(&aged)
+                };
                 if fits {
                     taken.push((peer, logical));
                 } else {

@@ -153,7 +153,7 @@ impl Shard {
             Order::Newer { missing } => missing,
             Order::Restart => 0,
             refused => {
-                self.refuse(index, beat, position, refused, now_ns, outlet);
+                self.refuse(index, beat, way, position, refused, now_ns, outlet);
                 return false;
             }
         };
@@ -254,14 +254,17 @@ impl Shard {
         let slot = self.peers.table.slot(index);
         let mut write = slot.write();
         write.set_way(mark);
-        if named(slot.parent()) == 0 {
-            let relay = match way {
-                Way::Relay(number) => u32::from(number),
-                Way::Unsaid | Way::Direct => 0,
-            };
-            let own = self.peers.groups.parent(relay) == Some(slot.peer());
-            write.set_parent(if relay == 0 || own { 0 } else { LEARNT | relay });
+        if named(slot.parent()) != 0 {
+            return;
         }
+        let other = slot.other_way_than(way);
+        let own = |relay| self.peers.groups.parent(relay) == Some(slot.peer());
+        write.set_parent(match way {
+            Way::Relay(number) if !own(number.into()) => LEARNT | u32::from(number),
+            _ => 0,
+        });
+        write.set_other_way(other.code());
+        write.set_other_way_at(slot.heartbeats());
     }
 
     /// A peer's status says that its silence is planned from now on, or is no longer.
@@ -325,6 +328,7 @@ impl Shard {
         &mut self,
         index: u32,
         beat: &Heartbeat,
+        way: Way,
         position: Position,
         order: Order,
         now_ns: u64,
@@ -335,6 +339,11 @@ impl Shard {
         let counter = match order {
             Order::Duplicate => {
                 write.set_duplicates(slot.duplicates().saturating_add(1));
+                let is_last = beat.sequenced && beat.sequence == position.last;
+                if is_last && way.mark().is_some_and(|mark| mark != slot.way()) {
+                    write.set_other_way(way.code());
+                    write.set_other_way_at(slot.heartbeats());
+                }
                 Counter::Duplicate
             }
             Order::Late => {
@@ -429,6 +438,8 @@ impl Shard {
             arrivals: Arrivals::NONE,
             group: 0,
             parent: 0,
+            other_way: 0,
+            other_way_at: 0,
             report_no: self.report_no,
         };
         let index = match self.shared.budget.take().then(|| self.peers.table.insert(data)) {

@@ -5,6 +5,7 @@ use super::tests::{Bench, beat, policy};
 use super::*;
 use crate::engine::Policy;
 use crate::engine::brake::BrakeSettings;
+use crate::wire::KeySet;
 use PeerState::*;
 
 /// Peer 9 is the parent of 1 and 2.
@@ -58,7 +59,7 @@ fn relayed() -> Bench {
     let mut bench = Bench::new(64, START);
     bench.observe(&[beat(9, 1, 1)], START);
     bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
-    bench.sink.way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    bench.sink.way = bench.shard.way_through(PeerId(9), 0, &mut bench.sink);
     assert!(matches!(bench.sink.way, Way::Relay(_)));
     bench.observe(&beats([1, 2], 1), START);
     bench.sink.way = Way::Unsaid;
@@ -109,22 +110,121 @@ fn a_named_parent_goes_before_the_relay_and_none_may_be_wanted() {
 #[test]
 fn a_relay_without_a_number_is_reported_if_it_is_a_peer_and_never_its_own_parent() {
     let mut bench = Bench::new(64, START);
-    let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    let way = bench.shard.way_through(PeerId(9), 0, &mut bench.sink);
     assert_eq!((way, bench.sink.notices.len()), (Way::Unsaid, 0), "nobody knows it");
     bench.observe(&[beat(9, 1, 1)], START);
-    let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+    let way = bench.shard.way_through(PeerId(9), 0, &mut bench.sink);
     assert_eq!(
         (way, &bench.sink.notices[..]),
         (Way::Unsaid, &[Notice::Relay { relay: PeerId(9) }][..])
     );
     let number = bench.shard.shared.groups.parent_number(PeerId(9)).unwrap();
     for _ in 0..2 {
-        let way = bench.shard.way_through(PeerId(9), &mut bench.sink);
+        let way = bench.shard.way_through(PeerId(9), 0, &mut bench.sink);
         assert_eq!(way, Way::Relay(number as u16));
         bench.sink.way = way;
     }
     bench.observe(&beats([9], 2), START);
     assert_eq!(fates(&mut bench, START), [(9, Down)]);
+}
+
+#[test]
+fn a_relay_is_named_only_by_a_key_that_may_speak_for_it() {
+    let mut bench = Bench::new(64, START);
+    bench.observe(&[beat(9, 1, 1)], START);
+    let groups = bench.shard.shared.groups.clone();
+    let number = groups.parent_number(PeerId(9)).unwrap() as u16;
+    bench.shard.assign(PeerId(9), 3, 0, START);
+    let mut relays_key = KeySet::default();
+    relays_key.insert(1);
+    groups.set_keys(3, relays_key);
+    let ways = [0, 1, 2].map(|key_id| bench.shard.way_through(PeerId(9), key_id, &mut bench.sink));
+    assert_eq!(ways, [Way::Relay(number), Way::Relay(number), Way::Unsaid]);
+}
+
+/// Relays 8 and 9, and their ways.
+fn two_relays() -> (Bench, [Way; 2]) {
+    let mut bench = Bench::new(64, START);
+    bench.observe(&beats([8, 9], 1), START);
+    let ways = [8, 9].map(|relay| {
+        bench.shard.shared.groups.parent_number(PeerId(relay)).unwrap();
+        bench.shard.way_through(PeerId(relay), 0, &mut bench.sink)
+    });
+    assert!(matches!(ways, [Way::Relay(_), Way::Relay(_)]));
+    (bench, ways)
+}
+
+/// Peer 1's beats of these numbers come by these ways, one copy behind the other.
+fn brought(bench: &mut Bench, sequences: std::ops::RangeInclusive<u32>, ways: &[Way]) {
+    for sequence in sequences {
+        for &way in ways {
+            bench.sink.way = way;
+            bench.observe(&[beat(1, 1, sequence)], START);
+        }
+    }
+    bench.sink.way = Way::Unsaid;
+}
+
+/// What becomes of peer 1, which is heard no more, while these relays go on.
+fn fate_beside(bench: &mut Bench, living: &[u64]) -> PeerState {
+    for round in 0..8u64 {
+        let now_ns = START + round * 100 * MS;
+        bench.observe(&beats(living.iter().copied(), 2 + round as u32), now_ns);
+        run(bench, now_ns, now_ns + 99 * MS, &[]);
+    }
+    bench.state(1)
+}
+
+#[test]
+fn whoever_two_relays_bring_is_down_while_one_of_them_lives() {
+    let all: [&[u64]; 4] = [&[8, 9], &[8], &[9], &[]];
+    for living in all {
+        for turned in [false, true] {
+            let (mut bench, mut ways) = two_relays();
+            if turned {
+                ways.reverse();
+            }
+            brought(&mut bench, 1..=3, &ways);
+            let fate = if living.is_empty() { Unreachable } else { Down };
+            assert_eq!(fate_beside(&mut bench, living), fate, "{living:?} {turned}");
+            // No copies, but now by the one and now by the other.
+            let (mut bench, _) = two_relays();
+            for sequence in 1..=4 {
+                brought(&mut bench, sequence..=sequence, &[ways[sequence as usize % 2]]);
+            }
+            assert_eq!(fate_beside(&mut bench, living), fate, "{living:?} {turned}");
+        }
+    }
+}
+
+#[test]
+fn a_relay_that_brings_a_peer_no_more_says_nothing_of_it() {
+    for (more, fate) in [(64, Down), (65, Unreachable)] {
+        let (mut bench, ways) = two_relays();
+        brought(&mut bench, 1..=3, &ways);
+        brought(&mut bench, 4..=3 + more, &ways[..1]);
+        assert_eq!(fate_beside(&mut bench, &[9]), fate, "after {more} by the other alone");
+    }
+}
+
+#[test]
+fn whoever_beats_directly_as_well_is_no_relays_child() {
+    for ways_of in [|relay| [relay, Way::Direct], |relay| [Way::Direct, relay]] {
+        let (mut bench, [relay, _]) = two_relays();
+        brought(&mut bench, 1..=3, &ways_of(relay));
+        assert_eq!(fate_beside(&mut bench, &[]), Down);
+    }
+    // Directly only while its relay was away.
+    let (mut bench, [relay, _]) = two_relays();
+    brought(&mut bench, 1..=70, &[relay]);
+    brought(&mut bench, 71..=80, &[Way::Direct]);
+    brought(&mut bench, 81..=82, &[relay]);
+    assert_eq!(fate_beside(&mut bench, &[]), Down, "a moment ago it was heard directly");
+    let (mut bench, [relay, _]) = two_relays();
+    brought(&mut bench, 1..=10, &[relay]);
+    brought(&mut bench, 11..=80, &[Way::Direct]);
+    brought(&mut bench, 81..=82, &[relay]);
+    assert_eq!(fate_beside(&mut bench, &[]), Unreachable);
 }
 
 #[test]

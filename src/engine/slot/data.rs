@@ -59,6 +59,10 @@ pub struct SlotData {
     pub group: u16,
     /// Its parent's number, 0 for none; with [`LEARNT`](crate::engine::way::LEARNT) if nobody named it.
     pub parent: u32,
+    /// Another way that its heartbeats come, see [`Way::code`](crate::engine::way::Way::code); 0 for none.
+    pub other_way: u32,
+    /// Which of its heartbeats, by their count, last came that way, too.
+    pub other_way_at: u32,
     /// Its reactor's number for its last transition, modulo 2^32.
     pub report_no: u32,
 }
@@ -92,6 +96,8 @@ impl SlotData {
         arrivals: Arrivals::NONE,
         group: 0,
         parent: 0,
+        other_way: 0,
+        other_way_at: 0,
         report_no: 0,
     };
 }

@@ -57,6 +57,8 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
         },
         group: word() as u16,
         parent: word() as u32,
+        other_way: word() as u32,
+        other_way_at: word() as u32,
         report_no: word() as u32,
     }
 }
@@ -227,6 +229,8 @@ fn every_setter_sets_its_own_word() {
         write.set_arrivals(&data.arrivals);
         write.set_group(data.group);
         write.set_parent(data.parent);
+        write.set_other_way(data.other_way);
+        write.set_other_way_at(data.other_way_at);
         write.set_report_no(data.report_no);
         drop(write);
         assert_eq!(table.view().find(PeerId(5)), Some((index, data)));

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::engine::admission::{Admission, NewcomerLimits, SharedGuard};
-use crate::wire::{Auth, BatchEncoder, Guard, Key, Keyring};
+use crate::engine::way::number_of;
+use crate::wire::{Auth, BatchEncoder, BundleEncoder, Guard, Key, Keyring, PackEncoder, Piece};
 
 const KEYS: [(u8, Option<&str>); 3] = [(1, None), (2, Some("web")), (3, Some("db"))];
 
@@ -137,6 +138,69 @@ fn a_relay_speaks_for_what_its_key_speaks_for() {
     altered[40] ^= 1;
     told(&mut bench, &[altered]);
     assert_eq!(bench.count(Counter::DropTag), 1, "all of it or nothing");
+}
+
+#[test]
+fn what_a_relay_bundles_is_judged_by_its_own_tags_and_comes_through_the_relay() {
+    let (mut bench, _) = guarded(1, Auth::Optional, NewcomerLimits::default());
+    told(&mut bench, &[tagged(3, hello("relay-1", "db", 1))]);
+    let relay = PeerId::of("relay-1");
+    let number = bench.groups.parent_number(relay).expect("room");
+    let mut forged = tagged(2, plain("web-2", 5));
+    forged[20] ^= 1;
+    let mut line = String::from("web-3 group=web");
+    key(2).seal_line(&mut line);
+    let bundle = |pieces: &[&[u8]]| {
+        let mut encoder = BundleEncoder::new();
+        for datagram in pieces {
+            let piece = Piece { datagram, age_us: 70_000, relay: None };
+            assert!(encoder.push(PeerId(0), &piece, 0));
+        }
+        let mut datagram = Vec::new();
+        encoder.finish(relay, 0, &mut datagram);
+        datagram
+    };
+    let hello = tagged(2, hello("web-1", "web", 1));
+    let pieces: [&[u8]; 5] =
+        [&hello, &forged, line.as_bytes(), b"\xFF", &bundle(&[&plain("web-5", 1)])];
+    let before_ns = bench.now_ns();
+    told(&mut bench, &[tagged(3, bundle(&pieces))]);
+    let slot = |bench: &Bench, name: &str| {
+        bench.reactor.shard.table().view().find(PeerId::of(name)).map(|(_, slot)| slot)
+    };
+    for name in ["web-1", "web-3"] {
+        let slot = slot(&bench, name).expect("it came in");
+        assert_eq!((slot.key_id, number_of(slot.parent)), (2, number), "{name}");
+        assert!(slot.last_seen_ns + 60 * MS < before_ns, "it was held");
+    }
+    assert_eq!((slot(&bench, "web-2"), slot(&bench, "web-5")), (None, None));
+    let dropped = [Counter::DropTag, Counter::DropMagic, Counter::DropKind];
+    assert_eq!(dropped.map(|counter| bench.count(counter)), [1, 1, 1]);
+    // Whoever proves nothing may bring what is proven, and says nothing of its way.
+    told(&mut bench, &[bundle(&[&tagged(2, plain("web-4", 1)), &plain("any-1", 1)])]);
+    told(&mut bench, &[bundle(&[&tagged(2, self::hello("web-4", "web", 2))])]);
+    let parent = |bench: &Bench, name: &str| number_of(slot(bench, name).expect("in").parent);
+    assert_eq!((parent(&bench, "web-4"), parent(&bench, "any-1")), (0, number));
+}
+
+#[test]
+fn a_pack_of_several_relays_says_who_heard_whom() {
+    let (mut bench, _) = guarded(1, Auth::Off, NewcomerLimits::default());
+    told(&mut bench, &[plain("relay-1", 1), plain("relay-2", 1)]);
+    let relays = ["relay-1", "relay-2"].map(PeerId::of);
+    let numbers = relays.map(|id| bench.groups.parent_number(id).expect("room"));
+    let mut encoder = PackEncoder::new();
+    for (name, relay) in [("a", None), ("b", Some(relays[1])), ("c", Some(PeerId(7)))] {
+        assert!(encoder.push(&beat(PeerId::of(name).0, 1, 100), relay, 0));
+    }
+    let mut datagram = Vec::new();
+    encoder.finish(relays[0], 0, &mut datagram);
+    told(&mut bench, &[datagram]);
+    let parents = ["a", "b", "c"].map(|name| {
+        let (_, slot) = bench.reactor.shard.table().view().find(PeerId::of(name)).expect("in");
+        number_of(slot.parent)
+    });
+    assert_eq!(parents, [numbers[0], numbers[1], 0]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::KEYS;
 use crate::wire::{
-    BatchEncoder, Heartbeat, Key, Kind, PackEncoder, PeerId, Profile, Status, decode_interval,
-    encode_beat, encode_hello, encode_probe,
+    BatchEncoder, BundleEncoder, Heartbeat, Key, Kind, PackEncoder, PeerId, Piece, Profile, Status,
+    decode_interval, encode_beat, encode_hello, encode_probe,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -125,12 +125,36 @@ pub(super) fn fleet() -> impl Strategy<Value = Vec<Heartbeat>> {
     )
 }
 
+/// Another relay than the one in the header, or none.
+pub(super) fn other_relay() -> impl Strategy<Value = Option<PeerId>> {
+    prop::option::of(
+        (1..=u64::MAX, 0..70u64).prop_map(|(any, few)| PeerId(if few < 4 { any } else { few })),
+    )
+}
+
 fn pack_bytes() -> impl Strategy<Value = Vec<u8>> {
-    (fleet(), any::<u64>(), any::<u64>()).prop_map(|(beats, relay, at_us)| {
+    let relays = prop_oneof![2 => Just(vec![None; 110]), 1 => vec(other_relay(), 110)];
+    (fleet(), relays, any::<u64>(), any::<u64>()).prop_map(|(beats, relays, relay, at_us)| {
         let mut encoder = PackEncoder::new();
-        let _ = beats.iter().all(|beat| encoder.push(beat, at_us));
+        let _ = beats.iter().zip(relays).all(|(beat, by)| encoder.push(beat, by, at_us));
         let mut bytes = Vec::new();
         encoder.finish(PeerId(relay), at_us, &mut bytes);
+        bytes
+    })
+}
+
+/// Any bytes in pieces; what each says is looked at by whoever takes the bundle apart.
+fn bundle_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let piece = (vec(any::<u8>(), 0..60), any::<u32>(), other_relay());
+    (vec(piece, 0..30), any::<u64>()).prop_map(|(pieces, relay)| {
+        let mut encoder = BundleEncoder::new();
+        for (datagram, age_us, relay) in &pieces {
+            let piece = Piece { datagram, age_us: *age_us, relay: *relay };
+            let taken = encoder.push(PeerId(1), &piece, 0);
+            assert!(taken != datagram.is_empty() || encoder.len() > 9, "it is full too soon");
+        }
+        let mut bytes = Vec::new();
+        encoder.finish(PeerId(relay), 0, &mut bytes);
         bytes
     })
 }
@@ -203,6 +227,7 @@ fn untagged() -> impl Strategy<Value = Vec<u8>> {
         }),
         batch_bytes(),
         pack_bytes(),
+        bundle_bytes(),
         any::<[u64; 3]>().prop_map(|[token, secret, sent]| {
             encode_probe(PeerId(token), secret, sent).to_vec()
         }),

@@ -54,6 +54,7 @@ fn key_ids(form: Form<'_>) -> Vec<u8> {
     match form {
         Form::Beat(beat) | Form::Hello(beat, _) => vec![beat.key_id],
         Form::Batch(batch) => batch.entries().map(|beat| beat.key_id).collect(),
+        Form::Bundle(bundle) => vec![bundle.key_id()],
         Form::Probe { .. } => vec![],
     }
 }

@@ -9,7 +9,7 @@ mod speed;
 mod units;
 mod vectors;
 
-use super::{Auth, Form, Guard, Heartbeat, Key, Keyring, Profile, Reject};
+use super::{Auth, Form, Guard, Heartbeat, Key, Keyring, PeerId, Profile, Reject};
 use oracle::Tags;
 use std::sync::LazyLock;
 
@@ -19,7 +19,10 @@ enum Meaning {
     Beat(Heartbeat),
     /// The heartbeat without its digest; name, group, labels.
     Hello(Heartbeat, String, String, Vec<(String, String)>),
-    Batch(Option<Heartbeat>, Vec<Heartbeat>),
+    /// The relay's own, those of its peers, and which other relay heard each of these, 0 for none.
+    Batch(Option<Heartbeat>, Vec<Heartbeat>, Vec<PeerId>),
+    /// The relay and its key; each datagram, its age, and the relay that heard it; 0 for those that are no peers.
+    Bundle(PeerId, u8, Vec<(Vec<u8>, u32, PeerId)>),
     Probe(u64, u64),
 }
 
@@ -35,7 +38,21 @@ impl From<Form<'_>> for Meaning {
                 let labels = profile.labels().map(|(k, v)| (k.into(), v.into())).collect();
                 Meaning::Hello(heartbeat, name.into(), group.into(), labels)
             }
-            Form::Batch(batch) => Meaning::Batch(batch.relay(), batch.entries().collect()),
+            Form::Batch(batch) => {
+                let heard: Vec<_> = batch.heard().collect();
+                assert!(heard.iter().map(|(_, beat)| *beat).eq(batch.entries()));
+                let relays: Vec<PeerId> = batch.relays().collect();
+                let named = |place: usize| Some(relays[place.checked_sub(1)?]);
+                assert!((0..heard.len()).all(|n| heard[n].0 == named(batch.heard_by(n))));
+                let by = heard.iter().map(|(relay, _)| relay.unwrap_or(PeerId(0))).collect();
+                Meaning::Batch(batch.relay(), batch.entries().collect(), by)
+            }
+            Form::Bundle(bundle) => {
+                let id = |relay: Option<PeerId>| relay.unwrap_or(PeerId(0));
+                let pieces = bundle.pieces();
+                let pieces = pieces.map(|p| (p.datagram.to_vec(), p.age_us, id(p.relay)));
+                Meaning::Bundle(id(bundle.through()), bundle.key_id(), pieces.collect())
+            }
             Form::Probe { secret, sent_ns } => Meaning::Probe(secret, sent_ns),
         }
     }

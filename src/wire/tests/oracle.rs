@@ -62,7 +62,7 @@ fn binary(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
         return Err(Reject::Version);
     }
     let kind = d[1] % 16;
-    if ![1, 2, 3, 4, 5, 15].contains(&kind) {
+    if ![1, 2, 3, 4, 5, 8, 15].contains(&kind) {
         return Err(Reject::Kind);
     }
     if (2..=6).any(|bit| d[2] & (1 << bit) != 0) || (d[2] >= 128) != (d[3] > 0) {
@@ -104,6 +104,7 @@ fn binary(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {
         2 => hello(of_peer()?, d),
         4 => batch(heartbeat, d, key_id),
         5 => pack(heartbeat, d, key_id),
+        8 => bundle(d, key_id),
         _ if d.len() != 32 => Err(Reject::Length),
         _ if d[2] != 0 || number(d, 4, 4) != 0 => Err(Reject::Reserved),
         _ => Ok(Meaning::Probe(number(d, 16, 8), number(d, 24, 8))),
@@ -213,7 +214,8 @@ fn batch(
         age_us: (number(entry(i), 16, 4) % (1 << 24)) as u32,
         profile_digest: 0,
     });
-    Ok(Meaning::Batch((relay.peer.0 != 0).then_some(relay), beats.collect()))
+    let own = (relay.peer.0 != 0).then_some(relay);
+    Ok(Meaning::Batch(own, beats.collect(), vec![PeerId(0); n]))
 }
 
 fn pack(
@@ -224,24 +226,24 @@ fn pack(
     if d.len() < 36 {
         return Err(Reject::Runt);
     }
-    if d[35] != 0 {
-        return Err(Reject::Reserved);
-    }
-    let (n, k) = (usize::from(d[32]), usize::from(d[33]));
+    let (n, k, r) = (usize::from(d[32]), usize::from(d[33]), usize::from(d[35]));
     let (i_bytes, s_bytes) = (usize::from(d[34] % 4) + 1, usize::from(d[34] / 4 % 4) + 1);
     let unit_us = 1u32 << (d[34] / 16);
-    let size = 8 + i_bytes + s_bytes + 2 + 1;
-    if d.len() > 1_456 || k > 64 || d.len() != 36 + 4 * k + size * n {
+    let said = 8 + i_bytes + s_bytes + 2 + 1;
+    let size = if r > 0 { said + 1 } else { said };
+    if d.len() > 1_456 || k > 64 || r > 63 || d.len() != 36 + 4 * k + 8 * r + size * n {
         return Err(Reject::Length);
     }
     relay()?;
     let intervals: Vec<u64> =
         (0..k).map(|i| interval_us(number(d, 36 + 4 * i, 4))).collect::<Result<_, _>>()?;
-    let entry = |i: usize| &d[36 + 4 * k + size * i..][..size];
-    let index = |i: usize| usize::from(entry(i)[size - 1] % 64);
-    if (0..n).any(|i| index(i) >= k) {
+    let entry = |i: usize| &d[36 + 4 * k + 8 * r + size * i..][..size];
+    let index = |i: usize| usize::from(entry(i)[said - 1] % 64);
+    let place = |i: usize| if r > 0 { usize::from(entry(i)[said]) } else { 0 };
+    if (0..n).any(|i| index(i) >= k || place(i) > r) {
         return Err(Reject::Length);
     }
+    let relay_ids = relay_ids(d, 36 + 4 * k, r)?;
     if (0..n).any(|i| number(entry(i), 0, 8) == 0) {
         return Err(Reject::Reserved);
     }
@@ -249,17 +251,61 @@ fn pack(
     let beats = (0..n).map(|i| Heartbeat {
         peer: PeerId(number(entry(i), 0, 8)),
         kind: Kind::Beat,
-        status: status(u64::from(entry(i)[size - 1] / 64)),
+        status: status(u64::from(entry(i)[said - 1] / 64)),
         sequenced: true,
         key_id,
         incarnation: sum(number(d, 16, 4), number(entry(i), 8, i_bytes)),
         sequence: sum(number(d, 20, 4), number(entry(i), 8 + i_bytes, s_bytes)),
         interval_us: intervals[index(i)],
         sent_ns: 0,
-        age_us: number(entry(i), size - 3, 2) as u32 * unit_us,
+        age_us: number(entry(i), said - 3, 2) as u32 * unit_us,
         profile_digest: 0,
     });
-    Ok(Meaning::Batch(None, beats.collect()))
+    let by = (0..n).map(|i| if place(i) == 0 { PeerId(0) } else { relay_ids[place(i) - 1] });
+    Ok(Meaning::Batch(None, beats.collect(), by.collect()))
+}
+
+fn relay_ids(d: &[u8], at: usize, r: usize) -> Result<Vec<PeerId>, Reject> {
+    let ids: Vec<PeerId> = (0..r).map(|i| PeerId(number(d, at + 8 * i, 8))).collect();
+    if ids.contains(&PeerId(0)) { Err(Reject::Reserved) } else { Ok(ids) }
+}
+
+fn bundle(d: &[u8], key_id: u8) -> Result<Meaning, Reject> {
+    if d.len() < 36 {
+        return Err(Reject::Runt);
+    }
+    if number(d, 34, 2) != 0 {
+        return Err(Reject::Reserved);
+    }
+    let (n, r) = (usize::from(d[32]), usize::from(d[33]));
+    if d.len() > 1_456 || r > 63 || d.len() < 36 + 8 * r {
+        return Err(Reject::Length);
+    }
+    let mut at = 36 + 8 * r;
+    let mut pieces = Vec::new();
+    for _ in 0..n {
+        if d.len() < at + 8 {
+            return Err(Reject::Length);
+        }
+        let (age_us, bytes, place) =
+            (number(d, at, 4) as u32, number(d, at + 4, 2) as usize, d[at + 6]);
+        if bytes == 0 || d.len() < at + 8 + bytes || usize::from(place) > r {
+            return Err(Reject::Length);
+        }
+        if d[at + 7] != 0 {
+            return Err(Reject::Reserved);
+        }
+        pieces.push((d[at + 8..at + 8 + bytes].to_vec(), age_us, usize::from(place)));
+        at += 8 + bytes;
+    }
+    if at != d.len() {
+        return Err(Reject::Length);
+    }
+    let relay = PeerId(number(d, 8, 8));
+    let mut relays = vec![relay];
+    relays.extend(relay_ids(d, 36, r)?);
+    let named = pieces.into_iter().map(|(piece, age_us, place)| (piece, age_us, relays[place]));
+    Ok(Meaning::Bundle(relay, key_id, named.collect()))
 }
 
 fn text(d: &[u8], tags: Tags<'_>) -> Result<Meaning, Reject> {

@@ -1,6 +1,6 @@
 //! What holds for every datagram.
 
-use super::arbitrary::{check, datagram, fleet, heartbeat, hello_bytes, line, words};
+use super::arbitrary::{check, datagram, fleet, heartbeat, hello_bytes, line, other_relay, words};
 use super::{Meaning, agree, decode};
 use crate::wire::{
     BatchEncoder, Form, Heartbeat, Kind, MAX_UNTAGGED, OwnedProfile, PackEncoder, PeerId, Profile,
@@ -58,38 +58,50 @@ fn a_batch_comes_back() {
         let mut bytes = Vec::new();
         encoder.finish(relay.as_ref(), &mut bytes);
         assert!(encoder.is_empty());
-        assert_eq!(decode(&bytes), Ok(Meaning::Batch(relay, expected)));
+        let by = vec![PeerId(0); expected.len()];
+        assert_eq!(decode(&bytes), Ok(Meaning::Batch(relay, expected, by)));
     });
 }
 
 #[test]
 fn a_pack_comes_back_and_nobody_in_it_is_younger_than_before() {
     let held_us = || prop_oneof![0..10_000u64, 0..1u64 << 32];
-    check(500, (fleet(), vec(held_us(), 110), any::<u64>()), |(beats, held_us, relay)| {
-        let mut encoder = PackEncoder::new();
-        let now_us = 1 << 40;
-        let mut expected = Vec::new();
-        for (beat, held_us) in beats.iter().zip(held_us) {
-            if encoder.push(beat, now_us - held_us) {
-                expected.push((beat, u64::from(beat.age_us) + held_us));
+    let relays = || prop_oneof![2 => Just(vec![None; 110]), 1 => vec(other_relay(), 110)];
+    check(
+        500,
+        (fleet(), vec(held_us(), 110), relays(), any::<u64>()),
+        |(beats, held_us, relays, relay)| {
+            let mut encoder = PackEncoder::new();
+            let now_us = 1 << 40;
+            let mut expected = Vec::new();
+            for ((beat, held_us), relay) in beats.iter().zip(held_us).zip(&relays) {
+                if encoder.push(beat, *relay, now_us - held_us) {
+                    expected.push((beat, u64::from(beat.age_us) + held_us, *relay));
+                }
             }
-        }
-        let mut bytes = Vec::new();
-        encoder.finish(PeerId(relay), now_us, &mut bytes);
-        assert!(encoder.is_empty() && bytes.len() <= MAX_UNTAGGED);
-        let Ok(Form::Batch(batch)) = crate::wire::decode(&bytes) else { panic!("{bytes:02x?}") };
-        assert_eq!((batch.relay(), batch.through().unwrap_or(PeerId(0))), (None, PeerId(relay)));
-        assert_eq!(batch.entries().len(), expected.len());
-        let oldest_us = expected.iter().map(|(_, age_us)| *age_us).max().unwrap_or(0);
-        let most_us = u64::from(u16::MAX) << 15;
-        for (got, (beat, age_us)) in batch.entries().zip(expected) {
-            assert_eq!(Heartbeat { age_us: beat.age_us, ..got }, *beat);
-            // To a 32,768th of the oldest, or the most that there is.
-            let age_us = age_us.min(most_us);
-            let got_us = u64::from(got.age_us);
-            assert!((age_us..=age_us + oldest_us.min(most_us) / 32_768).contains(&got_us));
-        }
-    });
+            let mut bytes = Vec::new();
+            encoder.finish(PeerId(relay), now_us, &mut bytes);
+            assert!(encoder.is_empty() && bytes.len() <= MAX_UNTAGGED);
+            let Ok(Form::Batch(batch)) = crate::wire::decode(&bytes) else {
+                panic!("{bytes:02x?}")
+            };
+            assert_eq!(
+                (batch.relay(), batch.through().unwrap_or(PeerId(0))),
+                (None, PeerId(relay))
+            );
+            assert_eq!(batch.entries().len(), expected.len());
+            let oldest_us = expected.iter().map(|(_, age_us, _)| *age_us).max().unwrap_or(0);
+            let most_us = u64::from(u16::MAX) << 15;
+            for ((by, got), (beat, age_us, relay)) in batch.heard().zip(expected) {
+                assert_eq!(by, relay);
+                assert_eq!(Heartbeat { age_us: beat.age_us, ..got }, *beat);
+                // To a 32,768th of the oldest, or the most that there is.
+                let age_us = age_us.min(most_us);
+                let got_us = u64::from(got.age_us);
+                assert!((age_us..=age_us + oldest_us.min(most_us) / 32_768).contains(&got_us));
+            }
+        },
+    );
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn seventy_beats_of_five_intervals_fit_with_a_tag() {
     let mut bytes = Vec::new();
     encoder.finish(Some(&BEAT), &mut bytes);
     assert_eq!(bytes.len() + TAG, MAX_DATAGRAM);
-    let Ok(Meaning::Batch(relay, entries)) = decode(&bytes) else { panic!("a batch") };
+    let Ok(Meaning::Batch(relay, entries, _)) = decode(&bytes) else { panic!("a batch") };
     assert_eq!((relay, entries.len()), (Some(BEAT), 70));
 }
 
@@ -67,7 +67,7 @@ fn a_pack_takes_as_many_bytes_as_its_fleet_is_spread() {
             ..BEAT
         };
         let mut n = 0;
-        while encoder.push(&beat(n), 0) {
+        while encoder.push(&beat(n), None, 0) {
             n += 1;
         }
         let mut bytes = Vec::new();
@@ -82,7 +82,7 @@ fn a_pack_takes_as_many_bytes_as_its_fleet_is_spread() {
     assert_eq!(full(u32::MAX, u32::MAX), (74, 19));
     let mut bytes = Vec::new();
     PackEncoder::new().finish(PeerId(0), 0, &mut bytes);
-    assert_eq!(decode(&bytes), Ok(Meaning::Batch(None, vec![])));
+    assert_eq!(decode(&bytes), Ok(Meaning::Batch(None, vec![], vec![])));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::{agree, guards};
 use crate::wire::{
-    BatchEncoder, Form, Heartbeat, Key, PackEncoder, PeerId, Profile, encode_beat, encode_hello,
-    encode_probe,
+    BatchEncoder, BundleEncoder, Form, Heartbeat, Key, PackEncoder, PeerId, Piece, Profile,
+    encode_beat, encode_hello, encode_probe,
 };
 use std::fmt::Write;
 
@@ -69,9 +69,22 @@ fn meaning(datagram: &[u8]) -> String {
                 (None, None) => "anonymous".into(),
             };
             let mut text = format!("batch {relay}");
-            for beat in batch.entries() {
+            for (by, beat) in batch.heard() {
                 let said = said(&beat).replace(" sent_ns=0", "");
                 write!(text, "\n  entry {said} age_us={}", beat.age_us).expect("a string");
+                if let Some(relay) = by {
+                    write!(text, " relay={relay}").expect("a string");
+                }
+            }
+            text
+        }
+        Ok(Form::Bundle(bundle)) => {
+            let id = |relay: Option<PeerId>| relay.map_or("none".into(), |id| id.to_string());
+            let mut text = format!("bundle of relay={}", id(bundle.through()));
+            for Piece { datagram, age_us, relay } in bundle.pieces() {
+                let said = meaning(datagram);
+                write!(text, "\n  piece age_us={age_us} relay={}: {said}", id(relay))
+                    .expect("a string");
             }
             text
         }
@@ -103,13 +116,21 @@ fn every_binary_vector_is_encoded_to_the_same_bytes() {
             Ok(Form::Hello(beat, profile)) => encode_hello(&beat, &profile, &mut again),
             Ok(Form::Batch(batch)) if datagram[1] == 0x15 => {
                 let mut encoder = PackEncoder::new();
-                assert!(batch.entries().all(|beat| encoder.push(&beat, 0)));
+                assert!(batch.heard().all(|(by, beat)| encoder.push(&beat, by, 0)));
                 encoder.finish(batch.through().unwrap_or(PeerId(0)), 0, &mut again);
             }
             Ok(Form::Batch(batch)) => {
                 let mut encoder = BatchEncoder::new();
                 assert!(batch.entries().all(|beat| encoder.push(&beat)));
                 encoder.finish(batch.relay().as_ref(), &mut again);
+            }
+            Ok(Form::Bundle(bundle)) => {
+                let mut encoder = BundleEncoder::new();
+                for piece in bundle.pieces() {
+                    let relay = piece.relay.filter(|relay| Some(*relay) != bundle.through());
+                    assert!(encoder.push(PeerId(0), &Piece { relay, ..piece }, 0));
+                }
+                encoder.finish(bundle.through().unwrap_or(PeerId(0)), 0, &mut again);
             }
             Ok(Form::Probe { secret, sent_ns }) => {
                 again.extend(encode_probe(PeerId(1), secret, sent_ns));

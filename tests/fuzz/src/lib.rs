@@ -2,8 +2,8 @@
 //! a panic, which libFuzzer reports together with the bytes.
 
 use systole::wire::{
-    Auth, BatchEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile, PackEncoder,
-    PeerId, Profile, Reject, TAG, decode, encode_beat, encode_hello, encode_probe,
+    Auth, BatchEncoder, BundleEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile, PackEncoder,
+    PeerId, Piece, Profile, Reject, TAG, decode, encode_beat, encode_hello, encode_probe,
 };
 
 /// A guard with key 1 for all, 2 for the group web and 3 for db.
@@ -41,12 +41,24 @@ pub fn check(datagram: &[u8]) -> Result<Form<'_>, Reject> {
         Form::Batch(batch) if datagram[1] & 0x0F == 5 => {
             let mut encoder = PackEncoder::new();
             // Numbers on both sides of their wrap take more room from the encoder's base.
-            let fitting = batch.entries().take_while(|beat| encoder.push(beat, 0)).count();
+            let fitting = batch.heard().take_while(|(by, beat)| encoder.push(beat, *by, 0)).count();
             let mut again = Vec::new();
             encoder.finish(batch.through().unwrap_or(PeerId(0)), 0, &mut again);
             let Ok(Form::Batch(twin)) = decode(&again) else { panic!("not a pack: {again:x?}") };
             assert_eq!(twin.through(), batch.through());
-            assert!(twin.entries().eq(batch.entries().take(fitting)), "{batch:?} became {twin:?}");
+            assert!(twin.heard().eq(batch.heard().take(fitting)), "{batch:?} became {twin:?}");
+        }
+        Form::Bundle(bundle) => {
+            let mut encoder = BundleEncoder::new();
+            let header = |relay: Option<PeerId>| relay.filter(|id| Some(*id) != bundle.through());
+            for piece in bundle.pieces() {
+                let piece = Piece { relay: header(piece.relay), ..piece };
+                assert!(encoder.push(PeerId(0), &piece, 0), "it fitted before");
+            }
+            let mut again = Vec::new();
+            encoder.finish(bundle.through().unwrap_or(PeerId(0)), 0, &mut again);
+            let Ok(Form::Bundle(twin)) = decode(&again) else { panic!("not a bundle: {again:x?}") };
+            assert!(twin.pieces().eq(bundle.pieces()), "{bundle:?} became {twin:?}");
         }
         Form::Batch(batch) => {
             let mut encoder = BatchEncoder::new();

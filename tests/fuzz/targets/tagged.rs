@@ -31,6 +31,10 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             assert_eq!(with.relay(), without.relay().map(by));
             assert!(with.entries().eq(without.entries().map(by)));
         }
+        (Form::Bundle(with), Form::Bundle(without)) => {
+            assert_eq!((with.key_id(), without.key_id()), (key_id, 0));
+            assert!(with.pieces().eq(without.pieces()));
+        }
         other => panic!("{other:?}"),
     }
     let [low, high, bit, _] = *choice;
