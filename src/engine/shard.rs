@@ -526,6 +526,8 @@ mod resume;
 #[cfg(test)]
 mod conflicts;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod forgery;
 #[cfg(test)]
 mod guards;
