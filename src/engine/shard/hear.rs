@@ -153,7 +153,10 @@ impl Shard {
             Order::Newer { missing } => missing,
             Order::Restart => 0,
             refused => {
-                self.refuse(index, beat, way, position, refused, now_ns, outlet);
+                if refused == Order::Duplicate && beat.sequence == position.last {
+                    self.came_by_as_well(index, way);
+                }
+                self.refuse(index, beat, position, refused, now_ns, outlet);
                 return false;
             }
         };
@@ -267,6 +270,17 @@ impl Shard {
         write.set_other_way_at(slot.heartbeats());
     }
 
+    /// A copy of a peer's last beat came, which may be another way.
+    #[cold]
+    fn came_by_as_well(&self, index: u32, way: Way) {
+        let slot = self.peers.table.slot(index);
+        if way.mark().is_some_and(|mark| mark != slot.way()) {
+            let mut write = slot.write();
+            write.set_other_way(way.code());
+            write.set_other_way_at(slot.heartbeats());
+        }
+    }
+
     /// A peer's status says that its silence is planned from now on, or is no longer.
     #[cold]
     fn began_or_ended_maintenance(
@@ -328,7 +342,6 @@ impl Shard {
         &mut self,
         index: u32,
         beat: &Heartbeat,
-        way: Way,
         position: Position,
         order: Order,
         now_ns: u64,
@@ -339,11 +352,6 @@ impl Shard {
         let counter = match order {
             Order::Duplicate => {
                 write.set_duplicates(slot.duplicates().saturating_add(1));
-                let is_last = beat.sequenced && beat.sequence == position.last;
-                if is_last && way.mark().is_some_and(|mark| mark != slot.way()) {
-                    write.set_other_way(way.code());
-                    write.set_other_way_at(slot.heartbeats());
-                }
                 Counter::Duplicate
             }
             Order::Late => {
