@@ -186,6 +186,7 @@ impl Running {
         let failed = |error| Failure::failed(format!("receiving fails: {error}"));
         // To answer questions. Costs some 50 ns a datagram.
         backend.tell_sources(true).map_err(failed)?;
+        let mut said_ring = false;
         let mut say_ns = self.stats_ns.map(|every_ns| clock::monotonic_ns() + every_ns);
         loop {
             // Before the look: a beat that comes during it may look older than it is, not younger.
@@ -200,6 +201,12 @@ impl Running {
                     relay.datagram(datagram, now_ns, ends);
                 })
                 .map_err(failed)?;
+            if !said_ring && relay.counts().looped > 0 {
+                said_ring = true;
+                say(
+                    "what it has sent comes back to it: relays send to each other in a ring; see their --to",
+                );
+            }
             let now_ns = clock::monotonic_ns();
             relay.flush_if_due(now_ns, ends);
             while let Ok(notice) = received.try_recv() {

@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Counts {
     /// Datagrams that came in: with the pieces, the sum of the five behind these.
     pub received: u64,
-    /// Datagrams that came in BUNDLEs of other relays.
+    /// Datagrams that came in BUNDLEs of other relays, but for those that were looped.
     pub pieces: u64,
     /// Of these, BEATs and known HELLOs, each of which became one packed beat.
     pub beats: u64,
@@ -20,6 +20,8 @@ pub struct Counts {
     pub questions: u64,
     /// Of these, dropped ones, by reason in the order of [`Reject::ALL`].
     dropped: [u64; Reject::ALL.len()],
+    /// Beats and pieces that it had heard first and that came back to it: relays send in a ring.
+    pub looped: u64,
     /// Bytes of the datagrams that came in.
     pub received_bytes: u64,
     /// Beats that were packed.
@@ -87,6 +89,9 @@ impl fmt::Display for Counts {
             self.bundled,
             self.bundles
         )?;
+        if self.looped > 0 {
+            write!(f, " looped={}", self.looped)?;
+        }
         for reject in Reject::ALL.into_iter().filter(|reject| self.dropped(*reject) > 0) {
             write!(f, " {}={}", reject.counter().label(), self.dropped(reject))?;
         }

@@ -4,8 +4,8 @@
 //!                 ┌─ QUESTION ─────────────────────────────▶ answered
 //!                 ├─ BEAT, HELLO said lately ─┐
 //!  datagram ─ guard ─ BATCH, PACK of a relay ─┴─ vouched? ─▶ packed ───┬─ full, or held long enough ─▶ PACK
-//!                 ├─ text; whatever is not vouched for ────▶ bundled ──┘                           ─▶ BUNDLE
-//!                 ├─ HELLO, BYE ───────────────────────────▶ passed on as it came
+//!                 ├─ text, BYE; what is not vouched for ───▶ bundled ──┘                           ─▶ BUNDLE
+//!                 ├─ HELLO ────────────────────────────────▶ passed on as it came
 //!                 └─ wrong ────────────────────────────────▶ dropped and counted
 //! ```
 //! A BUNDLE of a relay is taken apart, and each of its pieces goes this way.
@@ -23,7 +23,7 @@
 //! for everybody through the relay.
 //!
 //! **Who heard it.** A peer's parent is the relay that heard it first. So what another relay heard goes on
-//! under that one's name.
+//! under that one's name; and what comes back under ours has gone round in a ring of relays, and ends here.
 //!
 //! Absent on purpose: sockets, clocks, the relay's own heartbeats, and peers.
 
@@ -131,8 +131,10 @@ impl Relay {
     /// Takes the pieces of another relay's BUNDLE in.
     fn bundle(&mut self, bundle: &Bundle<'_>, now_ns: u64, outside: &mut impl Outside) {
         for piece in bundle.pieces() {
+            if self.has_come_back(piece.relay) {
+                continue;
+            }
             self.counts.pieces += 1;
-            let piece = Piece { relay: self.other_than_us(piece.relay), ..piece };
             match self.guard.decode(piece.datagram) {
                 Ok(Form::Bundle(_)) => self.counts.drop(Reject::Kind),
                 Ok(form) => self.form(&form, &piece, now_ns, outside),
@@ -193,7 +195,10 @@ impl Relay {
         }
         let through = batch.through().or(piece.relay);
         for (relay, beat) in batch.heard() {
-            let relay = self.other_than_us(relay.or(through));
+            let relay = relay.or(through);
+            if self.has_come_back(relay) {
+                continue;
+            }
             self.gather(&beat, &Piece { relay, ..*piece }, now_ns, outside);
         }
     }
@@ -243,9 +248,11 @@ impl Relay {
         self.pack.is_empty() && self.bundle.is_empty()
     }
 
-    /// A relay's name, but ours, which stands in the header.
-    fn other_than_us(&self, relay: Option<PeerId>) -> Option<PeerId> {
-        relay.filter(|relay| *relay != self.id)
+    /// Whether it was us who heard this; counted if so.
+    fn has_come_back(&mut self, relay: Option<PeerId>) -> bool {
+        let is_ours = relay == Some(self.id);
+        self.counts.looped += u64::from(is_ours);
+        is_ours
     }
 
     /// Whether a heartbeat is one that can be packed, and whose sender is vouched for.

@@ -128,14 +128,13 @@ fn every_beat_leaves_once_in_time_and_as_old_as_it_is() {
 }
 
 #[test]
-fn what_says_more_than_alive_goes_on_as_it_came() {
+fn a_hello_between_beats_goes_on_alone() {
     let (mut relay, mut kept) = (open(), Kept::default());
-    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(1, 9) }).to_vec();
-    let sent = [hello(&beat(PeerId::of("a").0, 1), "web"), bye];
-    sent.iter().for_each(|datagram| relay.datagram(datagram, 5, &mut kept));
-    assert_eq!(kept.forwarded, sent);
+    let sent = hello(&beat(PeerId::of("a").0, 1), "web");
+    relay.datagram(&sent, 5, &mut kept);
+    assert_eq!(kept.forwarded, [sent]);
     assert_eq!(relay.due_ns(), None, "and nothing is held");
-    assert_eq!((relay.counts().passed_on, relay.counts().received), (2, 2));
+    assert_eq!((relay.counts().passed_on, relay.counts().alone), (1, 1));
 }
 
 #[test]
@@ -143,7 +142,7 @@ fn what_has_no_beats_beside_it_goes_on_in_a_bundle_which_says_the_way() {
     let (mut relay, mut kept) = (open(), Kept::default());
     let line = b"web-1 status=warn\n".to_vec();
     let slow = Heartbeat { interval_us: 60_000_000, ..beat(PeerId::of("a").0, 1) };
-    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, peer: PeerId(2), ..slow }).to_vec();
+    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(2, 9) }).to_vec();
     let sent = [line, hello(&slow, "web"), bye];
     for (n, datagram) in sent.iter().enumerate() {
         relay.datagram(datagram, 5 * MS + n as u64 * MS, &mut kept);
@@ -177,12 +176,13 @@ fn what_another_relay_heard_goes_on_under_its_name() {
     let (mut pack, mut bundle) = (PackEncoder::new(), BundleEncoder::new());
     let innermost = Some(PeerId(99));
     assert!(pack.push(&beat(1, 1), None, 0) && pack.push(&beat(2, 1), innermost, 0));
-    // Brought back to us by a ring of relays.
+    // We heard it, and a ring of relays has brought it back.
     assert!(pack.push(&beat(3, 1), Some(RELAY), 0));
     let line = b"web-1";
     let piece = |relay| Piece { datagram: line, age_us: 3, relay };
     assert!(bundle.push(PeerId(0), &piece(None), 0));
     assert!(bundle.push(PeerId(0), &piece(innermost), 0));
+    assert!(bundle.push(PeerId(0), &piece(Some(RELAY)), 0));
     let (mut packed, mut bundled) = (Vec::new(), Vec::new());
     pack.finish(INNER, 0, &mut packed);
     bundle.finish(INNER, 0, &mut bundled);
@@ -192,11 +192,11 @@ fn what_another_relay_heard_goes_on_under_its_name() {
     relay.flush(6 * MS, &mut kept);
     let Ok(Form::Batch(batch)) = decode(&kept.forwarded[0]) else { panic!("no batch") };
     let heard: Vec<_> = batch.heard().map(|(by, beat)| (beat.peer.0, by)).collect();
-    assert_eq!(heard, [(1, Some(INNER)), (2, innermost), (3, None), (INNER.0, None)]);
+    assert_eq!(heard, [(1, Some(INNER)), (2, innermost), (INNER.0, None)]);
     let said = |by| (by, 1_003, line.to_vec());
     assert_eq!(pieces(&kept.forwarded[1]), [said(INNER), said(PeerId(99))]);
     let counts = relay.counts();
-    assert_eq!((counts.received, counts.pieces, counts.batches), (3, 2, 2));
+    assert_eq!((counts.received, counts.pieces, counts.batches, counts.looped), (3, 2, 2, 2));
     assert_eq!((counts.beats, counts.passed_on), (1, 2));
     // A bundle in a bundle is none.
     let mut nested = Vec::new();
@@ -210,13 +210,44 @@ fn what_another_relay_heard_goes_on_under_its_name() {
 #[test]
 fn what_is_passed_on_overtakes_no_beat_of_its_sender() {
     let (mut relay, mut kept) = (open(), Kept::default());
-    let bye = |peer| encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(peer, 2) });
-    relay.datagram(&encode_beat(&beat(1, 1)), 5, &mut kept);
-    relay.datagram(&bye(2), 5, &mut kept);
+    let (a, b) = (PeerId::of("a").0, PeerId::of("b").0);
+    let hello = |peer| hello(&beat(peer, 2), "web");
+    relay.datagram(&encode_beat(&beat(a, 1)), 5, &mut kept);
+    relay.datagram(&hello(b), 5, &mut kept);
     assert_eq!((kept.forwarded.len(), relay.due_ns().is_some()), (1, true), "another's may");
-    relay.datagram(&bye(1), 5, &mut kept);
-    assert_eq!(entries(&kept.forwarded[1])[0].peer, PeerId(1));
-    assert_eq!(kept.forwarded[2], bye(1));
+    relay.datagram(&hello(a), 5, &mut kept);
+    assert_eq!(entries(&kept.forwarded[1])[0].peer, PeerId(a));
+    assert_eq!(kept.forwarded[2], hello(a));
+}
+
+#[test]
+fn what_goes_round_in_a_ring_of_relays_ends_with_who_heard_it() {
+    let names = [RELAY, PeerId(88), PeerId(99)];
+    let mut ring = names.map(|name| Relay::new(name, DELAY_NS, None, Guard::default()));
+    let mut kept = [Kept::default(), Kept::default(), Kept::default()];
+    let a = PeerId::of("a").0;
+    let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(a, 3) }).to_vec();
+    let beats = encode_beat(&beat(a, 2)).to_vec();
+    for said in [hello(&beat(a, 1), "web"), beats, b"web-1".to_vec(), bye] {
+        ring[0].datagram(&said, 0, &mut kept[0]);
+    }
+    let mut sent = Vec::new();
+    for round in 1..12 {
+        let now_ns = round * DELAY_NS;
+        let mut count = 0;
+        for n in 0..3 {
+            ring[n].flush_if_due(now_ns, &mut kept[n]);
+            let forwarded: Vec<_> = kept[n].forwarded.drain(..).collect();
+            count += forwarded.len();
+            for datagram in forwarded {
+                ring[(n + 1) % 3].datagram(&datagram, now_ns, &mut kept[(n + 1) % 3]);
+            }
+        }
+        sent.push(count);
+    }
+    // The HELLO goes round twice before the relays know it; all else once.
+    assert_eq!(sent[6..], [0; 5], "{sent:?}");
+    assert!(ring[0].counts().looped >= 3 && ring[0].due_ns().is_none(), "{}", ring[0].counts());
 }
 
 #[test]

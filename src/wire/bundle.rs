@@ -17,7 +17,7 @@
 
 use super::header::{BUNDLE, Header};
 use super::relays::{RelayTable, Relays};
-use super::{HEADER, Heartbeat, MAX_UNTAGGED, PeerId, Reject};
+use super::{HEADER, Heartbeat, Kind, MAX_UNTAGGED, PeerId, Reject};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -47,10 +47,11 @@ pub const MAX_PIECE: usize = MAX_UNTAGGED - HEADER - size_of::<Counts>() - 8 - s
 /// that it says.
 const SLOW_US: u64 = 30_000_000;
 
-/// Whether a relay that vouches for its sender puts a HELLO, BYE or line of so many bytes into a BUNDLE. Others
-/// go on alone, since the beats between them say the way.
+/// Whether a relay that vouches for its sender puts a HELLO, BYE or line of so many bytes into a BUNDLE. A HELLO
+/// between beats goes on alone, since these say the way.
 pub fn is_bundled(beat: &Heartbeat, bytes: usize) -> bool {
-    bytes <= MAX_PIECE && (!beat.sequenced || beat.interval_us >= SLOW_US)
+    let says_all = !beat.sequenced || beat.kind == Kind::Bye || beat.interval_us >= SLOW_US;
+    bytes <= MAX_PIECE && says_all
 }
 
 /// A decoded BUNDLE.
