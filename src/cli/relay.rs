@@ -193,6 +193,9 @@ impl Running {
             let now_ns = clock::monotonic_ns();
             if let Some(form) = self.schedule.take(now_ns) {
                 self.own.beat(form, &mut self.ends.targets);
+                if form == Form::Hello {
+                    self.relay.introduce(&mut self.ends);
+                }
             }
             let Running { relay, ends, .. } = &mut self;
             let taken = backend
@@ -234,6 +237,7 @@ impl Running {
             Notice::Resolved(index, answer) => {
                 if self.ends.targets.resolved(index, answer, |text| say(&text)) {
                     self.own.beat(Form::Hello, &mut self.ends.targets);
+                    self.relay.introduce(&mut self.ends);
                 }
             }
             Notice::Signal(SIGUSR1) => self.say_counts(backend),

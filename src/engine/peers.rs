@@ -377,6 +377,13 @@ impl Peers {
         }
     }
 
+    /// Whether it is bound to the key of the relay that it comes through.
+    pub(super) fn is_relays_key(&self, slot: &Slot) -> bool {
+        let relay = self.groups.parent(number_of(slot.parent()));
+        let record = relay.and_then(|relay| self.find_anywhere(relay));
+        slot.parent() & LEARNT != 0 && record.is_some_and(|relay| relay.key_id == slot.key_id())
+    }
+
     /// How the parent with this number is doing.
     fn parent_of_number(&self, number: u32, child: PeerId) -> Parent {
         let Some(parent) = self.groups.parent(number) else { return Parent::None };

@@ -19,7 +19,7 @@ use crate::io::Waker;
 use crate::metrics::{Counter, Counters};
 use crate::trace::Tap;
 use crate::wire::{
-    self, Batch, Bundle, Form, Guard, Heartbeat, Kind, OwnedProfile, Piece, Profile, Reject,
+    self, Batch, Bundle, Form, Guard, Heartbeat, OwnedProfile, Piece, Profile, Reject,
 };
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -109,15 +109,12 @@ impl Inbox {
     ) {
         match self.guard.load().decode(datagram) {
             Ok(Form::Beat(beat)) => {
-                // A line that says `bye` is one, too.
-                let way = match beat.kind {
-                    Kind::Beat => Way::Direct,
-                    Kind::Bye => alone(&beat, datagram),
-                };
-                self.beat(beat, way, None, clock, shard, reports);
+                self.beat(beat, Way::Direct, None, clock, shard, reports);
             }
             Ok(Form::Hello(beat, profile)) => {
-                let way = alone(&beat, datagram);
+                // A relay passes on alone what no BUNDLE has room for.
+                let fits = datagram.len() <= wire::MAX_PIECE;
+                let way = if fits { Way::Direct } else { Way::Unsaid };
                 self.beat(beat, way, Some(profile), clock, shard, reports);
             }
             Ok(Form::Batch(batch)) => {
@@ -175,19 +172,24 @@ impl Inbox {
                 let way = relay.map(|relay| shard.way_through(relay, key_id, reports));
                 last = (relay, way.unwrap_or_default());
             }
-            // Who proves nothing says nothing of those who do.
-            let way = |by: u8| if by != 0 && key_id == 0 { Way::Unsaid } else { last.1 };
-            match self.guard.load().decode(datagram) {
+            let guard = self.guard.load();
+            let form = guard.decode(datagram);
+            // What is not believed came now, and who knows which way.
+            let said = |by: u8| match guard.believes(key_id, by) {
+                true => (last.1, age_us),
+                false => (Way::Unsaid, 0),
+            };
+            match form {
                 Ok(Form::Beat(beat)) => {
-                    let (way, beat) = (way(beat.key_id), older(beat, age_us));
-                    self.beat(beat, way, None, clock, shard, reports);
+                    let (way, age_us) = said(beat.key_id);
+                    self.beat(older(beat, age_us), way, None, clock, shard, reports);
                 }
                 Ok(Form::Hello(beat, profile)) => {
-                    let (way, beat) = (way(beat.key_id), older(beat, age_us));
-                    self.beat(beat, way, Some(profile), clock, shard, reports);
+                    let (way, age_us) = said(beat.key_id);
+                    self.beat(older(beat, age_us), way, Some(profile), clock, shard, reports);
                 }
                 Ok(Form::Batch(batch)) => {
-                    let way = way(batch.key_id());
+                    let (way, age_us) = said(batch.key_id());
                     self.batch(&batch, way, age_us, clock, shard, reports);
                 }
                 Ok(Form::Bundle(_) | Form::Probe { .. }) => self.reject(Reject::Kind),
@@ -340,12 +342,6 @@ impl Inbox {
     fn reject(&self, reject: Reject) {
         self.counters.add(reject.counter(), 1);
     }
-}
-
-/// The way of a HELLO, BYE or line that came by itself.
-fn alone(beat: &Heartbeat, datagram: &[u8]) -> Way {
-    // A relay would have put it into a BUNDLE.
-    if wire::is_bundled(beat, datagram.len()) { Way::Direct } else { Way::Unsaid }
 }
 
 /// The same, after so long.

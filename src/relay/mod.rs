@@ -4,8 +4,7 @@
 //!                 ┌─ QUESTION ─────────────────────────────▶ answered
 //!                 ├─ BEAT, HELLO said lately ─┐
 //!  datagram ─ guard ─ BATCH, PACK of a relay ─┴─ vouched? ─▶ packed ───┬─ full, or held long enough ─▶ PACK
-//!                 ├─ text, BYE; what is not vouched for ───▶ bundled ──┘                           ─▶ BUNDLE
-//!                 ├─ HELLO ────────────────────────────────▶ passed on as it came
+//!                 ├─ HELLO, BYE, text; not vouched for ────▶ bundled ──┘                           ─▶ BUNDLE
 //!                 └─ wrong ────────────────────────────────▶ dropped and counted
 //! ```
 //! A BUNDLE of a relay is taken apart, and each of its pieces goes this way.
@@ -18,8 +17,8 @@
 //! up. So the monitor counts its silence from when the relay heard it.
 //!
 //! **Vouching.** A PACK has one tag, the relay's, for all its beats. So a beat is packed only if
-//! whoever sent it could have said all that the relay's key can say: if its key covers the relay's.
-//! Any other goes on in a BUNDLE with its own tag, and the monitor judges it. Else a narrow key would speak
+//! whoever sent it could have said all that the relay's key can say, and the relay all that his can: if
+//! both keys cover each other. Any other goes on in a BUNDLE with its own tag, and the monitor judges it. Else a narrow key would speak
 //! for everybody through the relay.
 //!
 //! **Who heard it.** A peer's parent is the relay that heard it first. So what another relay heard goes on
@@ -39,7 +38,7 @@ pub use counts::Counts;
 
 use crate::wire::{
     Auth, Batch, Bundle, BundleEncoder, Form, Guard, Heartbeat, Key, Kind, MAX_DATAGRAM,
-    PackEncoder, PeerId, Piece, Reject, answer_to, is_bundled,
+    PackEncoder, PeerId, Piece, Reject, answer_to,
 };
 use introductions::Introductions;
 
@@ -135,11 +134,25 @@ impl Relay {
                 continue;
             }
             self.counts.pieces += 1;
-            match self.guard.decode(piece.datagram) {
-                Ok(Form::Bundle(_)) => self.counts.drop(Reject::Kind),
-                Ok(form) => self.form(&form, &piece, now_ns, outside),
-                Err(reject) => self.counts.drop(reject),
-            }
+            let (form, by) = match self.guard.decode(piece.datagram) {
+                Ok(Form::Beat(beat)) => (Form::Beat(beat), beat.key_id),
+                Ok(Form::Hello(beat, profile)) => (Form::Hello(beat, profile), beat.key_id),
+                Ok(Form::Batch(batch)) => (Form::Batch(batch), batch.key_id()),
+                Ok(Form::Bundle(_) | Form::Probe { .. }) => {
+                    self.counts.drop(Reject::Kind);
+                    continue;
+                }
+                Err(reject) => {
+                    self.counts.drop(reject);
+                    continue;
+                }
+            };
+            // What is not believed came to us, and now.
+            let piece = match self.guard.believes(bundle.key_id(), by) {
+                true => piece,
+                false => Piece { relay: None, age_us: 0, ..piece },
+            };
+            self.form(&form, &piece, now_ns, outside);
         }
     }
 
@@ -156,19 +169,17 @@ impl Relay {
                 self.counts.beats += 1;
                 self.gather(beat, piece, now_ns, outside);
             }
+            // Else it would be a beat later on, which says no name.
+            Form::Hello(beat, profile) if !profile.matches(beat.peer) => {
+                self.counts.drop(Reject::Name);
+            }
             Form::Hello(beat, _) if self.packs(beat) && !self.introductions.due(beat, now_ns) => {
                 self.counts.beats += 1;
                 self.gather(beat, piece, now_ns, outside);
             }
             Form::Beat(beat) | Form::Hello(beat, _) => {
                 self.counts.passed_on += 1;
-                let is_vouched = beat.sequenced && self.vouches(beat.key_id);
-                // Alone it would say neither its age nor who heard it.
-                let is_fresh = piece.age_us == 0 && piece.relay.is_none();
-                match is_vouched && is_fresh && !is_bundled(beat, piece.datagram.len()) {
-                    true => self.pass_on(beat.peer, piece, now_ns, outside),
-                    false => self.carry(beat.peer, piece, now_ns, outside),
-                }
+                self.carry(beat.peer, piece, now_ns, outside);
             }
             Form::Batch(batch) if self.vouches(batch.key_id()) => {
                 self.counts.batches += 1;
@@ -201,6 +212,17 @@ impl Relay {
             }
             self.gather(&beat, &Piece { relay, ..*piece }, now_ns, outside);
         }
+    }
+
+    /// Says that this peer is a relay, by an empty PACK, so that a monitor knows it before it brings
+    /// anybody. Behind its own HELLO.
+    pub fn introduce(&mut self, outside: &mut impl Outside) {
+        self.out.clear();
+        PackEncoder::new().finish(self.id, 0, &mut self.out);
+        if let Some(key) = &self.key {
+            key.seal(&mut self.out, 0);
+        }
+        outside.forward(&self.out);
     }
 
     /// Sends what is held, if its time has come.
@@ -263,8 +285,9 @@ impl Relay {
 
     /// Whether our tag may stand for what was let in by this key.
     fn vouches(&self, key_id: u8) -> bool {
-        let own = self.key.as_ref().map(Key::id);
-        self.guard.auth == Auth::Off || own.is_none_or(|own| self.guard.keys.covers(key_id, own))
+        let Some(own) = self.key.as_ref().map(Key::id) else { return true };
+        let keys = &self.guard.keys;
+        self.guard.auth == Auth::Off || keys.covers(key_id, own) && keys.covers(own, key_id)
     }
 
     /// Holds a beat, which came in this piece, for the next PACK.
@@ -305,21 +328,8 @@ impl Relay {
         }
         self.flush(now_ns, outside);
         self.since_ns = now_ns;
-        if !self.bundle.push(peer, piece, now_ns / 1_000) {
-            self.pass_on(peer, piece, now_ns, outside);
-        }
-    }
-
-    /// Passes a peer's datagram on alone.
-    fn pass_on(
-        &mut self,
-        peer: PeerId,
-        piece: &Piece<'_>,
-        now_ns: u64,
-        outside: &mut impl Outside,
-    ) {
-        if self.pack.holds(peer) || self.bundle.holds(peer) {
-            self.flush(now_ns, outside);
+        if self.bundle.push(peer, piece, now_ns / 1_000) {
+            return;
         }
         self.counts.alone += 1;
         self.counts.sent_bytes += piece.datagram.len() as u64;

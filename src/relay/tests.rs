@@ -128,22 +128,12 @@ fn every_beat_leaves_once_in_time_and_as_old_as_it_is() {
 }
 
 #[test]
-fn a_hello_between_beats_goes_on_alone() {
-    let (mut relay, mut kept) = (open(), Kept::default());
-    let sent = hello(&beat(PeerId::of("a").0, 1), "web");
-    relay.datagram(&sent, 5, &mut kept);
-    assert_eq!(kept.forwarded, [sent]);
-    assert_eq!(relay.due_ns(), None, "and nothing is held");
-    assert_eq!((relay.counts().passed_on, relay.counts().alone), (1, 1));
-}
-
-#[test]
-fn what_has_no_beats_beside_it_goes_on_in_a_bundle_which_says_the_way() {
+fn what_says_more_than_alive_goes_on_as_it_came() {
     let (mut relay, mut kept) = (open(), Kept::default());
     let line = b"web-1 status=warn\n".to_vec();
-    let slow = Heartbeat { interval_us: 60_000_000, ..beat(PeerId::of("a").0, 1) };
+    let a = beat(PeerId::of("a").0, 1);
     let bye = encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(2, 9) }).to_vec();
-    let sent = [line, hello(&slow, "web"), bye];
+    let sent = [line, hello(&a, "web"), bye];
     for (n, datagram) in sent.iter().enumerate() {
         relay.datagram(datagram, 5 * MS + n as u64 * MS, &mut kept);
     }
@@ -210,14 +200,15 @@ fn what_another_relay_heard_goes_on_under_its_name() {
 #[test]
 fn what_is_passed_on_overtakes_no_beat_of_its_sender() {
     let (mut relay, mut kept) = (open(), Kept::default());
-    let (a, b) = (PeerId::of("a").0, PeerId::of("b").0);
-    let hello = |peer| hello(&beat(peer, 2), "web");
-    relay.datagram(&encode_beat(&beat(a, 1)), 5, &mut kept);
-    relay.datagram(&hello(b), 5, &mut kept);
-    assert_eq!((kept.forwarded.len(), relay.due_ns().is_some()), (1, true), "another's may");
-    relay.datagram(&hello(a), 5, &mut kept);
-    assert_eq!(entries(&kept.forwarded[1])[0].peer, PeerId(a));
-    assert_eq!(kept.forwarded[2], hello(a));
+    let bye = |peer| encode_beat(&Heartbeat { kind: Kind::Bye, ..beat(peer, 2) }).to_vec();
+    relay.datagram(&encode_beat(&beat(1, 1)), 5, &mut kept);
+    relay.datagram(&bye(2), 5, &mut kept);
+    assert_eq!((kept.forwarded.len(), relay.due_ns().is_some()), (0, true), "another's may wait");
+    relay.datagram(&bye(1), 5, &mut kept);
+    assert_eq!(entries(&kept.forwarded[0])[0].peer, PeerId(1));
+    assert_eq!(pieces(&kept.forwarded[1])[0].2, bye(2));
+    relay.flush(5, &mut kept);
+    assert_eq!(pieces(&kept.forwarded[2])[0].2, bye(1));
 }
 
 #[test]
@@ -257,16 +248,17 @@ fn a_hello_that_says_nothing_new_is_a_beat() {
     for sequence in 0..5 {
         relay.datagram(&hello(&beat(a, sequence), "web"), 5, &mut kept);
     }
-    assert_eq!((kept.forwarded.len(), relay.counts().beats), (2, 3));
     relay.flush(5, &mut kept);
-    let sequences: Vec<u32> = entries(&kept.forwarded[2]).iter().map(|e| e.sequence).collect();
+    assert_eq!((relay.counts().passed_on, relay.counts().beats), (2, 3));
+    assert_eq!(pieces(&kept.forwarded[0]).len(), 2);
+    let sequences: Vec<u32> = entries(&kept.forwarded[1]).iter().map(|e| e.sequence).collect();
     assert_eq!(sequences, [2, 3, 4]);
 }
 
 #[test]
 fn only_who_could_say_all_that_the_relays_key_says_is_vouched_for() {
     // The relay's key, and which senders' it vouches for; everything else goes on with its own tag.
-    for (own, packed) in [(1, vec![1]), (2, vec![1, 2, 4]), (3, vec![1, 3, 4]), (4, vec![1, 4])] {
+    for (own, packed) in [(1, vec![1]), (2, vec![2]), (3, vec![3]), (4, vec![4])] {
         for by in 1..=4 {
             let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(own)), guard());
             let mut kept = Kept::default();
@@ -309,6 +301,43 @@ fn what_is_forged_is_dropped_and_counted_and_so_are_probes() {
     assert_eq!((relay.counts().dropped(Reject::Runt), relay.counts().all_dropped()), (1, 5));
     let line = relay.counts().to_string();
     assert!(line.contains("dropped=5") && line.contains(" drop_bad_tag=1"), "{line}");
+}
+
+#[test]
+fn a_hello_with_another_ones_name_is_dropped_however_often_it_comes() {
+    let (mut relay, mut kept) = (open(), Kept::default());
+    for sequence in 0..5 {
+        relay.datagram(&hello(&beat(7, sequence), "web"), 5, &mut kept);
+    }
+    assert_eq!((relay.counts().dropped(Reject::Name), relay.due_ns()), (5, None));
+}
+
+/// Relay 88's key speaks for web; a beat of web, and one of db, come in a bundle by it.
+#[test]
+fn of_a_piece_is_believed_what_its_bundles_key_could_have_said() {
+    for (by, relay_of, age_us) in [(2, PeerId(88), 700), (3, RELAY, 0)] {
+        let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(1)), guard());
+        let mut kept = Kept::default();
+        let said = sealed(encode_beat(&beat(9, 1)).to_vec(), by);
+        let mut bundle = BundleEncoder::new();
+        assert!(bundle.push(PeerId(9), &Piece { datagram: &said, age_us: 700, relay: None }, 0));
+        let mut bundled = Vec::new();
+        bundle.finish(PeerId(88), 0, &mut bundled);
+        relay.datagram(&sealed(bundled, 2), 0, &mut kept);
+        relay.flush(0, &mut kept);
+        let bytes = &kept.forwarded[0];
+        assert_eq!(pieces(&bytes[..bytes.len()]), [(relay_of, age_us, said)]);
+    }
+}
+
+#[test]
+fn who_is_a_relay_says_so_before_it_brings_anybody() {
+    let mut relay = Relay::new(RELAY, DELAY_NS, Some(key(1)), guard());
+    let mut kept = Kept::default();
+    relay.introduce(&mut kept);
+    let guarded = guard();
+    let Ok(Form::Batch(batch)) = guarded.decode(&kept.forwarded[0]) else { panic!("a batch") };
+    assert_eq!((batch.through(), batch.entries().len()), (Some(RELAY), 0));
 }
 
 #[test]

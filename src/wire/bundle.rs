@@ -9,15 +9,15 @@
 //!  piece:  age u32 │ bytes u16 │ who heard it u8 │ 0 │ the datagram
 //! ```
 //!
-//! The tag of the whole says who passes the pieces on and how long they were held. What each of them
-//! says is proven by its own tag, or by none. So a relay's narrow key lets nobody speak for more than he
-//! could alone, and a monitor still knows which way a beat came.
+//! What each piece says is proven by its own tag, or by none. So a relay's narrow key lets nobody speak for
+//! more than he could alone. Who heard a piece and how long ago is said by the tag of the whole, and
+//! [believed](super::Guard::believes) of a key that could speak for the piece itself.
 //!
 //! A bundle in a bundle is none: whoever gets one takes it apart.
 
 use super::header::{BUNDLE, Header};
 use super::relays::{RelayTable, Relays};
-use super::{HEADER, Heartbeat, Kind, MAX_UNTAGGED, PeerId, Reject};
+use super::{HEADER, MAX_UNTAGGED, PeerId, Reject};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -42,17 +42,6 @@ struct Label {
 
 /// Most bytes of a piece, so that it fits beside the name of the relay that heard it.
 pub const MAX_PIECE: usize = MAX_UNTAGGED - HEADER - size_of::<Counts>() - 8 - size_of::<Label>();
-
-/// From this interval on, what a sender says is never passed on alone, microseconds: its HELLOs are all
-/// that it says.
-const SLOW_US: u64 = 30_000_000;
-
-/// Whether a relay that vouches for its sender puts a HELLO, BYE or line of so many bytes into a BUNDLE. A HELLO
-/// between beats goes on alone, since these say the way.
-pub fn is_bundled(beat: &Heartbeat, bytes: usize) -> bool {
-    let says_all = !beat.sequenced || beat.kind == Kind::Bye || beat.interval_us >= SLOW_US;
-    bytes <= MAX_PIECE && says_all
-}
 
 /// A decoded BUNDLE.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -254,6 +254,12 @@ impl Guard {
         decode_any(datagram, self)
     }
 
+    /// Whether what a BUNDLE by this key says of a piece by another one is believed: who heard it, and how
+    /// long ago. Who could not have said the piece itself could cut its sender off by that.
+    pub fn believes(&self, bundle: u8, piece: u8) -> bool {
+        piece == 0 || bundle == piece || self.keys.covers(bundle, piece)
+    }
+
     /// Looks at the tag at the end of a datagram with a header. Returns what it covers, and the key
     /// by which it is authentic; 0 when nobody looks at tags.
     pub(super) fn open<'a>(

@@ -40,7 +40,7 @@ mod text;
 mod tests;
 
 pub use batch::{Batch, BatchEncoder};
-pub use bundle::{Bundle, BundleEncoder, MAX_PIECE, Piece, is_bundled};
+pub use bundle::{Bundle, BundleEncoder, MAX_PIECE, Piece};
 pub use header::{encode_beat, encode_hello, encode_probe};
 pub use heartbeat::{Heartbeat, Kind, Status, start_of};
 pub use id::{PeerId, steer};

@@ -138,12 +138,20 @@ fn a_key_speaks_for_its_own_groups_peers_only() {
 #[test]
 fn a_peer_that_only_a_relay_spoke_for_is_its_own_keys_with_its_first_hello() {
     let (mut bench, _) = gated(Auth::Required, NewcomerLimits::default());
+    bench.observe(&[by(1, hello(5, beat(9, 5, 1))), by(2, hello(5, beat(8, 5, 1)))], START);
+    let relays = [9, 8].map(|relay| bench.shard.shared.groups.parent_number(PeerId(relay)));
+    assert_eq!(relays, [Some(1), Some(2)]);
     // Its first HELLO was lost on the way; what the relay packs has the relay's key.
     bench.sink.way = Way::Relay(1);
     bench.observe(&[by(1, beat(1, 5, 2))], START);
+    // What another relay bundles has the peer's own, and so is nobody else's.
+    bench.sink.way = Way::Relay(2);
+    bench.observe(&[by(1, beat(2, 5, 2))], START);
     bench.sink.way = Way::Unsaid;
+    bench.observe(&[by(2, hello(7, beat(2, 5, 3)))], START);
+    assert_eq!((slot(&bench, 2).key_id, bench.counters.get(Counter::KeyScope)), (1, 1));
     bench.observe(&[by(2, beat(1, 5, 3))], START);
-    assert_eq!((slot(&bench, 1).key_id, bench.counters.get(Counter::KeyScope)), (1, 1));
+    assert_eq!((slot(&bench, 1).key_id, bench.counters.get(Counter::KeyScope)), (1, 2));
     bench.observe(&[by(2, hello(7, beat(1, 5, 4)))], START);
     assert_eq!((slot(&bench, 1).key_id, slot(&bench, 1).last_sequence), (2, 4));
     // From then on another key cannot claim it.

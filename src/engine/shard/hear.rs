@@ -117,7 +117,7 @@ impl Shard {
         }
         if beat.key_id != slot.key_id() {
             // A relay's key would lock out the peer's own when its first HELLO was lost on the way.
-            let vouched = slot.way() != 0 && slot.profile_digest() == 0;
+            let vouched = slot.profile_digest() == 0 && self.peers.is_relays_key(slot);
             let remembered = if admits(slot.key_id()) { slot.key_id() } else { 0 };
             match self.admission.other_key(remembered, beat, vouched) {
                 Ok(remember) => remember_key = remember,
@@ -154,7 +154,7 @@ impl Shard {
             Order::Restart => 0,
             refused => {
                 if refused == Order::Duplicate && beat.sequence == position.last {
-                    self.came_by_as_well(index, way);
+                    self.came_by_as_well(index, way, arrived_ns);
                 }
                 self.refuse(index, beat, position, refused, now_ns, outlet);
                 return false;
@@ -270,11 +270,14 @@ impl Shard {
         write.set_other_way_at(slot.heartbeats());
     }
 
-    /// A copy of a peer's last beat came, which may be another way.
+    /// A copy of a peer's last beat came, which may be another way; if it is no later than the next beat is
+    /// due: afterwards it may be a recording.
     #[cold]
-    fn came_by_as_well(&self, index: u32, way: Way) {
+    fn came_by_as_well(&self, index: u32, way: Way, arrived_ns: u64) {
         let slot = self.peers.table.slot(index);
-        if way.mark().is_some_and(|mark| mark != slot.way()) {
+        let interval_us = self.peers.groups.policy(slot.group()).interval_us(slot.interval_us());
+        let is_timely = arrived_ns <= slot.last_seen_ns().saturating_add(interval_us * 1_000);
+        if is_timely && way.mark().is_some_and(|mark| mark != slot.way()) {
             let mut write = slot.write();
             write.set_other_way(way.code());
             write.set_other_way_at(slot.heartbeats());

@@ -143,7 +143,7 @@ fn a_relay_speaks_for_what_its_key_speaks_for() {
 #[test]
 fn what_a_relay_bundles_is_judged_by_its_own_tags_and_comes_through_the_relay() {
     let (mut bench, _) = guarded(1, Auth::Optional, NewcomerLimits::default());
-    told(&mut bench, &[tagged(3, hello("relay-1", "db", 1))]);
+    told(&mut bench, &[tagged(1, hello("relay-1", "db", 1))]);
     let relay = PeerId::of("relay-1");
     let number = bench.groups.parent_number(relay).expect("room");
     let mut forged = tagged(2, plain("web-2", 5));
@@ -164,7 +164,7 @@ fn what_a_relay_bundles_is_judged_by_its_own_tags_and_comes_through_the_relay() 
     let pieces: [&[u8]; 5] =
         [&hello, &forged, line.as_bytes(), b"\xFF", &bundle(&[&plain("web-5", 1)])];
     let before_ns = bench.now_ns();
-    told(&mut bench, &[tagged(3, bundle(&pieces))]);
+    told(&mut bench, &[tagged(1, bundle(&pieces))]);
     let slot = |bench: &Bench, name: &str| {
         bench.reactor.shard.table().view().find(PeerId::of(name)).map(|(_, slot)| slot)
     };
@@ -176,11 +176,16 @@ fn what_a_relay_bundles_is_judged_by_its_own_tags_and_comes_through_the_relay() 
     assert_eq!((slot(&bench, "web-2"), slot(&bench, "web-5")), (None, None));
     let dropped = [Counter::DropTag, Counter::DropMagic, Counter::DropKind];
     assert_eq!(dropped.map(|counter| bench.count(counter)), [1, 1, 1]);
-    // Whoever proves nothing may bring what is proven, and says nothing of its way.
-    told(&mut bench, &[bundle(&[&tagged(2, plain("web-4", 1)), &plain("any-1", 1)])]);
-    told(&mut bench, &[bundle(&[&tagged(2, self::hello("web-4", "web", 2))])]);
+    // Who could not have said it himself may bring it, and says neither its way nor its age.
     let parent = |bench: &Bench, name: &str| number_of(slot(bench, name).expect("in").parent);
-    assert_eq!((parent(&bench, "web-4"), parent(&bench, "any-1")), (0, number));
+    for (n, brings) in [|bundle| bundle, |bundle| tagged(3, bundle)].into_iter().enumerate() {
+        let (proven, unproven) = (format!("web-1{n}"), format!("any-{n}"));
+        let proven_hello = tagged(2, self::hello(&proven, "web", 1));
+        let before_ns = bench.now_ns();
+        told(&mut bench, &[brings(bundle(&[&proven_hello, &plain(&unproven, 1)]))]);
+        assert_eq!((parent(&bench, &proven), parent(&bench, &unproven)), (0, number));
+        assert!(slot(&bench, &proven).expect("in").last_seen_ns >= before_ns, "{n}");
+    }
 }
 
 #[test]
