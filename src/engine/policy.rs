@@ -65,13 +65,24 @@ impl Policy {
         if stated_us == 0 { self.default_interval_us } else { stated_us }
     }
 
+    /// The same in nanoseconds.
+    #[inline]
+    pub fn interval_ns(&self, stated_us: u64) -> f64 {
+        to_float(self.interval_us(stated_us)) * 1e3
+    }
+
     /// Both deadlines of a peer.
     ///
     /// Until a detector that forecasts has learnt enough, they are those of `fixed`, with at least
     /// [`LEAST_UNLEARNT`](Self::LEAST_UNLEARNT) intervals.
     #[inline(always)]
     pub fn deadlines(&self, arrivals: &Arrivals, stated_us: u64) -> Deadlines {
-        let interval_ns = to_float(self.interval_us(stated_us)) * 1e3;
+        self.deadlines_at(arrivals, self.interval_ns(stated_us))
+    }
+
+    /// The same, where it is known what [`interval_ns`](Self::interval_ns) says.
+    #[inline(always)]
+    pub fn deadlines_at(&self, arrivals: &Arrivals, interval_ns: f64) -> Deadlines {
         let (expected_ns, timeout_ns) = match self.detector {
             Detector::Fixed { timeout_ns: Some(timeout_ns) } => (0.0, timeout_ns),
             Detector::Fixed { timeout_ns: None } => (0.0, to_ns(interval_ns * self.missed)),
@@ -112,7 +123,12 @@ impl Policy {
     /// that came out of sequence is not learnt from.
     #[inline(always)]
     pub fn learn(&self, arrivals: &mut Arrivals, elapsed_ns: u64, steps: u32, stated_us: u64) {
-        let interval_ns = to_float(self.interval_us(stated_us)) * 1e3;
+        self.learn_at(arrivals, elapsed_ns, steps, self.interval_ns(stated_us));
+    }
+
+    /// The same, where it is known what [`interval_ns`](Self::interval_ns) says.
+    #[inline(always)]
+    pub fn learn_at(&self, arrivals: &mut Arrivals, elapsed_ns: u64, steps: u32, interval_ns: f64) {
         // In 64 bits, exact up to 104 days: what is left fits 32.
         let late_ns = to_float(elapsed_ns) - f64::from(steps) * interval_ns;
         self.detector.learn(arrivals, late_ns as f32, steps);

@@ -50,6 +50,16 @@ impl Position {
         Position { incarnation, last: sequence, seen: u32::MAX }
     }
 
+    /// Moves on if a heartbeat is the very next; says whether it is. As [`take`](Self::take), for less.
+    #[inline(always)]
+    pub fn take_next(&mut self, incarnation: u32, sequence: u32) -> bool {
+        let is_next = incarnation == self.incarnation && sequence == self.last.wrapping_add(1);
+        if is_next {
+            *self = Position { incarnation, last: sequence, seen: self.seen << 1 | 1 };
+        }
+        is_next
+    }
+
     /// Says what a heartbeat is, and moves on if it is part of the sequence.
     #[inline]
     pub fn take(&mut self, incarnation: u32, sequence: u32) -> Order {
@@ -136,8 +146,12 @@ mod tests {
                     seen.insert(number);
                 }
                 newest = newest.max(number);
+                let mut by_next = position;
+                let is_next = by_next.take_next(1, base.wrapping_add(number as u32));
                 let got = position.take(1, base.wrapping_add(number as u32));
                 assert_eq!(got, expected, "seed {seed}, step {step}");
+                assert_eq!(is_next, got == Order::Newer { missing: 0 }, "seed {seed}, step {step}");
+                assert!(!is_next || by_next == position, "seed {seed}, step {step}");
             }
         }
     }

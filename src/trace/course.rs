@@ -60,8 +60,8 @@ pub(super) struct Course {
     last_ns: Option<u64>,
     /// The deadline that it left behind.
     down_ns: u64,
-    /// The interval that holds, in microseconds, and as the heartbeats state it.
-    interval_us: u64,
+    /// The interval that holds, and as the heartbeats state it.
+    interval_ns: f64,
     stated: u32,
     maintenance: bool,
     timing: Timing,
@@ -100,11 +100,12 @@ impl Course {
     pub(super) fn new(unstated_us: Option<u64>, policy: &Policy) -> Course {
         let timing = if unstated_us.is_some() { Timing::Known } else { Timing::Unasked };
         let unstated_us = unstated_us.unwrap_or(0);
+        let interval_ns = policy.interval_ns(unstated_us);
         Course {
             newest_ns: 0,
             last_ns: None,
-            down_ns: policy.deadlines(&Arrivals::NONE, unstated_us).down_ns,
-            interval_us: unstated_us,
+            down_ns: policy.deadlines_at(&Arrivals::NONE, interval_ns).down_ns,
+            interval_ns,
             stated: 0,
             learnt: Arrivals::NONE,
             follower: Follower::default(),
@@ -184,34 +185,32 @@ impl Course {
     /// Takes in a heartbeat.
     #[inline(always)]
     pub(super) fn take(&mut self, arrival: &Arrival, policy: &Policy) {
-        let order = self.follower.take(arrival);
-        // As most are: the next of a peer that says what it said before, and that nobody suspected.
-        let interval_us = self.interval_us;
-        if let (Order::Newer { missing }, Some(last_ns)) = (order, self.last_ns)
+        let is_next = self.follower.take_next(arrival);
+        // As most are: the very next of a peer that says what it said before, and that nobody suspected.
+        if is_next
+            && let Some(last_ns) = &mut self.last_ns
             && arrival.interval == self.stated
             && !(arrival.maintenance | self.maintenance | arrival.bye)
-            && !policy.may_suspect(arrival.arrived_ns - last_ns, self.down_ns)
+            && !policy.may_suspect(arrival.arrived_ns - *last_ns, self.down_ns)
         {
-            let elapsed_ns = arrival.arrived_ns - last_ns;
-            self.last_ns = Some(arrival.arrived_ns);
+            let elapsed_ns = arrival.arrived_ns - *last_ns;
+            *last_ns = arrival.arrived_ns;
             if policy.detector.learns() {
                 let mut learnt = self.learnt;
-                policy.learn(&mut learnt, elapsed_ns, missing.saturating_add(1), interval_us);
+                policy.learn_at(&mut learnt, elapsed_ns, 1, self.interval_ns);
                 self.learnt = learnt;
-                self.down_ns = policy.deadlines(&learnt, interval_us).down_ns;
-            }
-            if missing > 0 {
-                self.missing += u64::from(missing);
+                self.down_ns = policy.deadlines_at(&learnt, self.interval_ns).down_ns;
             }
             self.detection.push(self.down_ns);
         } else {
-            self.take_any(arrival, order, policy);
+            self.take_any(arrival, is_next, policy);
         }
     }
 
-    /// Takes in a heartbeat, whatever it is.
+    /// Takes in a heartbeat, whatever it is; its sequence has been followed if it is the very next.
     #[inline(never)]
-    fn take_any(&mut self, arrival: &Arrival, order: Order, policy: &Policy) {
+    fn take_any(&mut self, arrival: &Arrival, is_next: bool, policy: &Policy) {
+        let order = if is_next { Order::Newer { missing: 0 } } else { self.follower.take(arrival) };
         let steps = match order {
             Order::Newer { missing } => {
                 self.missing += u64::from(missing);
@@ -227,17 +226,18 @@ impl Course {
                 return;
             }
         };
-        let before_us = self.interval_us;
+        let before_ns = self.interval_ns;
         let interval_changed = arrival.interval != self.stated;
         if interval_changed {
             let stated_us = wire::decode_interval(arrival.interval).unwrap_or(0);
-            self.interval_us = if stated_us == 0 { self.unstated_us } else { stated_us };
+            let interval_us = if stated_us == 0 { self.unstated_us } else { stated_us };
+            self.interval_ns = policy.interval_ns(interval_us);
             self.stated = arrival.interval;
         }
         let learnt = &mut self.learnt;
         if let Some(last_ns) = self.last_ns {
             let elapsed_ns = arrival.arrived_ns - last_ns;
-            let suspect_ns = policy.deadlines(learnt, before_us).suspect_ns;
+            let suspect_ns = policy.deadlines_at(learnt, before_ns).suspect_ns;
             self.suspicions += u64::from(elapsed_ns > suspect_ns);
             let was_down = elapsed_ns > self.down_ns;
             if was_down {
@@ -250,7 +250,7 @@ impl Course {
             } else if was_down || arrival.maintenance || self.maintenance {
                 learnt.resume();
             } else {
-                policy.learn(learnt, elapsed_ns, steps, self.interval_us);
+                policy.learn_at(learnt, elapsed_ns, steps, self.interval_ns);
             }
         } else {
             self.since_ns = arrival.arrived_ns;
@@ -263,7 +263,7 @@ impl Course {
         self.maintenance = arrival.maintenance;
         // Those of a detector that does not learn change with the interval only.
         if interval_changed || policy.detector.learns() {
-            self.down_ns = policy.deadlines(learnt, self.interval_us).down_ns;
+            self.down_ns = policy.deadlines_at(learnt, self.interval_ns).down_ns;
         }
         self.detection.push(self.down_ns);
         self.last_ns = Some(arrival.arrived_ns);

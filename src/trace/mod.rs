@@ -285,6 +285,16 @@ pub fn read(path: &Path, sink: &mut impl Sink) -> Result<Losses, TraceError> {
 pub(crate) struct Follower(Option<Position>);
 
 impl Follower {
+    /// Takes a heartbeat if it is the very next, as most are; says whether it is.
+    #[inline(always)]
+    pub(crate) fn take_next(&mut self, arrival: &Arrival) -> bool {
+        match &mut self.0 {
+            _ if arrival.unsequenced => true,
+            Some(position) => position.take_next(arrival.incarnation, arrival.sequence),
+            None => false,
+        }
+    }
+
     /// What a heartbeat is in the light of those before it, as the shard takes it.
     #[inline]
     pub(crate) fn take(&mut self, arrival: &Arrival) -> Order {

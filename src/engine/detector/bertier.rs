@@ -38,7 +38,8 @@ impl Default for Bertier {
 impl Bertier {
     #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
-        let error_ns = move_lag(arrivals, late_ns, self.gain) - arrivals.extra;
+        let weight = arrivals.weight(2.0, self.gain);
+        let error_ns = move_lag(arrivals, late_ns, weight) - arrivals.extra;
         if steps == 1 {
             arrivals.extra += self.gamma * error_ns;
             arrivals.spread += self.gamma * (error_ns.abs() - arrivals.spread);

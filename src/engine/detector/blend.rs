@@ -41,9 +41,9 @@ impl Blend {
     #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32, steps: u32) {
         let from_last_ns = late_ns - arrivals.mean_ns * steps as f32;
-        let from_mean_ns = move_lag(arrivals, from_last_ns, self.gain);
+        let (weight, weight_in_mean) = arrivals.weights(self.gain);
+        let from_mean_ns = move_lag(arrivals, from_last_ns, weight_in_mean);
         if steps == 1 {
-            let weight = arrivals.weight(1.0, self.gain);
             arrivals.mean_ns += weight * from_last_ns;
             arrivals.spread += weight * (from_mean_ns.abs() - arrivals.spread);
             arrivals.extra += weight * (from_last_ns.abs() - arrivals.extra);
@@ -52,9 +52,10 @@ impl Blend {
 
     #[inline(always)]
     pub(super) fn forecast(&self, arrivals: &Arrivals, interval_ns: f64) -> Forecast {
-        let mean_wins = arrivals.spread <= arrivals.extra;
-        let (lag_ns, error_ns) =
-            if mean_wins { (arrivals.lag_ns, arrivals.spread) } else { (0.0, arrivals.extra) };
+        let error_ns = arrivals.spread.min(arrivals.extra);
+        // Times 0 or 1, which becomes no branch: among many peers it is not to be foretold which wins.
+        let mean_wins = if arrivals.spread <= arrivals.extra { 1.0 } else { 0.0 };
+        let lag_ns = mean_wins * arrivals.lag_ns;
         Forecast {
             expected_ns: interval_ns + f64::from(arrivals.mean_ns) - f64::from(lag_ns),
             margin_ns: f64::from(self.deviations * error_ns),

@@ -27,19 +27,20 @@ impl Default for Chen {
     }
 }
 
-/// Moves the lag on by one heartbeat; returns how late that one came by the mean before it.
+/// Moves the lag on by one heartbeat; returns how late that one came by the mean before it. Its weight is
+/// that of a sample with 2 before, as the first arrival of all is in the mean too.
 #[inline(always)]
-pub(super) fn move_lag(arrivals: &mut Arrivals, late_ns: f32, gain: f32) -> f32 {
+pub(super) fn move_lag(arrivals: &mut Arrivals, late_ns: f32, weight: f32) -> f32 {
     let error_ns = arrivals.lag_ns + late_ns;
-    // The first arrival of all is in the mean too: with `samples` learnt, this one is two further.
-    arrivals.lag_ns = error_ns * (1.0 - arrivals.weight(2.0, gain));
+    arrivals.lag_ns = error_ns * (1.0 - weight);
     error_ns
 }
 
 impl Chen {
     #[inline(always)]
     pub(super) fn learn(&self, arrivals: &mut Arrivals, late_ns: f32) {
-        move_lag(arrivals, late_ns, self.gain);
+        let weight = arrivals.weight(2.0, self.gain);
+        move_lag(arrivals, late_ns, weight);
     }
 
     #[inline(always)]

@@ -79,6 +79,16 @@ impl Arrivals {
         // Not the greater of both, as a division is the dearest of it, and soon needed no more.
         if all * gain < 1.0 { 1.0 / all } else { gain }
     }
+
+    /// The weights of a sample with 1 and with 2 before, for those who need both: where the former is
+    /// `gain` the latter is too.
+    #[inline(always)]
+    fn weights(&self, gain: f32) -> (f32, f32) {
+        match (f32::from(self.samples) + 1.0) * gain < 1.0 {
+            true => (self.weight(1.0, gain), self.weight(2.0, gain)),
+            false => (gain, gain),
+        }
+    }
 }
 
 /// A detector's answer, in nanoseconds from the last arrival.
