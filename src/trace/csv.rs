@@ -19,7 +19,7 @@ mod names;
 
 use super::{Arrival, Gatherer, Losses, Sink, Trace, id_of, is_avx2_there};
 use crate::wire;
-use fast::{Fields, Means, Name};
+use fast::{Digits, Ends, Fields, Name};
 use names::Names;
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
@@ -210,25 +210,39 @@ impl<S: Sink> Lines<'_, S> {
     /// Takes in all whole lines of a text, and gives what is left.
     fn whole<'t>(&mut self, text: &'t [u8]) -> Result<&'t [u8], CsvError> {
         #[cfg(target_arch = "x86_64")]
-        if is_avx2_there() {
+        if fast::is_avx512_there() {
             // SAFETY: the processor has what it is compiled for, as was just asked.
+            return unsafe { self.whole_by_avx512(text) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if is_avx2_there() {
+            // SAFETY: as above.
             return unsafe { self.whole_by_avx2(text) };
         }
-        self.whole_by::<fast::Plain>(text)
+        self.whole_by::<fast::Plain, fast::Plain>(text)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     fn whole_by_avx2<'t>(&mut self, text: &'t [u8]) -> Result<&'t [u8], CsvError> {
-        self.whole_by::<fast::Avx2>(text)
+        self.whole_by::<fast::Avx2, fast::Avx2>(text)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,avx512f,avx512bw,avx512vbmi2")]
+    fn whole_by_avx512<'t>(&mut self, text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+        self.whole_by::<fast::Avx512, fast::Avx2>(text)
     }
 
     #[inline(always)]
-    fn whole_by<'t, M: Means>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8], CsvError> {
+    fn whole_by<'t, E: Ends, D: Digits>(
+        &mut self,
+        mut text: &'t [u8],
+    ) -> Result<&'t [u8], CsvError> {
         let mut ends = Vec::new();
         while !self.gatherer.stopped {
-            let mut fields = Fields::find::<M>(text, &mut ends);
-            self.lines::<M>(&mut fields)?;
+            let mut fields = Fields::find::<E>(text, &mut ends);
+            self.lines::<D>(&mut fields)?;
             text = match fields.passed() {
                 // Not even a line.
                 0 => {
@@ -244,12 +258,12 @@ impl<S: Sink> Lines<'_, S> {
 
     /// Takes in all whole lines.
     #[inline(always)]
-    fn lines<M: Means>(&mut self, fields: &mut Fields<'_>) -> Result<(), CsvError> {
+    fn lines<D: Digits>(&mut self, fields: &mut Fields<'_>) -> Result<(), CsvError> {
         while !self.gatherer.stopped {
             if let Some(columns) = self.columns.take() {
                 match columns == Columns::USUAL {
-                    true => self.usual::<M>(fields, &Columns::USUAL),
-                    false => self.usual::<M>(fields, &columns),
+                    true => self.usual::<D>(fields, &Columns::USUAL),
+                    false => self.usual::<D>(fields, &columns),
                 }
                 self.columns = Some(columns);
             }
@@ -261,10 +275,10 @@ impl<S: Sink> Lines<'_, S> {
 
     /// Takes in lines as long as they are as most are.
     #[inline(always)]
-    fn usual<M: Means>(&mut self, fields: &mut Fields<'_>, columns: &Columns) {
+    fn usual<D: Digits>(&mut self, fields: &mut Fields<'_>, columns: &Columns) {
         let mut lines = 0;
         while !self.gatherer.stopped
-            && let Some((name, arrival)) = fields.usual::<M>(columns)
+            && let Some((name, arrival)) = fields.usual::<D>(columns)
         {
             self.add(&name, arrival);
             lines += 1;

@@ -6,7 +6,7 @@ use super::fast::Name;
 
 /// Numbers by name.
 pub(super) struct Names {
-    /// A power of two of them, at most a quarter of them taken: whether the first look finds a name is
+    /// A power of two of them, at most an eighth of them taken: whether the first look finds a name is
     /// then nearly always foretold.
     places: Vec<Place>,
     /// How far to shift a hash, so that as many bits are left as count the places.
@@ -20,6 +20,14 @@ struct Place {
     last: u128,
     len: u32,
     number: u32,
+}
+
+impl Place {
+    /// Whether it is that of a name, if that is short, or may be.
+    #[inline(always)]
+    fn is_like(&self, name: &Name) -> bool {
+        self.last == name.last && self.len as usize == name.whole.len()
+    }
 }
 
 impl Name<'_> {
@@ -51,18 +59,29 @@ impl Names {
     /// The number of a name, and whether it is a new one.
     #[inline(always)]
     pub(super) fn number(&mut self, name: &Name) -> (u32, bool) {
-        let mask = self.places.len() - 1;
-        let mut at = (name.hash() >> self.shift) as usize & mask;
+        let at = (name.hash() >> self.shift) as usize;
+        let place = self.places[at];
+        // No name is empty, so that this is no free place.
+        if place.is_like(name) && name.is_short() {
+            return (place.number - 1, false);
+        }
+        self.look_on(name, at)
+    }
+
+    /// The same from a place on.
+    #[inline(always)]
+    fn look_on(&mut self, name: &Name, mut at: usize) -> (u32, bool) {
         loop {
-            let Place { last, len, number } = self.places[at];
-            if number == 0 {
+            let place = self.places[at];
+            if place.number == 0 {
                 return (self.insert(name.whole, at), true);
             }
-            let is_like = last == name.last && len as usize == name.whole.len();
-            if is_like && (name.is_short() || *self.names[number as usize - 1] == *name.whole) {
-                return (number - 1, false);
+            if place.is_like(name)
+                && (name.is_short() || *self.names[place.number as usize - 1] == *name.whole)
+            {
+                return (place.number - 1, false);
             }
-            at = (at + 1) & mask;
+            at = (at + 1) & (self.places.len() - 1);
         }
     }
 
@@ -72,7 +91,7 @@ impl Names {
         self.names.push(name.into());
         let number = self.names.len() as u32;
         self.places[at] = Place { last: Name::of(name).last, len: name.len() as u32, number };
-        if self.names.len() * 4 > self.places.len() {
+        if self.names.len() * 8 > self.places.len() {
             let old = std::mem::take(&mut self.places);
             self.places = vec![Place::default(); old.len() * 2];
             self.shift -= 1;
