@@ -113,7 +113,10 @@ const FIRST_CHUNK: usize = 16;
 const LARGEST_CHUNK: usize = 4_096;
 
 /// So many values are all put in order; of more only those near the place.
-const FEW: usize = 1 << 14;
+const FEW: usize = 1 << 10;
+
+/// Buckets of a histogram: as many as leave a few values in each of most, and fit in the nearest cache.
+const BUCKETS: usize = 1 << 11;
 
 impl Percentiles {
     /// Takes in a value.
@@ -192,10 +195,8 @@ impl Percentiles {
         let len = self.len() as usize;
         let place = |percent: f64| (len as f64 * percent / 100.0).ceil().clamp(1.0, len as f64);
         let places = percents.map(|percent| place(percent) as usize - 1);
-        if len > FEW
-            && let Some(values) = self.about(places)
-        {
-            return values;
+        if len > FEW {
+            return self.of_many(places);
         }
         let mut values = self.values();
         // What is sorted out below one place need not be looked at for the next.
@@ -207,45 +208,75 @@ impl Percentiles {
         })
     }
 
-    /// The values at these places of all in order, of many: a sample tells between which values each should
-    /// lie, and only what lies there is put in order, and what lies below counted. `None` when a sample was
-    /// wrong.
-    fn about<const N: usize>(&self, places: [usize; N]) -> Option<[u64; N]> {
-        let len = self.len() as usize;
-        let every = len / (4 * len.isqrt()).clamp(256, 8_192);
-        let mut sample = Vec::with_capacity(len / every + 1);
-        let mut skip = every / 2;
-        for chunk in self.chunks() {
-            sample.extend(chunk.values().skip(skip).step_by(every));
-            skip = (skip + every - chunk.above.len() % every) % every;
+    /// The values at these places of all in order, of many.
+    fn of_many<const N: usize>(&self, places: [usize; N]) -> [u64; N] {
+        #[cfg(target_arch = "x86_64")]
+        if super::is_avx2_there() {
+            // SAFETY: the processor has what it is compiled for, as was just asked.
+            return unsafe { self.of_many_by_avx2(places) };
         }
-        sample.extend(self.far.iter().skip(skip).step_by(every));
-        sample.sort_unstable();
-        // Four standard deviations of how many of a sample lie below a place.
-        let slack = 2 * sample.len().isqrt() + 1;
-        let mut near = places.map(|place| {
-            let at = place / every;
-            let least = at.checked_sub(slack).map_or(0, |at| sample[at]);
-            let most = sample.get(at + slack).copied().unwrap_or(u64::MAX);
-            Near { place, least, most, below: 0, values: Vec::new() }
-        });
-        let mut room = [0; LARGEST_CHUNK];
-        let mut most = self.far.iter().copied().max().unwrap_or(0);
+        self.by_histogram(places)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn of_many_by_avx2<const N: usize>(&self, places: [usize; N]) -> [u64; N] {
+        self.by_histogram(places)
+    }
+
+    /// A histogram tells in which of its buckets the value at a place lies, and how many lie below; only what
+    /// is in that bucket is put in order.
+    #[inline(always)]
+    fn by_histogram<const N: usize>(&self, places: [usize; N]) -> [u64; N] {
+        let (least, most) = self.bounds();
+        let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(BUCKETS.ilog2());
+        let mut counts = [0u64; BUCKETS];
         for chunk in self.chunks() {
-            let mut most_above = 0;
-            chunk.above.iter().for_each(|above| most_above = most_above.max(*above));
-            most = most.max(chunk.base + u64::from(most_above));
-            let wanted = near.iter_mut().filter(|near| near.place + 1 < len);
-            wanted.for_each(|near| near.look_at(chunk, &mut room));
-        }
-        near.iter_mut().for_each(|near| near.look_at_far(&self.far));
-        let mut found = [most; N];
-        for (value, near) in found.iter_mut().zip(near) {
-            if near.place + 1 < len {
-                *value = near.value()?;
+            let base = chunk.base.wrapping_sub(least);
+            for above in &chunk.above {
+                let bucket = base.wrapping_add(u64::from(*above)) >> shift;
+                counts[bucket as usize % BUCKETS] += 1;
             }
         }
-        Some(found)
+        for value in &self.far {
+            counts[((value - least) >> shift) as usize % BUCKETS] += 1;
+        }
+        let last = self.len() as usize - 1;
+        let mut buckets = places.map(|place| match place == last {
+            true => Bucket::of_one(most),
+            false => Bucket::of(place, &counts, least, shift),
+        });
+        for chunk in self.chunks() {
+            for bucket in buckets.iter_mut().filter(|bucket| bucket.least < bucket.most) {
+                bucket.gather(chunk);
+            }
+        }
+        for bucket in &mut buckets {
+            let own = bucket.least..=bucket.most;
+            bucket.values.extend(self.far.iter().filter(|value| own.contains(value)));
+        }
+        buckets.map(Bucket::value)
+    }
+
+    /// The least and the most of many.
+    #[inline(always)]
+    fn bounds(&self) -> (u64, u64) {
+        let (mut least, mut most) = (u64::MAX, 0);
+        for chunk in self.chunks() {
+            let (mut least_above, mut most_above) = (u32::MAX, 0);
+            for above in &chunk.above {
+                least_above = least_above.min(*above);
+                most_above = most_above.max(*above);
+            }
+            if !chunk.above.is_empty() {
+                least = least.min(chunk.base + u64::from(least_above));
+                most = most.max(chunk.base + u64::from(most_above));
+            }
+        }
+        for value in &self.far {
+            (least, most) = (least.min(*value), most.max(*value));
+        }
+        (least, most)
     }
 
     #[inline(always)]
@@ -307,48 +338,65 @@ impl Percentiles {
     }
 }
 
-/// Looks for the value at a place of all in order, of which is known between which values it should be.
-struct Near {
-    place: usize,
+/// The bucket of a histogram in which a value lies that is looked for.
+struct Bucket {
+    /// Between which values it lies; where they are alike, that is it.
     least: u64,
     most: u64,
-    /// How many there are below the least.
-    below: usize,
-    /// Those between.
+    /// The value's place among those of the bucket in order.
+    place: usize,
     values: Vec<u64>,
 }
 
-impl Near {
-    fn look_at(&mut self, chunk: &Chunk, room: &mut [u32; LARGEST_CHUNK]) {
-        let Some(most) = self.most.checked_sub(chunk.base) else { return };
-        let Ok(least) = u32::try_from(self.least.saturating_sub(chunk.base)) else {
-            self.below += chunk.above.len();
-            return;
-        };
-        let span = u32::try_from(most).unwrap_or(u32::MAX) - least;
-        let (mut len, mut below) = (0, 0);
-        // Each is put there, and stays there if the next is not put over it: no branch to be guessed.
-        for above in &chunk.above {
-            room[len % LARGEST_CHUNK] = *above;
-            below += usize::from(*above < least);
-            len += usize::from(above.wrapping_sub(least) <= span);
-        }
-        self.below += below;
-        self.values.extend(room[..len].iter().map(|above| chunk.base + u64::from(*above)));
+impl Bucket {
+    fn of_one(value: u64) -> Bucket {
+        Bucket { least: value, most: value, place: 0, values: Vec::new() }
     }
 
-    fn look_at_far(&mut self, values: &[u64]) {
-        for value in values {
-            self.below += usize::from(*value < self.least);
-            if (self.least..=self.most).contains(value) {
-                self.values.push(*value);
+    fn of(mut place: usize, counts: &[u64; BUCKETS], least: u64, shift: u32) -> Bucket {
+        let mut number = 0;
+        while let Some(below) = place.checked_sub(counts[number] as usize) {
+            (place, number) = (below, number + 1);
+        }
+        let least = least + ((number as u64) << shift);
+        let most = least.saturating_add((1 << shift) - 1);
+        Bucket { least, most, place, values: Vec::with_capacity(counts[number] as usize) }
+    }
+
+    /// Takes in a chunk's values of the bucket. Few are: most of the time it is asked of several at once
+    /// whether any is.
+    #[inline(always)]
+    fn gather(&mut self, chunk: &Chunk) {
+        let Some(most) = self.most.checked_sub(chunk.base) else { return };
+        let Ok(least) = u32::try_from(self.least.saturating_sub(chunk.base)) else { return };
+        let span = u32::try_from(most).unwrap_or(u32::MAX) - least;
+        let (blocks, rest) = chunk.above.as_chunks::<16>();
+        for block in blocks {
+            let mut any = 0;
+            for above in block {
+                any |= u32::from(above.wrapping_sub(least) <= span);
+            }
+            if any != 0 {
+                self.gather_from(block, chunk.base, least, span);
+            }
+        }
+        self.gather_from(rest, chunk.base, least, span);
+    }
+
+    #[inline(always)]
+    fn gather_from(&mut self, aboves: &[u32], base: u64, least: u32, span: u32) {
+        for above in aboves {
+            if above.wrapping_sub(least) <= span {
+                self.values.push(base + u64::from(*above));
             }
         }
     }
 
-    fn value(mut self) -> Option<u64> {
-        let place = self.place.checked_sub(self.below)?;
-        (place < self.values.len()).then(|| *self.values.select_nth_unstable(place).1)
+    fn value(mut self) -> u64 {
+        if self.least == self.most {
+            return self.least;
+        }
+        *self.values.select_nth_unstable(self.place).1
     }
 }
 
