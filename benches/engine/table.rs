@@ -37,7 +37,7 @@ fn beat(table: &Table, index: u32, now_ns: u64) {
     let mut write = slot.write();
     write.set_last_seen_ns(now_ns);
     write.set_arrivals(&arrivals);
-    write.set_last_sequence(sequence);
+    write.set_last(slot.incarnation(), sequence);
     write.set_seen_mask(mask);
     write.set_heartbeats(heartbeats);
     write.set_status(Status::Ok);

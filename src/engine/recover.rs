@@ -9,9 +9,19 @@
 //!
 //! **What a kill leaves.** The one writer of a shard had at most one slot open, whose words are old
 //! and new side by side, each of them whole. Its peer is kept, for a lost peer is a death that
-//! nobody will be told of: either `last_seen` will do, the state is what the journal's last record
-//! of the peer says, and only the sequence number, which makes sense but together with the
-//! incarnation, is forgotten, so that the next heartbeat begins it anew.
+//! nobody will be told of: either `last_seen` will do, and the state is what the journal's last record
+//! of the peer says. Nothing that was heard before is heard again, and the sender's next heartbeat is:
+//!
+//! ```text
+//!   stored in this order        found without the rest
+//!   incarnation and number      the old pair: as if not heard; the new one: no more than heard.
+//!                               Never one of each, they are one word
+//!   that there is a number      not: the next one begins it, as the sender's first
+//!   the key                     not: the next one is its first proof, which what is there does not bind
+//! ```
+//!
+//! Which of the numbers up to the last were seen is not known of such a slot: all count as seen, and only
+//! what is newer is taken. A heartbeat in whose store the process ended counts as not heard.
 //!
 //! **What a damaged file holds** is any bytes. A slot that no process can have written (a time in
 //! the future, a peer of another shard or one that came before) is emptied and counted.
@@ -98,10 +108,7 @@ impl Table {
             if !terms.learnt_holds {
                 write.set_arrivals(&Arrivals::NONE);
             }
-            if torn {
-                found.repaired += 1;
-                write.set_sequenced(false);
-            }
+            found.repaired += u32::from(torn);
             true
         });
         (table, found)

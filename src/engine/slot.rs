@@ -1,7 +1,7 @@
 //! One peer's record: two cache lines of atomic words behind a seqlock.
 //!
 //! ```text
-//!  hot   0 peer        8 last_seen   16 incarnation, sequence  24 mask, beats
+//!  hot   0 peer        8 last_seen   16 last: start, number    24 mask, beats
 //!       32 interval, version         40 arrivals: lag, mean     48 spread, extra
 //!       56 tags: state, pending, status, sequenced, key, samples, group
 //!  cold 64 since       72 first_seen  80 gaps, duplicates       88 reordered, restarts
@@ -63,8 +63,9 @@ pub struct Slot {
     // The hot line.
     peer: AtomicU64,
     last_seen_ns: AtomicU64,
-    incarnation: AtomicU32,
-    last_sequence: AtomicU32,
+    /// The sender's start in the low half, its last sequence number in the high one: in one word, since a
+    /// number means nothing beside another start, and a kill parts what is in two.
+    last: AtomicU64,
     seen_mask: AtomicU32,
     heartbeats: AtomicU32,
     interval_code: AtomicU32,
@@ -137,10 +138,6 @@ plain_words! {
     alive_since_ns, set_alive_since_ns: u64;
     /// First heartbeat, monotonic ns.
     first_seen_ns, set_first_seen_ns: u64;
-    /// The sender's start.
-    incarnation, set_incarnation: u32;
-    /// Last sequence number.
-    last_sequence, set_last_sequence: u32;
     /// Which of the 32 sequence numbers up to the last were seen.
     seen_mask, set_seen_mask: u32;
     /// Heartbeats applied, modulo 2^32.
@@ -167,12 +164,41 @@ plain_words! {
     report_no, set_report_no: u32;
 }
 
+/// The word for a sender's start and a sequence number; that of the next number is [`NEXT`] more, round the
+/// circle too.
+#[inline]
+fn last_word(incarnation: u32, sequence: u32) -> u64 {
+    u64::from(sequence) << 32 | u64::from(incarnation)
+}
+
+/// From one sequence number to the next in [`last_word`].
+const NEXT: u64 = 1 << 32;
+
 /// The words that stand for something else. Relaxed throughout, for the reasons given above.
 impl Slot {
     /// Who.
     #[inline]
     pub fn peer(&self) -> PeerId {
         PeerId(self.peer.load(Ordering::Relaxed))
+    }
+
+    /// The sender's start.
+    #[inline]
+    pub fn incarnation(&self) -> u32 {
+        self.last.load(Ordering::Relaxed) as u32
+    }
+
+    /// Last sequence number.
+    #[inline]
+    pub fn last_sequence(&self) -> u32 {
+        (self.last.load(Ordering::Relaxed) >> 32) as u32
+    }
+
+    /// Whether this number is the next behind the last one, of the same start: one comparison.
+    #[inline]
+    pub(super) fn is_followed_by(&self, incarnation: u32, sequence: u32) -> bool {
+        let next = self.last.load(Ordering::Relaxed).wrapping_add(NEXT);
+        next == last_word(incarnation, sequence)
     }
 
     /// The peer's state; `Unknown` when the slot is free.
@@ -307,6 +333,12 @@ impl SlotWriter<'_> {
         self.slot.peer.store(peer.0, Ordering::Relaxed);
     }
 
+    /// The sender's start, and its last sequence number.
+    #[inline]
+    pub fn set_last(&mut self, incarnation: u32, sequence: u32) {
+        self.slot.last.store(last_word(incarnation, sequence), Ordering::Relaxed);
+    }
+
     /// The peer's state. `Unknown` would free the slot behind the table's back, and `Forgotten` is
     /// never stored: neither is allowed.
     #[inline]
@@ -341,11 +373,15 @@ impl SlotWriter<'_> {
         self.set_tag(tag::STATUS, status | tag::WITNESS);
     }
 
-    /// Whether a binary form was ever seen.
+    /// Whether a binary form was ever seen. From then on the last number binds, and by the key, it is proven:
+    /// set that number before, and the key behind.
     #[inline]
     pub fn set_sequenced(&mut self, sequenced: bool) {
         let way = self.slot.way() << 1;
-        self.set_tag(tag::SEQUENCED, way | sequenced as u8);
+        // Release: no partner in this process. Who finds the memory after a kill (`recover`) finds neither
+        // this nor the key, which is stored behind it in the same word, without the number.
+        let value = way | sequenced as u8;
+        self.set_tags(tag::SEQUENCED, u8::MAX.into(), value.into(), Ordering::Release);
     }
 
     /// The mark of the way that its last beat came, 0 to 127.
@@ -378,18 +414,18 @@ impl SlotWriter<'_> {
 
     /// Its group's number, 0 for none.
     pub fn set_group(&mut self, group: u16) {
-        self.set_tags(tag::GROUP, u16::MAX.into(), group.into());
+        self.set_tags(tag::GROUP, u16::MAX.into(), group.into(), Ordering::Relaxed);
     }
 
     #[inline]
     fn set_tag(&mut self, at: u32, value: u8) {
-        self.set_tags(at, u8::MAX.into(), value.into());
+        self.set_tags(at, u8::MAX.into(), value.into(), Ordering::Relaxed);
     }
 
     #[inline]
-    fn set_tags(&mut self, at: u32, mask: u64, value: u64) {
+    fn set_tags(&mut self, at: u32, mask: u64, value: u64, order: Ordering) {
         let others = self.slot.tags.load(Ordering::Relaxed) & !(mask << at);
-        self.slot.tags.store(others | value << at, Ordering::Relaxed);
+        self.slot.tags.store(others | value << at, order);
     }
 }
 
@@ -443,9 +479,17 @@ impl Slot {
     }
 
     /// Ends a write that was cut off by the end of an earlier process; true when there was one. The
-    /// words are then old and new ones side by side, each whole.
+    /// words are then old and new ones side by side, each whole. Which numbers up to the last were seen is
+    /// not known then: all of them count as seen.
     pub(super) fn repair(&self) -> bool {
-        self.version.repair()
+        let torn = self.version.at_rest().is_none();
+        if torn {
+            self.seen_mask.store(u32::MAX, Ordering::Relaxed);
+            // Release fence: no partner in this process. Whoever is killed here leaves a torn slot.
+            fence(Ordering::Release);
+            self.version.repair();
+        }
+        torn
     }
 }
 
@@ -479,8 +523,7 @@ impl SlotWriter<'_> {
         self.set_alive_since_ns(data.alive_since_ns);
         self.set_first_seen_ns(data.first_seen_ns);
         self.set_interval_us(data.interval_us);
-        self.set_incarnation(data.incarnation);
-        self.set_last_sequence(data.last_sequence);
+        self.set_last(data.incarnation, data.last_sequence);
         self.set_seen_mask(data.seen_mask);
         self.set_heartbeats(data.heartbeats);
         self.set_gaps(data.gaps);
@@ -504,12 +547,12 @@ impl SlotWriter<'_> {
 impl Slot {
     /// Fills all words with numbers from `draw`, as a damaged file may hold them.
     pub(super) fn scramble(&self, mut draw: impl FnMut() -> u64) {
-        let wide = [&self.peer, &self.last_seen_ns];
+        let wide = [&self.peer, &self.last_seen_ns, &self.last];
         wide.into_iter().for_each(|word| word.store(draw(), Ordering::Relaxed));
         let more = [&self.since_ns, &self.first_seen_ns, &self.alive_since_ns];
         more.into_iter().for_each(|word| word.store(draw() >> 2, Ordering::Relaxed));
-        let narrow = [&self.last_sequence, &self.stale];
-        let narrow = narrow.into_iter().chain(&self.arrivals).chain([&self.interval_code]);
+        let narrow = [&self.seen_mask, &self.stale, &self.interval_code];
+        let narrow = narrow.into_iter().chain(&self.arrivals);
         narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
         self.tags.store(draw() & 0x000f_0f0f_0f0f, Ordering::Relaxed);
         if draw() & 1 == 0 {

@@ -66,10 +66,9 @@ impl SlotRegion {
     pub fn records(&self) -> impl Iterator<Item = SlotData> + '_ {
         let used = self.region.iter().take(self.reserved as usize);
         used.filter_map(|slot| {
-            let torn = slot.repair();
+            slot.repair();
             let data = slot.data();
-            let sequenced = data.sequenced && !torn;
-            (data.state != PeerState::Unknown).then_some(SlotData { sequenced, ..data })
+            (data.state != PeerState::Unknown).then_some(data)
         })
     }
 
@@ -172,5 +171,29 @@ impl From<SlotRegion> for Slots {
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slots").field("capacity", &self.capacity()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::wire::PeerId;
+
+    #[test]
+    fn a_torn_record_is_moved_as_it_is_and_what_was_seen_of_it_counts_as_all() {
+        let mut region = SlotRegion::anonymous(4).unwrap();
+        let last = SlotData { incarnation: 5, last_sequence: 9, seen_mask: 1, ..SlotData::FREE };
+        let data = SlotData { state: PeerState::Up, sequenced: true, ..last };
+        for peer in 1..=2 {
+            assert!(region.put(peer, &SlotData { peer: PeerId(u64::from(peer)), ..data }));
+        }
+        std::mem::forget(region.region[2].write());
+        let masks = |region: &SlotRegion| -> Vec<_> {
+            region
+                .records()
+                .map(|data| (data.last_sequence, data.sequenced, data.seen_mask))
+                .collect()
+        };
+        assert_eq!(masks(&region), [(9, true, 1), (9, true, u32::MAX)]);
     }
 }

@@ -278,30 +278,49 @@ fn what_a_loss_before_the_kill_granted_is_granted_behind_it() {
     assert_eq!(state(&shard), PeerState::Down);
 }
 
+/// The sender starts anew, and its heartbeat is cut off before or behind the word that says so.
 #[test]
-fn a_torn_slot_is_kept_and_its_next_heartbeat_taken_whatever_its_number() {
-    let mut world = World::new(4);
-    let now = 9_000 * MS;
-    let (mut shard, _) = world.start(now);
-    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
-    shard.observe(&[beat(7, 1_000_000, Kind::Beat)], now, &mut process);
-    // A restart of the sender, cut off between the incarnation and the sequence number.
-    let slot = shard.table().slot(0);
-    let mut write = slot.write();
-    write.set_last_seen_ns(now + MS);
-    write.set_incarnation(2);
-    std::mem::forget(write);
-    world.journal.looked(now);
-    drop(shard);
+fn a_torn_slot_is_kept_and_takes_what_is_newer_and_nothing_else() {
+    for last in [(2, 1_000_000), (3, 5)] {
+        let mut world = World::new(4);
+        let now = 9_000 * MS;
+        let (mut shard, _) = world.start(now);
+        let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+        let of =
+            |(incarnation, sequence), kind| Heartbeat { incarnation, ..beat(7, sequence, kind) };
+        let heard = [(1, 5), (2, 999_998), (2, 1_000_000)];
+        let heard = heard.map(|number| of(number, Kind::Beat));
+        shard.observe(&heard, now, &mut process);
+        let slot = shard.table().slot(0);
+        let mut write = slot.write();
+        write.set_last_seen_ns(now + MS);
+        write.set_last(last.0, last.1);
+        write.set_seen_mask(1);
+        std::mem::forget(write);
+        world.journal.looked(now);
+        drop(shard);
 
-    let (mut shard, found) = world.start(now + 2 * MS);
-    assert_eq!(found, Found { peers: 1, repaired: 1, discarded: 0 });
-    let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
-    let next = Heartbeat { incarnation: 2, ..beat(7, 5, Kind::Beat) };
-    shard.observe(&[next], now + 3 * MS, &mut process);
-    let data = shard.table().read(0);
-    assert_eq!((data.last_seen_ns, data.last_sequence), (now + 3 * MS, 5));
-    assert!(data.sequenced);
+        let (mut shard, found) = world.start(now + 2 * MS);
+        assert_eq!(found, Found { peers: 1, repaired: 1, discarded: 0 });
+        let before = shard.table().read(0);
+        assert_eq!((before.incarnation, before.last_sequence), last);
+        let mut process = Process { world: &mut world, kill: Kill::Never, count: 0 };
+        let byes = heard.map(|heard| Heartbeat { kind: Kind::Bye, ..heard });
+        // It was missing, and its bit is not set: but who knows.
+        let late = of((2, 999_999), Kind::Beat);
+        shard.observe(&[heard[0], heard[1], heard[2], late], now + 3 * MS, &mut process);
+        shard.observe(&byes, now + 3 * MS, &mut process);
+        assert_eq!(substance(shard.table().read(0)), substance(before), "{last:?}");
+        shard.observe(&[of((3, 6), Kind::Beat)], now + 4 * MS, &mut process);
+        let data = shard.table().read(0);
+        assert_eq!((data.last_seen_ns, data.last_sequence), (now + 4 * MS, 6), "{last:?}");
+        assert_eq!(data.incarnation, 3);
+    }
+}
+
+/// What a slot holds beside its counts of refusals.
+fn substance(data: SlotData) -> SlotData {
+    SlotData { duplicates: 0, stale: 0, ..data }
 }
 
 #[test]

@@ -29,8 +29,7 @@ fn position(slot: &Slot) -> Position {
 }
 
 fn set_position(write: &mut SlotWriter<'_>, position: Position) {
-    write.set_incarnation(position.incarnation);
-    write.set_last_sequence(position.last);
+    write.set_last(position.incarnation, position.last);
     write.set_seen_mask(position.seen);
 }
 
@@ -48,14 +47,12 @@ impl Shard {
     ) -> bool {
         let Some(slot) = self.peers.table.guessed(beat.peer, guess) else { return false };
         let Some(mark) = way.mark() else { return false };
-        let sequence = slot.last_sequence().wrapping_add(1);
-        let is_next = beat.sequence == sequence && beat.incarnation == slot.incarnation();
         let is_plain = beat.sequenced
             && beat.kind == Kind::Beat
             && beat.status != Status::Maintenance
             && beat.profile_digest == 0;
         let last_seen_ns = slot.last_seen_ns();
-        let is_usual = is_next
+        let is_usual = slot.is_followed_by(beat.incarnation, beat.sequence)
             && is_plain
             && slot.is_up_as(beat.status, mark, beat.key_id)
             && slot.states_interval(beat.interval_us);
@@ -83,7 +80,7 @@ impl Shard {
         let mut write = slot.write();
         write.set_last_seen_ns(last_seen_ns.max(arrived_ns));
         write.set_heartbeats(heartbeats);
-        write.set_last_sequence(sequence);
+        write.set_last(beat.incarnation, beat.sequence);
         write.set_seen_mask(slot.seen_mask() << 1 | 1);
         if learns {
             let mut arrivals = slot.arrivals();
@@ -205,9 +202,11 @@ impl Shard {
             write.set_heartbeats(heartbeats);
             write.set_status(beat.status);
             write.set_arrivals(&arrivals);
+            // Where it stands before that this binds, or is proven: of one without the other, found after a
+            // kill, the old number would bind the sender that is now heard for the first time.
             if beat.sequenced {
-                write.set_sequenced(true);
                 set_position(&mut write, position);
+                write.set_sequenced(true);
             }
             if interval_changed {
                 write.set_interval_us(beat.interval_us);

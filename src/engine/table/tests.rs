@@ -217,8 +217,7 @@ fn every_setter_sets_its_own_word() {
         write.set_alive_since_ns(data.alive_since_ns);
         write.set_first_seen_ns(data.first_seen_ns);
         write.set_interval_us(data.interval_us);
-        write.set_incarnation(data.incarnation);
-        write.set_last_sequence(data.last_sequence);
+        write.set_last(data.incarnation, data.last_sequence);
         write.set_seen_mask(data.seen_mask);
         write.set_heartbeats(data.heartbeats);
         write.set_gaps(data.gaps);
