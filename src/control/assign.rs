@@ -31,7 +31,7 @@ impl Assignments {
         let Some(place) = place else { return };
         let Some(slot) = state.slot_of(peer) else { return };
         if self.waiting.is_empty()
-            && (slot.group, named(slot.parent)) == (place.group, place.parent)
+            && (slot.told_group(), named(slot.parent)) == (place.group, place.parent)
         {
             return;
         }
@@ -85,5 +85,39 @@ impl Assignments {
             }
         }
         told.into_iter().for_each(|reactor| reactor.waker.wake());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::FakeMonitor;
+    use crate::engine::transition::PeerState;
+
+    fn told(monitor: &mut FakeMonitor, peer: PeerId) -> Option<u16> {
+        let table = &monitor.owner(peer).table;
+        table.read(table.find(peer).unwrap()).told_group()
+    }
+
+    #[test]
+    fn who_is_in_no_group_is_told_so_once_and_who_says_nothing_is_not() {
+        let mut monitor = FakeMonitor::new(1, 16);
+        let peer = monitor.add("x", "", &[], PeerState::Up);
+        let silent = PeerId(77);
+        monitor.add_unnamed(silent, PeerState::Up);
+        assert_eq!(told(&mut monitor, peer), None);
+        monitor.publish();
+        monitor.obey();
+        assert_eq!(told(&mut monitor, peer), Some(0));
+        // Said again and again, it is no news.
+        monitor.publish();
+        assert!(monitor.reactors[0].handle.commands.is_empty());
+        monitor.survey();
+        assert_eq!(told(&mut monitor, silent), None);
+        // A reactor that was not told, as when there was no room for it.
+        let table = &monitor.reactors[0].table;
+        table.slot(table.find(peer).unwrap()).write().set_group(0, false);
+        monitor.survey();
+        assert_eq!(told(&mut monitor, peer), Some(0));
     }
 }

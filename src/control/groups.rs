@@ -9,8 +9,8 @@
 //! names, else the relay that its beats come through, which the engine finds out. Nobody is its own
 //! parent, and a label without a name declines all of them.
 //!
-//! Bounded: [`MOST_GROUPS`] groups, and as many parents. Peers of yet another are peers without one,
-//! and counted.
+//! Bounded: [`MOST_GROUPS`] groups, and as many parents. Peers of yet another are treated like those without
+//! one, and counted; but no key is judged by that, which may well speak for the group that they name.
 
 use crate::engine::admission::SharedGuard;
 use crate::engine::brake::BrakeSettings;
@@ -45,8 +45,8 @@ pub struct Rule {
 /// Where a peer belongs, in the engine's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Place {
-    /// Its group; 0 is none.
-    pub group: u16,
+    /// Its group; 0 is none, `None` that it names one for which there is no number.
+    pub group: Option<u16>,
     /// The parent that was named for it; 0 is none, [`NOBODY`] that it declines any.
     pub parent: u32,
 }
@@ -91,9 +91,12 @@ impl GroupTable {
         }
     }
 
-    /// Says by which keys the groups' peers may be spoken for. Before any group has a number.
+    /// Says by which keys the groups' peers, and those of none, may be spoken for. Before any group has a
+    /// number.
     pub fn guarded(self, guard: SharedGuard) -> GroupTable {
-        GroupTable { guard, ..self }
+        let groups = GroupTable { guard, ..self };
+        groups.keys_changed();
+        groups
     }
 
     /// The guard has other keys than before: tells the engine.
@@ -150,7 +153,7 @@ impl GroupTable {
 
     /// Where a peer with this profile belongs; gives its group a number and a policy if it is new.
     pub fn place(&self, profile: &Profile<'_>) -> Place {
-        let group = self.number(profile.group).unwrap_or_else(|| self.enrol(profile.group));
+        let group = self.number(profile.group).or_else(|| self.enrol(profile.group));
         let declined = profile.labels().any(|label| label == (PARENT_LABEL, ""));
         let named = self.parent_of(profile).map(PeerId::of);
         let parent = match named.and_then(|parent| self.parent_number(parent)) {
@@ -234,15 +237,15 @@ impl GroupTable {
     }
 
     #[cold]
-    fn enrol(&self, name: &str) -> u16 {
+    fn enrol(&self, name: &str) -> Option<u16> {
         let mut names = self.names.write().expect(UNPOISONED);
         if let Some(&number) = names.numbers.get(name) {
-            return number;
+            return Some(number);
         }
         if names.by_number.len() >= MOST_GROUPS {
             // Relaxed: as in `refused`.
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return 0;
+            return None;
         }
         let number = names.by_number.len() as u16;
         let mut file = self.file.lock().expect(UNPOISONED);
@@ -254,7 +257,7 @@ impl GroupTable {
         self.set_keys(number, &name);
         names.by_number.push(name.clone());
         names.numbers.insert(name, number);
-        number
+        Some(number)
     }
 }
 
@@ -283,7 +286,7 @@ mod tests {
     fn numbers_are_given_in_order_and_lead_back() {
         let groups = table(&[]);
         let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
-        assert_eq!([place(""), place("web"), place("db"), place("web")], [0, 1, 2, 1]);
+        assert_eq!([place(""), place("web"), place("db"), place("web")], [0, 1, 2, 1].map(Some));
         assert_eq!((&*groups.name(2), &*groups.name(0), &*groups.name(9)), ("db", "", ""));
         assert_eq!((groups.number("db"), groups.number("ops"), groups.count()), (Some(2), None, 3));
     }
@@ -301,15 +304,18 @@ mod tests {
         let shared = SharedGuard::default();
         shared.store(Arc::new(guard(&[(1, None), (2, Some("web")), (200, Some("db"))])));
         let groups = table(&[]).guarded(shared.clone());
-        let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
-        let (web, db) = (place("web"), place("db"));
         let admitted = |group| [0, 1, 2, 200].map(|key_id| groups.engine.admits(group, key_id));
+        let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
+        assert_eq!(admitted(place("")), [true, true, false, false]);
+        let (web, db) = (place("web"), place("db"));
         assert_eq!(admitted(web), [true, true, true, false]);
         assert_eq!(admitted(db), [true, true, false, true]);
+        assert_eq!(admitted(None), [true; 4]);
         shared.store(Arc::new(guard(&[(1, Some("db")), (2, Some("web"))])));
         groups.keys_changed();
         assert_eq!(admitted(web), [true, false, true, false]);
         assert_eq!(admitted(db), [true, true, false, false]);
+        assert_eq!(admitted(place("")), [true, false, false, false]);
     }
 
     #[test]
@@ -336,6 +342,7 @@ mod tests {
             groups.place(&profile("x", &format!("g{i}"), &[]).profile());
         }
         assert_eq!((groups.count(), groups.refused()), (MOST_GROUPS, 4));
-        assert_eq!(groups.place(&profile("x", "g0", &[]).profile()).group, 1);
+        let place = |group: &str| groups.place(&profile("x", group, &[]).profile()).group;
+        assert_eq!([place("g0"), place("other"), place("")], [Some(1), None, Some(0)]);
     }
 }

@@ -263,7 +263,7 @@ impl Survey {
         }
         let groups = &self.state.groups;
         let place = self.state.registry.with(slot.peer, |profile| Some(groups.place(&profile?)));
-        let is = Place { group: slot.group, parent: named(slot.parent) };
+        let is = Place { group: slot.told_group(), parent: named(slot.parent) };
         if let Some(place) = place.filter(|place| *place != is) {
             // Half of the ring is left to others; the next round comes here again.
             if handle.commands.len() < handle.commands.capacity() / 2 {
@@ -272,7 +272,7 @@ impl Survey {
                 let _ = handle.commands.push(Command::Assign { peer: slot.peer, group, parent });
             }
         }
-        let group = place.unwrap_or(is).group as usize;
+        let group = place.unwrap_or(is).group.unwrap_or(0) as usize;
         if self.round.len() <= group {
             self.round.resize(group + 1, Tally::default());
         }

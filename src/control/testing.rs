@@ -197,7 +197,7 @@ impl FakeMonitor {
                 let mut write = reactor.table.slot(index).write();
                 match command {
                     Command::Assign { group, parent, .. } => {
-                        write.set_group(group);
+                        write.set_group(group.unwrap_or(0), group.is_some());
                         write.set_parent(parent);
                     }
                     Command::Silence { silenced, .. } => write.set_silenced(silenced),

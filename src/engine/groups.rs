@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Shared by all shards and the control plane, which gives the numbers out (names are its business).
-//! Number 0 is "no group" and "no parent". Words are atomics that change seldom: a heartbeat reads
+//! Number 0 is "no group" and "no parent"; a peer whose group has not been told yet is counted there too,
+//! but not judged by the keys of no group. Words are atomics that change seldom: a heartbeat reads
 //! its group's policy number, one with a tag its key's bit, and nothing else of this.
 
 use super::brake::{Brake, BrakeSettings, Census, Held};
@@ -118,13 +119,11 @@ impl Groups {
         }
     }
 
-    /// Whether a heartbeat by this key may speak for a group's peers; by none, 0, as far as this goes. For
-    /// number 0 too: a peer whose group has not been told yet looks as if it had none.
+    /// Whether a heartbeat by this key may speak for a group's peers, 0 for those of none; by no key, 0, as
+    /// far as this goes. For a peer whose group has not been told yet, `None`, too.
     #[inline]
-    pub fn admits(&self, group: u16, key_id: u8) -> bool {
-        if key_id == 0 || group == 0 {
-            return true;
-        }
+    pub fn admits(&self, group: Option<u16>, key_id: u8) -> bool {
+        let Some(group) = group.filter(|_| key_id != 0) else { return true };
         let (word, bit) = KeySet::place(key_id);
         // Relaxed: as in `set_keys`.
         self.keys[group as usize][word].load(Ordering::Relaxed) & bit != 0

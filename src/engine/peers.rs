@@ -19,9 +19,9 @@ use super::sight::{Extensions, Judged, Sight, Silence};
 use super::slot::{Slot, SlotData};
 use super::table::{Table, TableView};
 use super::transition::PeerState;
-use super::way::{LEARNT, Way, number_of};
+use super::way::{self, LEARNT, Way, number_of};
 use super::wheel::Timers;
-use crate::wire::{self, PeerId, Status};
+use crate::wire::{PeerId, Status};
 use std::sync::Arc;
 
 /// How long behind its parent's deadline a child waits for the parent's own verdict, which another
@@ -461,9 +461,7 @@ impl Peers {
 
     /// A peer's record, in whichever shard it is.
     fn find_anywhere(&self, peer: PeerId) -> Option<SlotData> {
-        let shards = self.views.len() as u32;
-        let view = self.views.get(wire::steer(peer, shards.max(1)) as usize)?;
-        view.find(peer).map(|(_, record)| record)
+        way::record_of(&self.views, peer)
     }
 }
 

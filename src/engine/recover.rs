@@ -94,7 +94,7 @@ impl Table {
             found.peers += 1;
             let mut write = slot.write();
             if !terms.groups.knows(data.group, number_of(data.parent)) {
-                write.set_group(0);
+                write.set_group(0, false);
                 write.set_parent(0);
                 write.set_way(0);
             }

@@ -23,6 +23,7 @@ use super::groups::{Groups, Scope, Standing};
 use super::notice::Notice;
 use super::peers::{Peers, Verdict};
 use super::sight::{Extensions, Sight};
+use super::slot::SlotData;
 use super::table::{Table, TableView, Tag};
 use super::transition::{PeerState, Reason, Transition};
 use super::way::{self, Relays, Way, named};
@@ -264,8 +265,9 @@ impl Shard {
     /// by a key that may not speak for the relay.
     pub fn way_through(&mut self, relay: PeerId, key_id: u8, outlet: &mut impl Outlet) -> Way {
         let groups = &self.shared.groups;
-        let may_speak = |group| groups.admits(group, key_id);
-        if key_id != 0 && !way::group_of(&self.shared.views, relay).is_some_and(may_speak) {
+        let record = || way::record_of(&self.shared.views, relay);
+        let may_speak = |relay: SlotData| groups.admits(relay.told_group(), key_id);
+        if key_id != 0 && !record().is_some_and(may_speak) {
             return Way::Unsaid;
         }
         if let Some(number) = self.relays.get(relay) {
@@ -277,7 +279,7 @@ impl Shard {
                 Way::Relay(number)
             }
             None => {
-                if way::group_of(&self.shared.views, relay).is_some() {
+                if record().is_some() {
                     outlet.notice(Notice::Relay { relay });
                 }
                 Way::Unsaid
@@ -288,10 +290,21 @@ impl Shard {
     /// Puts a peer into a group, and names its parent, by their numbers in [`Groups`]; 0 leaves it the
     /// parent that was learnt, [`NOBODY`](way::NOBODY) none. Nothing when it is not here.
     pub fn assign(&mut self, peer: PeerId, group: u16, parent: u32, now_ns: u64) {
+        self.place(peer, Some(group), parent, now_ns);
+    }
+
+    /// Takes a peer out of its group until it is told which one is its own, or because that has no number:
+    /// it is treated as one of none, but no key is kept from speaking for it. The parent as in
+    /// [`assign`](Self::assign).
+    pub fn unassign(&mut self, peer: PeerId, parent: u32, now_ns: u64) {
+        self.place(peer, None, parent, now_ns);
+    }
+
+    fn place(&mut self, peer: PeerId, told: Option<u16>, parent: u32, now_ns: u64) {
         let Some(index) = self.peers.table.find(peer) else { return };
         let slot = self.peers.table.slot(index);
-        let before = slot.standing();
-        if (before.group, named(slot.parent())) == (group, parent) {
+        let (before, group) = (slot.standing(), told.unwrap_or(0));
+        if (slot.told_group(), named(slot.parent())) == (told, parent) {
             return;
         }
         let was_named = named(slot.parent()) != 0;
@@ -304,7 +317,7 @@ impl Shard {
         let learns_anew = was.detector != is.detector || !same_interval;
         {
             let mut write = slot.write();
-            write.set_group(group);
+            write.set_group(group, told.is_some());
             write.set_parent(parent);
             if parent == 0 {
                 // The next beat through a relay says again whose child it is.

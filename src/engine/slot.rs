@@ -25,7 +25,7 @@ mod data;
 
 pub use self::data::SlotData;
 use super::detector::Arrivals;
-use super::groups::Standing;
+use super::groups::{MAX_GROUPS, Standing};
 #[cfg(not(loom))]
 use super::region::Words;
 #[cfg(not(loom))]
@@ -48,13 +48,18 @@ mod tag {
     pub(super) const SEQUENCED: u32 = 24;
     pub(super) const KEY: u32 = 32;
     pub(super) const SAMPLES: u32 = 40;
-    /// Two bytes.
+    /// Two bytes; the highest bit is [`ASSIGNED`].
     pub(super) const GROUP: u32 = 48;
     /// The bit of the status byte that says that its peer is silenced.
     pub(super) const SILENCED: u8 = 4;
     /// The bit of the status byte that says that the next heartbeat is wanted as a witness.
     pub(super) const WITNESS: u8 = 8;
+    /// The bit of the group's two bytes that says that the control plane has told the group.
+    pub(super) const ASSIGNED: u16 = 1 << 15;
 }
+
+const _: () =
+    assert!(MAX_GROUPS <= tag::ASSIGNED as usize, "a group's number leaves the bit alone");
 
 /// One peer's record, shared. See the module for who may do what.
 #[derive(Default)]
@@ -265,6 +270,24 @@ impl Slot {
     /// Its group's number, 0 for none.
     #[inline]
     pub fn group(&self) -> u16 {
+        self.placed() & !tag::ASSIGNED
+    }
+
+    /// Whether the control plane has said which group that is, none included.
+    #[inline]
+    pub fn assigned(&self) -> bool {
+        self.placed() & tag::ASSIGNED != 0
+    }
+
+    /// Its group's number, 0 for none; `None` when it has not been told yet.
+    #[inline]
+    pub(super) fn told_group(&self) -> Option<u16> {
+        let placed = self.placed();
+        (placed != 0).then_some(placed & !tag::ASSIGNED)
+    }
+
+    #[inline]
+    fn placed(&self) -> u16 {
         (self.tags.load(Ordering::Relaxed) >> tag::GROUP) as u16
     }
 
@@ -412,9 +435,10 @@ impl SlotWriter<'_> {
         self.set_tag(tag::KEY, key_id);
     }
 
-    /// Its group's number, 0 for none.
-    pub fn set_group(&mut self, group: u16) {
-        self.set_tags(tag::GROUP, u16::MAX.into(), group.into(), Ordering::Relaxed);
+    /// Its group's number, 0 for none, and whether the control plane has said so.
+    pub fn set_group(&mut self, group: u16, assigned: bool) {
+        let placed = group | if assigned { tag::ASSIGNED } else { 0 };
+        self.set_tags(tag::GROUP, u16::MAX.into(), placed.into(), Ordering::Relaxed);
     }
 
     #[inline]
@@ -465,6 +489,7 @@ impl Slot {
             stale: self.stale(),
             arrivals: self.arrivals(),
             group: self.group(),
+            assigned: self.assigned(),
             parent: self.parent(),
             other_way: self.other_way(),
             other_way_at: self.other_way_at(),
@@ -532,7 +557,7 @@ impl SlotWriter<'_> {
         self.set_restarts(data.restarts);
         self.set_stale(data.stale);
         self.set_arrivals(&data.arrivals);
-        self.set_group(data.group);
+        self.set_group(data.group, data.assigned);
         self.set_parent(data.parent);
         self.set_other_way(data.other_way);
         self.set_other_way_at(data.other_way_at);
@@ -554,7 +579,7 @@ impl Slot {
         let narrow = [&self.seen_mask, &self.stale, &self.interval_code];
         let narrow = narrow.into_iter().chain(&self.arrivals);
         narrow.for_each(|word| word.store(draw() as u32, Ordering::Relaxed));
-        self.tags.store(draw() & 0x000f_0f0f_0f0f, Ordering::Relaxed);
+        self.tags.store(draw() & 0x8000_0f0f_0f0f, Ordering::Relaxed);
         if draw() & 1 == 0 {
             std::mem::forget(self.write());
         }

@@ -14,7 +14,7 @@
 //! that goes to and fro between two. While one of the two lives, silence is the peer's own.
 
 use super::groups::MAX_GROUPS;
-use super::slot::Slot;
+use super::slot::{Slot, SlotData};
 use super::table::TableView;
 use crate::wire::{self, PeerId};
 
@@ -129,9 +129,9 @@ impl Relays {
     }
 }
 
-/// The group of a peer of any shard; `None` when none has a record of it.
-pub(super) fn group_of(views: &[TableView], peer: PeerId) -> Option<u16> {
+/// A peer's record, in whichever shard it is.
+pub(super) fn record_of(views: &[TableView], peer: PeerId) -> Option<SlotData> {
     let shard = wire::steer(peer, views.len().max(1) as u32);
     let (_, record) = views.get(shard as usize)?.find(peer)?;
-    Some(record.group)
+    Some(record)
 }

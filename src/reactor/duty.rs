@@ -457,8 +457,11 @@ impl<B: Backend, C: Clock> Reactor<B, C> {
                 Command::Remove { peer } => {
                     self.shard.remove(peer, now_ns, &mut self.reports);
                 }
-                Command::Assign { peer, group, parent } => {
+                Command::Assign { peer, group: Some(group), parent } => {
                     self.shard.assign(peer, group, parent, now_ns);
+                }
+                Command::Assign { peer, group: None, parent } => {
+                    self.shard.unassign(peer, parent, now_ns);
                 }
                 Command::Silence { peer, silenced } => {
                     self.shard.silence(peer, silenced, now_ns, &mut self.reports);

@@ -74,8 +74,9 @@ pub enum Command {
     Assign {
         /// Whom.
         peer: PeerId,
-        /// The group's number in [`Groups`](crate::engine::Groups), 0 for none.
-        group: u16,
+        /// The group's number in [`Groups`](crate::engine::Groups), 0 for none; `None` for one that has no
+        /// number.
+        group: Option<u16>,
         /// The parent's number there, 0 for none.
         parent: u32,
     },

@@ -108,11 +108,12 @@ fn a_key_that_is_bound_to_fewer_groups_loses_the_peers_of_the_others() {
     let key = Key::new(1, [9; 32]).unwrap();
     let bind =
         |groups: &[String]| write_keys(&folder, &keys, &keys_file::written(1, &[9; 32], groups));
-    bind(&["web".to_owned(), "db".to_owned()]);
+    // For all, those in no group too.
+    bind(&[]);
     let options = ["--reactors", "1", "--auth", "required", "--keys", &keys, "--state-dir", &state];
     let monitor = Monitor::start(&options);
     let mut watch = monitor.watch();
-    for (name, group) in [("web-1", "web"), ("db-1", "db")] {
+    for (name, group) in [("web-1", "web"), ("db-1", "db"), ("lone", "")] {
         monitor.send(&tagged(name, group, &key));
         watch.until(name, "up");
     }
@@ -124,27 +125,32 @@ fn a_key_that_is_bound_to_fewer_groups_loses_the_peers_of_the_others() {
         datagram
     };
     let bye = |name| Heartbeat { kind: Kind::Bye, ..beat(name, 1_000, HOUR) };
-    // The reactor may not have been told the peer's group yet.
-    monitor.eventually("a beat is refused", |monitor| {
-        monitor.send(&sealed(beat("db-1", 2, HOUR)));
-        monitor.dropped("key_scope") > 0
-    });
-    monitor.send(&sealed(bye("db-1")));
+    // The reactor may not have been told the peers' groups yet.
+    for name in ["db-1", "lone"] {
+        let before = monitor.dropped("key_scope");
+        monitor.eventually("a beat is refused", |monitor| {
+            monitor.send(&sealed(beat(name, 2, HOUR)));
+            monitor.dropped("key_scope") > before
+        });
+        monitor.send(&sealed(bye(name)));
+        monitor.send(&tagged(name, "web", &key));
+    }
     monitor.send(&sealed(bye("web-1")));
     watch.until("web-1", "left");
     // One reactor: what was sent first was looked at first.
-    assert_eq!(monitor.peer("db-1").summary.state, "up");
+    let state = |monitor: &Monitor, name| monitor.peer(name).summary.state;
+    assert_eq!(["db-1", "lone"].map(|name| state(&monitor, name)), ["up", "up"]);
     monitor.kill();
 
     let monitor = Monitor::start(&options);
     let mut watch = monitor.watch();
+    // At once: what was told is kept.
     monitor.send(&sealed(bye("db-1")));
+    monitor.send(&sealed(bye("lone")));
     monitor.send(&tagged("web-2", "web", &key));
     watch.until("web-2", "up");
-    assert_eq!(
-        (monitor.dropped("key_scope"), monitor.peer("db-1").summary.state.as_str()),
-        (1, "up")
-    );
+    assert_eq!(["db-1", "lone"].map(|name| state(&monitor, name)), ["up", "up"]);
+    assert_eq!(monitor.dropped("key_scope"), 2);
 }
 
 #[test]

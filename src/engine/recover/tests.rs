@@ -402,20 +402,22 @@ fn a_group_and_what_was_learnt_are_kept_as_far_as_they_mean_something() {
     let groups = Groups::uniform(policy());
     groups.set_policy(2, 0);
     let learnt = Arrivals { mean_ns: 5.0, samples: 9, ..Arrivals::NONE };
-    for (group, learnt_holds) in [(2, true), (2, false), (3, true)] {
+    for (group, learnt_holds) in [(2, true), (2, false), (3, true), (0, true)] {
         let slots = Arc::new(Slots::new(SlotRegion::anonymous(4).unwrap()));
         let data = SlotData {
             peer: PeerId(7),
             state: PeerState::Up,
             arrivals: learnt,
             group,
+            assigned: true,
             ..SlotData::FREE
         };
         slots.all()[0].write().set_data(&data);
         let terms = Terms { now_ns: 1, shard: 0, shards: 1, groups: &groups, learnt_holds };
         let (table, _) = Table::recover(slots, SEED, &terms);
         let found = table.read(0);
-        assert_eq!(found.group, if group == 2 { 2 } else { 0 });
+        let told = if group == 3 { None } else { Some(group) };
+        assert_eq!((found.told_group(), found.assigned), (told, told.is_some()));
         assert_eq!(found.arrivals, if learnt_holds { learnt } else { Arrivals::NONE });
     }
 }

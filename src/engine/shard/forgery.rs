@@ -159,17 +159,18 @@ fn a_peer_that_only_a_relay_spoke_for_is_its_own_keys_with_its_first_hello() {
     assert_eq!(slot(&bench, 1).key_id, 2);
 }
 
+fn set(ids: &[u8]) -> KeySet {
+    let mut keys = KeySet::default();
+    ids.iter().for_each(|id| keys.insert(*id));
+    keys
+}
+
 /// Key 1 speaks for all until it is bound to web, which is group 1; db is 2.
 #[test]
 fn a_key_speaks_for_no_peer_of_a_group_that_was_taken_from_it() {
     let (mut bench, shared) = gated(Auth::Required, NewcomerLimits::default());
     bench.observe(&[by(1, hello(7, beat(1, 5, 1))), by(1, hello(7, beat(2, 5, 1)))], START);
     (1..).zip([1, 2]).for_each(|(peer, group)| bench.shard.assign(PeerId(peer), group, 0, START));
-    let set = |ids: &[u8]| {
-        let mut keys = KeySet::default();
-        ids.iter().for_each(|id| keys.insert(*id));
-        keys
-    };
     bench.shard.peers.groups.set_keys(1, set(&[1, 2, 3]));
     bench.shard.peers.groups.set_keys(2, set(&[4]));
     let mut keys = Keyring::default();
@@ -197,16 +198,75 @@ fn a_key_speaks_for_no_peer_of_a_group_that_was_taken_from_it() {
     assert_eq!((slot(&bench, 2).key_id, slot(&bench, 2).last_sequence), (4, 4));
 }
 
-/// Somebody untagged came first, under its name and in a group that its key does not speak for.
+/// Key 1 speaks for all until it is bound to web, key 5 for all.
+#[test]
+fn a_key_that_is_bound_to_groups_speaks_for_no_peer_that_is_in_none() {
+    let (mut bench, shared) = gated(Auth::Required, NewcomerLimits::default());
+    // One that has said that it is in none, one of which that is about to be told, and one that has said
+    // nothing at all.
+    let newcomers = [hello(7, beat(1, 5, 1)), hello(7, beat(2, 5, 1)), beat(3, 5, 1)];
+    bench.observe(&newcomers.map(|newcomer| by(1, newcomer)), START);
+    bench.shard.assign(PeerId(1), 0, 0, START);
+    assert_eq!([1, 2, 3].map(|peer| slot(&bench, peer).assigned), [true, false, false]);
+    let mut keys = Keyring::default();
+    assert!(keys.insert(Key::new(1, [1; 32]).expect("not 0"), Some(&["web".to_owned()])));
+    assert!(keys.insert(Key::new(5, [5; 32]).expect("not 0"), None));
+    bench.shard.peers.groups.set_keys(0, keys.admitting(""));
+    shared.store(Arc::new(Guard { auth: Auth::Required, keys }));
+
+    let tried = |peer, sequence| {
+        let bye = Heartbeat { kind: Kind::Bye, ..beat(peer, 5, sequence) };
+        let tried = [beat(peer, 5, sequence), bye, hello(8, beat(peer, 6, sequence))];
+        tried.map(|tried| by(1, tried))
+    };
+    let before = slot(&bench, 1);
+    bench.observe(&tried(1, 2), START + MS);
+    assert_eq!((slot(&bench, 1), bench.counters.get(Counter::KeyScope)), (before, 3));
+    bench.observe(&[by(1, beat(2, 5, 2)), by(1, beat(3, 5, 2))], START + MS);
+    assert_eq!([2, 3].map(|peer| slot(&bench, peer).last_sequence), [2, 2]);
+    // Now it is told.
+    bench.shard.assign(PeerId(2), 0, 0, START + 2 * MS);
+    let before = slot(&bench, 2);
+    bench.observe(&tried(2, 3), START + 2 * MS);
+    assert_eq!((slot(&bench, 2), bench.counters.get(Counter::KeyScope)), (before, 6));
+    // Whoever speaks for those in none goes on with it.
+    bench.observe(&[by(5, beat(2, 5, 3)), by(5, beat(2, 5, 4))], START + 3 * MS);
+    assert_eq!((slot(&bench, 2).key_id, slot(&bench, 2).last_sequence), (5, 4));
+}
+
+/// Somebody untagged came first, under its name and in a group, or none, that its key does not speak for.
 #[test]
 fn a_group_that_nobody_has_proven_locks_no_key_out() {
-    let (mut bench, _) = gated(Auth::Optional, NewcomerLimits::default());
-    bench.observe(&[hello(7, beat(1, 5, 1))], START);
-    bench.shard.assign(PeerId(1), 2, 0, START);
-    bench.shard.peers.groups.set_keys(2, KeySet::default());
-    bench.observe(&[by(2, hello(8, beat(1, 4, 1))), by(2, beat(1, 4, 2))], START + MS);
-    let found = slot(&bench, 1);
-    assert_eq!((found.key_id, found.group, found.last_sequence), (2, 0, 2));
+    for group in [2, 0] {
+        let (mut bench, _) = gated(Auth::Optional, NewcomerLimits::default());
+        bench.observe(&[hello(7, beat(1, 5, 1))], START);
+        bench.shard.assign(PeerId(1), group, 0, START);
+        bench.shard.peers.groups.set_keys(group, KeySet::default());
+        bench.observe(&[by(2, hello(8, beat(1, 4, 1))), by(2, beat(1, 4, 2))], START + MS);
+        let found = slot(&bench, 1);
+        let expected = (2, 0, false, 2);
+        assert_eq!((found.key_id, found.group, found.assigned, found.last_sequence), expected);
+        // Its own group, when it is told.
+        bench.shard.peers.groups.set_keys(1, set(&[2]));
+        bench.shard.assign(PeerId(1), 1, 0, START + 2 * MS);
+        bench.observe(&[by(2, beat(1, 4, 3))], START + 2 * MS);
+        assert_eq!((slot(&bench, 1).group, slot(&bench, 1).last_sequence), (1, 3));
+    }
+}
+
+/// More groups are named than there are numbers: its key may well speak for the one that it names.
+#[test]
+fn a_peer_whose_group_has_no_number_stays_with_its_key() {
+    let (mut bench, _) = gated(Auth::Required, NewcomerLimits::default());
+    bench.observe(&[by(2, hello(7, beat(1, 5, 1)))], START);
+    bench.shard.peers.groups.set_keys(0, KeySet::default());
+    bench.shard.unassign(PeerId(1), 0, START);
+    bench.observe(&[by(2, beat(1, 5, 2))], START + MS);
+    assert_eq!(slot(&bench, 1).last_sequence, 2);
+    bench.shard.assign(PeerId(1), 0, 0, START + MS);
+    bench.shard.unassign(PeerId(1), 0, START + MS);
+    bench.observe(&[by(2, beat(1, 5, 3))], START + 2 * MS);
+    assert_eq!(slot(&bench, 1).last_sequence, 3);
 }
 
 /// Its name is lost with a monitor that is killed before it is written, and asked for again.

@@ -59,10 +59,11 @@ impl Shard {
         if !is_usual {
             return false;
         }
-        if !self.peers.groups.admits(slot.group(), beat.key_id) {
+        let group = slot.told_group();
+        if !self.peers.groups.admits(group, beat.key_id) {
             return false;
         }
-        let policy = self.peers.groups.policy(slot.group());
+        let policy = self.peers.groups.policy(group.unwrap_or(0));
         let interval_us = policy.interval_us(beat.interval_us);
         let arrived_ns = now_ns.saturating_sub(u64::from(beat.age_us) * 1_000);
         let elapsed_ns = arrived_ns.saturating_sub(last_seen_ns);
@@ -107,7 +108,7 @@ impl Shard {
         let mut remember_key = false;
         // A key may have been bound to fewer groups since it brought the peer in. What nobody has proven
         // binds nobody, the group included.
-        let admits = |key_id| self.peers.groups.admits(slot.group(), key_id);
+        let admits = |key_id| self.peers.groups.admits(slot.told_group(), key_id);
         if slot.key_id() != 0 && !admits(beat.key_id) {
             self.shared.counters.add(Counter::KeyScope, 1);
             return false;
@@ -125,7 +126,7 @@ impl Shard {
             }
             if remember_key && !admits(beat.key_id) {
                 // Until it is told the group that its key speaks for.
-                self.assign(beat.peer, 0, named(slot.parent()), now_ns);
+                self.unassign(beat.peer, named(slot.parent()), now_ns);
             }
         }
         let slot = self.peers.table.slot(index);
@@ -447,6 +448,8 @@ impl Shard {
             stale: 0,
             arrivals: Arrivals::NONE,
             group: 0,
+            // By its profile, if it has one.
+            assigned: false,
             parent: 0,
             other_way: 0,
             other_way_at: 0,

@@ -57,6 +57,8 @@ pub struct SlotData {
     pub arrivals: Arrivals,
     /// Its group's number, 0 for none.
     pub group: u16,
+    /// Whether the control plane has said which group that is, none included.
+    pub assigned: bool,
     /// Its parent's number, 0 for none; with [`LEARNT`](crate::engine::way::LEARNT) if nobody named it.
     pub parent: u32,
     /// Another way that its heartbeats come, see [`Way::code`](crate::engine::way::Way::code); 0 for none.
@@ -68,6 +70,11 @@ pub struct SlotData {
 }
 
 impl SlotData {
+    /// Its group's number, 0 for none; `None` when it has not been told yet.
+    pub fn told_group(&self) -> Option<u16> {
+        (self.assigned || self.group != 0).then_some(self.group)
+    }
+
     /// What a free slot holds.
     pub const FREE: SlotData = SlotData {
         peer: PeerId(0),
@@ -95,6 +102,7 @@ impl SlotData {
         stale: 0,
         arrivals: Arrivals::NONE,
         group: 0,
+        assigned: false,
         parent: 0,
         other_way: 0,
         other_way_at: 0,

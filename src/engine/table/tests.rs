@@ -55,7 +55,8 @@ fn record(peer: PeerId, salt: u64) -> SlotData {
             extra: word() as f32,
             samples: word() as u8,
         },
-        group: word() as u16,
+        group: word() as u16 & 0x7fff,
+        assigned: word() & 1 == 1,
         parent: word() as u32,
         other_way: word() as u32,
         other_way_at: word() as u32,
@@ -226,7 +227,7 @@ fn every_setter_sets_its_own_word() {
         write.set_restarts(data.restarts);
         write.set_stale(data.stale);
         write.set_arrivals(&data.arrivals);
-        write.set_group(data.group);
+        write.set_group(data.group, data.assigned);
         write.set_parent(data.parent);
         write.set_other_way(data.other_way);
         write.set_other_way_at(data.other_way_at);
