@@ -36,13 +36,14 @@ Examples:
 ";
 
 const AFTER: &str = "\
-What it hears in `--max-delay` goes to each of --to as one datagram, or sooner when that is full; each \
-beat with the time that it was held, so that its silence counts from when the relay heard it. BYE, lines \
-of text, and a HELLO that says something new, or says the same after a minute, go on as they came.
+What it hears in `--max-delay` goes to each of --to as one datagram or two, or sooner when that is full; \
+each beat with the time that it was held, so that its silence counts from when the relay heard it. BYE, \
+lines of text, and a HELLO that says something new, or says the same after a minute, go on whole.
 
 With --keys it hears only what is tagged by one of them, as a monitor with `--auth required`. Its own key \
-(--key) then stands for the beats of those senders whose keys speak for all groups that it speaks for; \
-others' go on whole, with their own tags, several to a datagram. Without --keys it believes everybody, and its tag \
+(--key) then stands for the beats of those senders whose keys speak for the same groups; others' go on \
+whole, with their own tags, several to a datagram. Give it a key that speaks for all its senders' groups \
+and its own. Without --keys it believes everybody, and its tag \
 stands for all: give it a network that you trust.
 
 On stdout comes one line, when it is ready: ready udp=ADDR[,ADDR]. SIGUSR1 has it say what it counted, \
