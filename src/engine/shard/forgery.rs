@@ -115,6 +115,17 @@ fn what_a_forger_said_before_the_first_proof_does_not_bind() {
 }
 
 #[test]
+fn numbers_that_nobody_has_proven_make_no_line_of_its_sender_stale() {
+    let (mut bench, _) = gated(Auth::Optional, NewcomerLimits::default());
+    let line = by(1, Heartbeat { sequenced: false, incarnation: 0, ..beat(1, 0, 0) });
+    bench.observe(&[beat(1, 9, 7), line, line], START);
+    assert_eq!((slot(&bench, 1).heartbeats, slot(&bench, 1).stale), (3, 0));
+    // Its own numbers do.
+    bench.observe(&[by(1, beat(1, 5, 1)), line], START);
+    assert_eq!((slot(&bench, 1).heartbeats, slot(&bench, 1).stale), (4, 1));
+}
+
+#[test]
 fn a_key_speaks_for_its_own_groups_peers_only() {
     let (mut bench, _) = gated(Auth::Required, NewcomerLimits::default());
     bench.observe(&[by(2, hello(7, beat(1, 5, 1))), by(4, hello(9, beat(2, 5, 1)))], START);

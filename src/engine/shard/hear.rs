@@ -208,6 +208,9 @@ impl Shard {
             if beat.sequenced {
                 set_position(&mut write, position);
                 write.set_sequenced(true);
+            } else if !proven {
+                // Numbers that nobody has proven would make its next lines stale.
+                write.set_sequenced(false);
             }
             if interval_changed {
                 write.set_interval_us(beat.interval_us);
