@@ -11,7 +11,7 @@ use crate::config::LONGEST;
 use crate::engine::{Detector, Policy};
 use crate::trace::{self, Quality};
 use comfy_table::Cell;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
 const EXAMPLES: &str = "\
@@ -69,7 +69,7 @@ struct Figures {
     t_d_ns: Detection,
 }
 
-/// What `--json` prints.
+/// What `--json` prints; the text has the figures of those that it shows, as they take time.
 #[derive(Serialize)]
 struct Answer {
     detector: &'static str,
@@ -80,11 +80,19 @@ struct Answer {
     unended_lines: u64,
     #[serde(flatten)]
     overall: Figures,
-    peers: BTreeMap<String, Figures>,
+    #[serde(serialize_with = "figures_of_all")]
+    peers: BTreeMap<String, Quality>,
+}
+
+fn figures_of_all<S: Serializer>(
+    peers: &BTreeMap<String, Quality>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(peers.iter().map(|(name, quality)| (name, Figures::of(quality))))
 }
 
 impl Figures {
-    fn of(quality: Quality) -> Figures {
+    fn of(quality: &Quality) -> Figures {
         let [p50, p99, max] = quality.detection.at([50.0, 99.0, 100.0]);
         let whole = |ns: u128| u64::try_from(ns).unwrap_or(u64::MAX);
         Figures {
@@ -119,8 +127,7 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
         }
     };
     let names = trace.peers.iter().map(|peer| peer.name.clone());
-    let peers: BTreeMap<String, Figures> =
-        names.zip(replay.peers.into_iter().map(Figures::of)).collect();
+    let peers: BTreeMap<String, Quality> = names.zip(replay.peers).collect();
     let answer = Answer {
         detector: policy.detector.as_str(),
         interval: args.trace.interval_source(&policy, &intervals),
@@ -128,7 +135,7 @@ pub fn replay(args: ReplayArgs) -> Result<u8, Failure> {
         torn_bytes: trace.losses.torn_bytes,
         damaged_bytes: trace.losses.damaged_bytes,
         unended_lines: trace.losses.unended_lines,
-        overall: Figures::of(replay.overall),
+        overall: Figures::of(&replay.overall),
         peers,
     };
     let arrivals =
@@ -218,10 +225,10 @@ fn text(answer: &Answer, policy: &Policy, limit: usize, terminal: Terminal) -> S
     };
     row("all", &answer.overall);
     let mut peers: Vec<_> = answer.peers.iter().collect();
-    peers.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.mistakes));
+    peers.sort_by_key(|(_, quality)| std::cmp::Reverse(quality.mistakes));
     let shown = if limit == 0 { peers.len() } else { limit.min(peers.len()) };
     if peers.len() > 1 {
-        peers[..shown].iter().for_each(|(name, figures)| row(name, figures));
+        peers[..shown].iter().for_each(|(name, quality)| row(name, &Figures::of(quality)));
     }
     let mut notes = format!("{}; interval {}", describe_whole(policy), answer.interval);
     if shown < peers.len() {
