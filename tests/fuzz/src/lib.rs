@@ -2,8 +2,9 @@
 //! a panic, which libFuzzer reports together with the bytes.
 
 use systole::wire::{
-    Auth, BatchEncoder, BundleEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile, PackEncoder,
-    PeerId, Piece, Profile, Reject, TAG, decode, encode_beat, encode_hello, encode_probe,
+    Auth, BatchEncoder, BundleEncoder, Form, Guard, HEADER, Heartbeat, Key, Keyring, OwnedProfile,
+    PackEncoder, PeerId, Piece, Profile, Reject, TAG, decode, encode_beat, encode_hello,
+    encode_probe,
 };
 
 /// A guard with key 1 for all, 2 for the group web and 3 for db.
