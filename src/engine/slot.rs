@@ -161,7 +161,7 @@ plain_words! {
     stale, set_stale: u32;
     /// Its parent's number, 0 for none.
     parent, set_parent: u32;
-    /// Another way that its heartbeats come, as [`Way::code`](super::way::Way::code) has it; 0 for none.
+    /// Another way that its heartbeats come, as a code of `Way`; 0 for none.
     other_way, set_other_way: u32;
     /// Which of its heartbeats, by their count, last came that way, too.
     other_way_at, set_other_way_at: u32;

@@ -61,7 +61,7 @@ pub struct SlotData {
     pub assigned: bool,
     /// Its parent's number, 0 for none; with [`LEARNT`](crate::engine::way::LEARNT) if nobody named it.
     pub parent: u32,
-    /// Another way that its heartbeats come, see [`Way::code`](crate::engine::way::Way::code); 0 for none.
+    /// Another way that its heartbeats come, as a code of `Way`; 0 for none.
     pub other_way: u32,
     /// Which of its heartbeats, by their count, last came that way, too.
     pub other_way_at: u32,
