@@ -21,7 +21,7 @@ use crate::wire::{self, PeerId};
 /// Which way a heartbeat came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Way {
-    /// It does not say: some HELLOs and BYEs go through relays as they are.
+    /// It does not say, as one that is too long for a relay's BUNDLE, or is not believed.
     #[default]
     Unsaid,
     /// From the peer itself.

@@ -173,27 +173,25 @@ impl Inbox {
                 last = (relay, way.unwrap_or_default());
             }
             let guard = self.guard.load();
-            let form = guard.decode(datagram);
-            // What is not believed came now, and who knows which way.
-            let said = |by: u8| match guard.believes(key_id, by) {
-                true => (last.1, age_us),
-                false => (Way::Unsaid, 0),
+            let form = match guard.decode(datagram) {
+                Ok(form) => form,
+                Err(reject) => {
+                    self.reject(reject);
+                    continue;
+                }
             };
+            // What is not believed came now, and who knows which way.
+            let believed = guard.believes(key_id, form.key_id());
+            let (way, age_us) = if believed { (last.1, age_us) } else { (Way::Unsaid, 0) };
             match form {
-                Ok(Form::Beat(beat)) => {
-                    let (way, age_us) = said(beat.key_id);
+                Form::Beat(beat) => {
                     self.beat(older(beat, age_us), way, None, clock, shard, reports);
                 }
-                Ok(Form::Hello(beat, profile)) => {
-                    let (way, age_us) = said(beat.key_id);
+                Form::Hello(beat, profile) => {
                     self.beat(older(beat, age_us), way, Some(profile), clock, shard, reports);
                 }
-                Ok(Form::Batch(batch)) => {
-                    let (way, age_us) = said(batch.key_id());
-                    self.batch(&batch, way, age_us, clock, shard, reports);
-                }
-                Ok(Form::Bundle(_) | Form::Probe { .. }) => self.reject(Reject::Kind),
-                Err(reject) => self.reject(reject),
+                Form::Batch(batch) => self.batch(&batch, way, age_us, clock, shard, reports),
+                Form::Bundle(_) | Form::Probe { .. } => self.reject(Reject::Kind),
             }
         }
     }

@@ -18,8 +18,8 @@
 //!
 //! **Vouching.** A PACK has one tag, the relay's, for all its beats. So a beat is packed only if
 //! whoever sent it could have said all that the relay's key can say, and the relay all that his can: if
-//! both keys cover each other. Any other goes on in a BUNDLE with its own tag, and the monitor judges it. Else a narrow key would speak
-//! for everybody through the relay.
+//! both keys cover each other. Any other goes on in a BUNDLE with its own tag, and the monitor judges it.
+//! Else a narrow key would speak for everybody through the relay.
 //!
 //! **Who heard it.** A peer's parent is the relay that heard it first. So what another relay heard goes on
 //! under that one's name; and what comes back under ours has gone round in a ring of relays, and ends here.
@@ -134,25 +134,17 @@ impl Relay {
                 continue;
             }
             self.counts.pieces += 1;
-            let (form, by) = match self.guard.decode(piece.datagram) {
-                Ok(Form::Beat(beat)) => (Form::Beat(beat), beat.key_id),
-                Ok(Form::Hello(beat, profile)) => (Form::Hello(beat, profile), beat.key_id),
-                Ok(Form::Batch(batch)) => (Form::Batch(batch), batch.key_id()),
-                Ok(Form::Bundle(_) | Form::Probe { .. }) => {
-                    self.counts.drop(Reject::Kind);
-                    continue;
+            match self.guard.decode(piece.datagram) {
+                Ok(form) if self.guard.believes(bundle.key_id(), form.key_id()) => {
+                    self.form(&form, &piece, now_ns, outside);
                 }
-                Err(reject) => {
-                    self.counts.drop(reject);
-                    continue;
+                // What is not believed came to us, and now.
+                Ok(form) => {
+                    let piece = Piece { relay: None, age_us: 0, ..piece };
+                    self.form(&form, &piece, now_ns, outside);
                 }
-            };
-            // What is not believed came to us, and now.
-            let piece = match self.guard.believes(bundle.key_id(), by) {
-                true => piece,
-                false => Piece { relay: None, age_us: 0, ..piece },
-            };
-            self.form(&form, &piece, now_ns, outside);
+                Err(reject) => self.counts.drop(reject),
+            }
         }
     }
 
@@ -219,9 +211,7 @@ impl Relay {
     pub fn introduce(&mut self, outside: &mut impl Outside) {
         self.out.clear();
         PackEncoder::new().finish(self.id, 0, &mut self.out);
-        if let Some(key) = &self.key {
-            key.seal(&mut self.out, 0);
-        }
+        self.seal();
         outside.forward(&self.out);
     }
 
@@ -257,11 +247,16 @@ impl Relay {
         }
     }
 
-    /// Sends what was written, with our tag.
-    fn send_out(&mut self, outside: &mut impl Outside) {
+    /// Puts our tag behind what was written, if we have a key.
+    fn seal(&mut self) {
         if let Some(key) = &self.key {
             key.seal(&mut self.out, 0);
         }
+    }
+
+    /// Sends what was written, with our tag.
+    fn send_out(&mut self, outside: &mut impl Outside) {
+        self.seal();
         self.counts.sent_bytes += self.out.len() as u64;
         outside.forward(&self.out);
     }

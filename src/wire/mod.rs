@@ -171,6 +171,18 @@ pub enum Form<'a> {
     },
 }
 
+impl Form<'_> {
+    /// The key by which it is authentic, 0 for none; of a BUNDLE the key of the whole.
+    pub fn key_id(&self) -> u8 {
+        match self {
+            Form::Beat(beat) | Form::Hello(beat, _) => beat.key_id,
+            Form::Batch(batch) => batch.key_id(),
+            Form::Bundle(bundle) => bundle.key_id(),
+            Form::Probe { .. } => 0,
+        }
+    }
+}
+
 /// Decodes a datagram and believes it: a tag is cut off, not verified. [`Guard::decode`] is what a
 /// monitor does.
 ///
